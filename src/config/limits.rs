@@ -1,0 +1,105 @@
+//! Every bound of the process, in one place.
+//!
+//! A bound is reached by a test, and reaching it is a state, never an error: the least recently used idle flow
+//! gives way first, and what still does not fit is refused and counted.
+
+use std::time::Duration;
+
+/// Descriptors kept back for listeners, the TAP, signals and the like.
+pub const RESERVED_DESCRIPTORS: u64 = 64;
+
+/// Largest frame on the link, Ethernet header included: a 64 KiB super-segment.
+pub const MAX_FRAME_BYTES: usize = 14 + 65_535;
+
+/// Upper bounds of everything that grows with what the container or the world sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows of all kinds; each holds at most one host socket.
+    pub flows: usize,
+    /// TCP flows whose handshake is not complete on both sides.
+    pub half_open: usize,
+    /// Bytes of TCP buffer of all flows together.
+    pub tcp_buffer_total_bytes: usize,
+    /// Largest buffer of one TCP flow in one direction.
+    pub tcp_buffer_max_bytes: usize,
+    /// Smallest buffer of one TCP flow in one direction, given when the total is nearly spent.
+    pub tcp_buffer_min_bytes: usize,
+    /// Queries of one DNS client endpoint that wait for an answer.
+    pub dns_pending_per_flow: usize,
+    /// ICMP errors a second toward the container (RFC 1812 §4.3.2.8).
+    pub icmp_errors_per_second: u32,
+    /// Events waiting for the driver; older ones are forgotten first.
+    pub events: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            flows: 65_536,
+            half_open: 1_024,
+            tcp_buffer_total_bytes: 256 << 20,
+            tcp_buffer_max_bytes: 1 << 20,
+            tcp_buffer_min_bytes: 16 << 10,
+            dns_pending_per_flow: 4,
+            icmp_errors_per_second: 1_000,
+            events: 1_024,
+        }
+    }
+}
+
+impl Limits {
+    /// Bounds the flows by what the process may open (`RLIMIT_NOFILE`, soft limit).
+    #[must_use]
+    pub fn within_descriptors(mut self, descriptors: u64) -> Self {
+        let available = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+        self.flows = self.flows.min(usize::try_from(available).unwrap_or(usize::MAX));
+        self.half_open = self.half_open.min(self.flows.div_ceil(2));
+        self
+    }
+}
+
+/// How long silence is tolerated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Handshake of a TCP flow, either side (RFC 5382 REQ-5).
+    pub tcp_handshake: Duration,
+    /// Established TCP flow without a byte (RFC 5382 REQ-5: never below 2 h 4 min).
+    pub tcp_established: Duration,
+    /// TCP flow that one side has closed.
+    pub tcp_closing: Duration,
+    /// TIME-WAIT after the host closed first.
+    pub tcp_time_wait: Duration,
+    /// UDP mapping (RFC 4787 REQ-5 recommends five minutes).
+    pub udp: Duration,
+    /// Echo flow (RFC 5508 REQ-2: at least 60 s).
+    pub icmp: Duration,
+    /// A resolver that has not answered by then is passed over.
+    pub dns_try: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            tcp_handshake: Duration::from_secs(240),
+            tcp_established: Duration::from_secs(7_440),
+            tcp_closing: Duration::from_secs(240),
+            tcp_time_wait: Duration::from_secs(10),
+            udp: Duration::from_secs(300),
+            icmp: Duration::from_secs(60),
+            dns_try: Duration::from_millis(1_500),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_descriptors_mean_few_flows() {
+        let limits = Limits::default().within_descriptors(1_024);
+        assert_eq!(limits.flows, 960);
+        assert_eq!(limits.half_open, 480);
+        assert_eq!(Limits::default().within_descriptors(3).flows, 1);
+    }
+}

@@ -1,0 +1,6 @@
+//! netferry gives a network to processes that have none, without root.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod stack;
+pub mod wire;

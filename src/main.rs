@@ -1,0 +1,2 @@
+//! The `netferry` program.
+fn main() {}

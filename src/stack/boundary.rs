@@ -1,0 +1,318 @@
+//! The line between the core and its driver.
+//!
+//! In: `Stack::handle_*`, each given `now`. Out: [`Action`]s to carry out, [`StackEvent`]s to tell, and the
+//! next deadline. An action's outcome comes back as a [`HostEvent`]. Payload never travels in these values: the
+//! core asks for it, by reference, through [`HostIo`], and hands frames to a [`FrameSink`]. Both are statically
+//! dispatched, so that the simulator and the real driver each compile to straight calls.
+//!
+//! The core never sees a descriptor or an errno. It calls [`HostIo`] until it answers `Blocked` and then waits
+//! for `Readable` or `Writable`: readiness is edge-triggered, as the driver's poll is.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+
+pub use smoltcp::time::{Duration, Instant};
+
+use crate::wire::vnet_header::VNET_HEADER_LEN;
+
+/// Names one flow of one worker, and never another: a slot that is used again gets the next generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowId {
+    /// Place in the flow table; small, dense, reused.
+    pub slot: u32,
+    /// Counts the lives of the slot.
+    pub generation: u32,
+}
+
+/// Names a published port: its place in `Config::publish`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ListenerId(pub u32);
+
+/// What the driver is to do, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Open a stream socket for `flow` and connect it; answered by `Connected` or `ConnectFailed`.
+    ConnectStream {
+        /// Whose socket it becomes.
+        flow: FlowId,
+        /// Whom to connect to.
+        target: SocketAddr,
+    },
+    /// Open a datagram socket for `flow`, with the source port `preferred_port` where that is free; answered
+    /// by `Connected` or `ConnectFailed`.
+    OpenDatagram {
+        /// Whose socket it becomes.
+        flow: FlowId,
+        /// Connected to this peer, or to nobody (the unspecified address of the family) when endpoint-independent.
+        target: SocketAddr,
+        /// The container's own source port; 0 for any.
+        preferred_port: u16,
+    },
+    /// Open a ping socket for `flow`, with the identifier where that is free; answered by `Connected` or
+    /// `ConnectFailed` (`Prohibited` where `ping_group_range` forbids it).
+    OpenEcho {
+        /// Whose socket it becomes.
+        flow: FlowId,
+        /// Whom to ping.
+        target: IpAddr,
+        /// The container's identifier.
+        identifier: u16,
+    },
+    /// Send FIN once everything sent so far has left (`shutdown(SHUT_WR)`).
+    ShutdownWrite {
+        /// Whose socket.
+        flow: FlowId,
+    },
+    /// Close the socket and forget the flow.
+    Close {
+        /// Whose socket.
+        flow: FlowId,
+        /// Politely or by RST.
+        how: CloseKind,
+    },
+}
+
+/// How a host socket ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseKind {
+    /// Whatever is queued is still delivered.
+    Graceful,
+    /// The peer sees a RST (`SO_LINGER` zero).
+    Reset,
+}
+
+/// What happened on the host's side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostEvent {
+    /// The socket of an open action is ready for use.
+    Connected {
+        /// Whose socket.
+        flow: FlowId,
+    },
+    /// The open action came to nothing; the driver holds no socket for the flow.
+    ConnectFailed {
+        /// Whose socket.
+        flow: FlowId,
+        /// Why.
+        error: HostError,
+    },
+    /// Reading may succeed again.
+    Readable {
+        /// Whose socket.
+        flow: FlowId,
+    },
+    /// Writing may succeed again.
+    Writable {
+        /// Whose socket.
+        flow: FlowId,
+    },
+    /// Datagrams wait on a published port.
+    ListenerReadable {
+        /// Which.
+        listener: ListenerId,
+    },
+    /// The network answered a datagram of this flow with an error (`IP_RECVERR`).
+    NetworkError {
+        /// Whose datagram.
+        flow: FlowId,
+        /// What was said, and by whom.
+        report: NetworkErrorReport,
+    },
+    /// The host's resolvers have changed.
+    ResolversChanged(Vec<SocketAddr>),
+}
+
+/// An ICMP error as the host's socket tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkErrorReport {
+    /// What was wrong.
+    pub error: HostError,
+    /// The router or host that said so, where known.
+    pub offender: Option<IpAddr>,
+    /// Where the datagram was going, where known.
+    pub destination: Option<SocketAddr>,
+    /// The beginning of the datagram's payload, where the host returns it.
+    pub payload: Vec<u8>,
+}
+
+/// A host error, by what the container ought to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HostError {
+    /// `ECONNREFUSED`: nobody listens there.
+    Refused,
+    /// `ECONNRESET`, `EPIPE`: the peer gave the connection up.
+    Reset,
+    /// `ENETUNREACH`.
+    NetworkUnreachable,
+    /// `EHOSTUNREACH`.
+    HostUnreachable,
+    /// `EPROTO`/protocol unreachable.
+    ProtocolUnreachable,
+    /// `EACCES`, `EPERM`: policy forbids it.
+    Prohibited,
+    /// `ETIMEDOUT`.
+    TimedOut,
+    /// The hop limit ran out on the way.
+    HopLimitExceeded,
+    /// The packet is larger than the path allows, by the next hop's MTU in bytes.
+    MessageTooLong {
+        /// IP bytes; 0 where unknown.
+        mtu: u32,
+    },
+    /// `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`, `EADDRNOTAVAIL`: the host has run out of something.
+    Exhausted,
+    /// Anything else.
+    Other,
+}
+
+/// What the driver may want to tell its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StackEvent {
+    /// A flow came to be.
+    FlowOpened {
+        /// Its name.
+        flow: FlowId,
+        /// IP protocol number.
+        protocol: u8,
+        /// The container's endpoint.
+        container: SocketAddr,
+        /// The other endpoint as the container sees it.
+        remote: SocketAddr,
+        /// The other endpoint on the host's side.
+        target: SocketAddr,
+    },
+    /// A flow is no more.
+    FlowClosed {
+        /// Its name.
+        flow: FlowId,
+    },
+    /// The host does not let this user open ping sockets; told once.
+    EchoForbidden,
+    /// The DNS forwarder has no resolver to ask; told once for each change of the resolvers.
+    NoResolver,
+}
+
+/// Outcome of reading a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamRead {
+    /// So many bytes, at least one, stand at the front of the buffer.
+    Bytes(usize),
+    /// The peer has sent its FIN.
+    End,
+    /// Nothing now; `Readable` will follow.
+    Blocked,
+    /// The connection is gone.
+    Failed(HostError),
+}
+
+/// Outcome of writing a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamWrite {
+    /// So many bytes, at least one, were taken.
+    Bytes(usize),
+    /// Nothing now; `Writable` will follow.
+    Blocked,
+    /// The connection is gone.
+    Failed(HostError),
+}
+
+/// Which datagram socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatagramPort {
+    /// The flow's own.
+    Flow(FlowId),
+    /// A published port's, shared by its clients.
+    Listener(ListenerId),
+}
+
+/// One datagram, or a run of equal ones joined by the host (`UDP_GRO`), that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArrivedDatagrams {
+    /// Bytes in the buffer; zero is a datagram too.
+    pub len: usize,
+    /// Bytes of each datagram but the last, when several were joined.
+    pub segment_bytes: Option<NonZeroU16>,
+    /// Who sent it. For a ping socket the port is the identifier.
+    pub source: SocketAddr,
+    /// The host's address it was sent to, where the socket is bound to several.
+    pub local: Option<IpAddr>,
+    /// IPv4 TOS or IPv6 traffic class as received.
+    pub traffic_class: u8,
+    /// TTL or hop limit as received; 64 where the host does not say.
+    pub hop_limit: u8,
+}
+
+/// Outcome of reading datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatagramRead {
+    /// These.
+    Arrived(ArrivedDatagrams),
+    /// Nothing now; `Readable` or `ListenerReadable` will follow.
+    Blocked,
+    /// A pending error of the socket; it stays usable.
+    Failed(HostError),
+}
+
+/// How a datagram is to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatagramSend {
+    /// Peer, where the socket is not connected.
+    pub to: Option<SocketAddr>,
+    /// Host address to send from, where the socket is bound to several.
+    pub from: Option<IpAddr>,
+    /// Bytes of each datagram but the last, when the payload is a run of several.
+    pub segment_bytes: Option<NonZeroU16>,
+    /// TTL or hop limit on the way.
+    pub hop_limit: u8,
+    /// IPv4 TOS or IPv6 traffic class.
+    pub traffic_class: u8,
+    /// The datagram may not be fragmented on the way (IPv4 DF; always so for IPv6).
+    pub dont_fragment: bool,
+}
+
+/// Outcome of sending datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatagramWrite {
+    /// Taken by the host.
+    Sent,
+    /// No room; dropped, as a full queue of a router would.
+    Blocked,
+    /// Refused by the host.
+    Failed(HostError),
+}
+
+/// The host's sockets, as the core uses them.
+pub trait HostIo {
+    /// Reads what the peer of a stream sent into `buffer`.
+    fn receive_stream(&mut self, flow: FlowId, buffer: &mut [u8]) -> StreamRead;
+    /// Writes `bytes`, which are not empty, toward the peer of a stream.
+    fn send_stream(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite;
+    /// Reads one datagram, or a joined run, into `buffer`. For a ping socket: the ICMP message from its type on.
+    fn receive_datagrams(&mut self, port: DatagramPort, buffer: &mut [u8]) -> DatagramRead;
+    /// Sends one datagram, or a run. For a ping socket: the ICMP message from its type on.
+    fn send_datagrams(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite;
+}
+
+/// Where frames for the container go.
+pub trait FrameSink {
+    /// Room for a frame of `len` bytes from its Ethernet header on, with unspecified content; `None` when the link takes no more
+    /// now, which drops the frame as a full queue would. A later call forgets an uncommitted one.
+    fn reserve(&mut self, len: usize) -> Option<&mut [u8]>;
+    /// Sends the first `len` bytes of what was reserved, with the virtio-net header that belongs to them.
+    fn commit(&mut self, len: usize, header: [u8; VNET_HEADER_LEN]);
+}
+
+/// Both of the core's counterparts, borrowed side by side for one call.
+pub struct Io<'a, H, F> {
+    /// The host's sockets.
+    pub host: &'a mut H,
+    /// The link to the container.
+    pub frames: &'a mut F,
+}
+
+impl<H: HostIo, F: FrameSink> Io<'_, H, F> {
+    /// The same pair for a shorter call.
+    pub fn reborrow(&mut self) -> Io<'_, H, F> {
+        Io { host: self.host, frames: self.frames }
+    }
+}
