@@ -153,6 +153,18 @@ pub fn set_max_segment_size(transport: &mut [u8], value: u16) -> bool {
     true
 }
 
+/// Control bits of a segment that is known to hold a header.
+#[must_use]
+pub fn flags(transport: &[u8]) -> Flags {
+    Flags(transport[13])
+}
+
+/// Header bytes of a segment that is known to hold one.
+#[must_use]
+pub fn header_len(transport: &[u8]) -> usize {
+    usize::from(transport[12] >> 4) * 4
+}
+
 /// Stores a checksum, complete or partial.
 pub fn set_checksum(transport: &mut [u8], value: u16) {
     transport[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&value.to_be_bytes());
