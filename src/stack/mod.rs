@@ -30,7 +30,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use self::boundary::{
-    Action, CloseKind, FlowId, FrameSink, HostError, HostEvent, HostIo, Instant, Io, ListenerId, StackEvent,
+    Action, CloseKind, FlowId, FrameSink, HostEvent, HostIo, Instant, Io, ListenerId, StackEvent,
 };
 use self::drop_reason::DropReason;
 use self::emit::Emitter;

@@ -83,5 +83,6 @@ fn may_be_answered(packet: &ip::Packet<'_>) -> bool {
         || packet.source.is_unspecified()
         || matches!(packet.destination, IpAddr::V4(v4) if v4.is_broadcast());
     let is_later_fragment = packet.fragment.is_some_and(|fragment| fragment.offset > 0);
-    !is_group && !is_later_fragment && !(is_icmp && icmp::is_error(is_ipv6, packet.payload))
+    let is_error = is_icmp && icmp::is_error(is_ipv6, packet.payload);
+    !(is_group || is_later_fragment || is_error)
 }
