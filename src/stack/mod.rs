@@ -1,2 +1,9 @@
 //! The core.
 pub mod boundary;
+pub mod drop_reason;
+pub mod emit;
+pub mod neighbor;
+pub mod reassembly;
+pub mod service;
+pub mod stats;
+pub mod unreachable;

@@ -1,0 +1,3 @@
+//! Services that the gateway itself offers to the container.
+
+pub mod router_advert;
