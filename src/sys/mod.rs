@@ -18,3 +18,4 @@
 #![allow(unsafe_code)] // ioctls, fork and a few system calls have no safe wrapper; the rest of the crate denies it.
 
 pub mod tap;
+pub mod netlink;
