@@ -19,3 +19,6 @@
 
 pub mod tap;
 pub mod netlink;
+pub mod namespace;
+pub mod id_map;
+pub mod sysctl;
