@@ -28,6 +28,8 @@ pub struct Limits {
     pub dns_pending_per_flow: usize,
     /// ICMP errors a second toward the container (RFC 1812 §4.3.2.8).
     pub icmp_errors_per_second: u32,
+    /// Published ports, each with a listening socket; a range counts each of its ports, in each family.
+    pub published_ports: usize,
     /// Events waiting for the driver; older ones are forgotten first.
     pub events: usize,
 }
@@ -42,6 +44,7 @@ impl Default for Limits {
             tcp_buffer_min_bytes: 16 << 10,
             dns_pending_per_flow: 4,
             icmp_errors_per_second: 1_000,
+            published_ports: 4_096,
             events: 1_024,
         }
     }
