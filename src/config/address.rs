@@ -136,7 +136,7 @@ impl Ipv4Link {
     pub fn from_cidr(cidr: Ipv4Net) -> Result<Ipv4Link, AddressError> {
         let subnet = cidr.trunc();
         if let Some(meaning) = reserved_ipv4(subnet) {
-            return Err(AddressError::Reserved { cidr: cidr.into(), meaning });
+            return Err(AddressError::Reserved { meaning });
         }
         if cidr.prefix_len() > 29 {
             return Err(AddressError::Ipv4TooSmall(cidr));
@@ -169,7 +169,7 @@ impl Ipv6Link {
     pub fn from_cidr(cidr: Ipv6Net) -> Result<Ipv6Link, AddressError> {
         let prefix = cidr.trunc();
         if let Some(meaning) = reserved_ipv6(prefix) {
-            return Err(AddressError::Reserved { cidr: cidr.into(), meaning });
+            return Err(AddressError::Reserved { meaning });
         }
         if !(48..=120).contains(&cidr.prefix_len()) {
             return Err(AddressError::Ipv6PrefixLength(cidr));
@@ -237,15 +237,12 @@ pub fn mtu(asked: u64, with_ipv6: bool) -> Result<u16, AddressError> {
     }
 }
 
-/// Why the addresses asked for cannot be those of a link. The text follows the option and its value, and says
-/// what was found and what to do.
+/// Why the addresses asked for cannot be those of a link. The text is to follow what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// A range that does not name neighbors on a link.
-    #[error("{cidr} covers {meaning} addresses; choose a private range such as 10.0.2.0/24 or fd00::/64")]
+    #[error("covers {meaning} addresses; choose a private range such as 10.0.2.0/24 or fd00::/64")]
     Reserved {
-        /// As asked.
-        cidr: IpNet,
         /// What the range stands for.
         meaning: &'static str,
     },

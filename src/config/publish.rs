@@ -170,13 +170,13 @@ pub enum PublishSpecError {
     #[error("a host address is followed by both ports, as in 127.0.0.1:8080:80")]
     OnePortOnly,
     /// What stands in the place of an address is none.
-    #[error("`{0}` is not an IP address of this host; give a number such as 127.0.0.1 or [::1]")]
+    #[error("`{}` is not an IP address; give one such as 127.0.0.1 or [::1]", .0.escape_debug())]
     Address(String),
     /// Nobody can listen there.
     #[error("{0} cannot be listened on; give an address of this host, or none for all")]
     NotAHostAddress(IpAddr),
     /// What stands in the place of a port is none.
-    #[error("`{0}` is not a port; give a number from 1 to 65535, or two with a hyphen")]
+    #[error("`{}` is not a port; give a number from 1 to 65535, or two with a hyphen", .0.escape_debug())]
     Port(String),
     /// Port zero.
     #[error("port 0 cannot be published; give a number from 1 to 65535")]
@@ -198,7 +198,7 @@ pub enum PublishSpecError {
         container: usize,
     },
     /// Neither tcp nor udp.
-    #[error("unknown protocol `{0}`; use tcp or udp")]
+    #[error("unknown protocol `{}`; use tcp or udp", .0.escape_debug())]
     Protocol(String),
 }
 
