@@ -200,13 +200,19 @@ impl DatagramSocket {
     pub fn receive(&self, buffer: &mut [u8]) -> Received {
         let mut address = RawAddress::new();
         let mut control = ControlBuffer::new();
+        let mut first_error = None;
         loop {
             let (len, flags) = match receive_message(&self.fd, buffer, &mut address, &mut control, 0) {
                 Ok(read) => read,
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return Received::Blocked,
-                    Some(libc::EINTR) => continue,
-                    _ => return Received::Failed(error.into()),
+                Err(error) => match error.raw_os_error().unwrap_or(libc::EINVAL) {
+                    libc::EAGAIN => return Received::Blocked,
+                    libc::EINTR => continue,
+                    // The error queue has the whole story; here it would be told twice.
+                    errno if first_error != Some(errno) && is_echo_of_the_network(errno) => {
+                        first_error = Some(errno);
+                        continue;
+                    }
+                    errno => return Received::Failed(SocketError::from_errno(errno)),
                 },
             };
             let Some(mut source) = address.read() else { continue };
