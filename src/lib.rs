@@ -3,4 +3,5 @@
 
 pub mod config;
 pub mod stack;
+pub mod sys;
 pub mod wire;
