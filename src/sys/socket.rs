@@ -381,4 +381,4 @@ fn set_int_option(fd: &impl AsFd, level: i32, name: i32, value: i32) -> io::Resu
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -20,8 +20,8 @@ use crate::stack::boundary::{
 };
 use crate::sys::socket::datagram::Received;
 use crate::sys::socket::{
-    Accepted, ConnectProgress, DatagramSocket, ListenError, Outgoing, SocketError, StreamListener, StreamSocket,
-    Transfer,
+    Accepted, ConnectProgress, DatagramSocket, ListenError, Outgoing, SocketError, StreamListener,
+    StreamSocket, Transfer,
 };
 
 /// The socket of a published port.
@@ -131,10 +131,13 @@ impl Sockets {
         match action {
             Action::ConnectStream { flow, target } => {
                 let opened = StreamSocket::connect(target);
-                self.install(flow, opened.map(|(socket, progress)| match progress {
-                    ConnectProgress::Done => FlowSocket::Stream(Stream::new(socket)),
-                    ConnectProgress::Pending => FlowSocket::Connecting(socket),
-                }))
+                self.install(
+                    flow,
+                    opened.map(|(socket, progress)| match progress {
+                        ConnectProgress::Done => FlowSocket::Stream(Stream::new(socket)),
+                        ConnectProgress::Pending => FlowSocket::Connecting(socket),
+                    }),
+                )
             }
             Action::OpenDatagram { flow, target, preferred_port } => {
                 self.install(flow, DatagramSocket::open(target, preferred_port).map(FlowSocket::Datagram))
@@ -175,7 +178,9 @@ impl Sockets {
             // Watched only after connect(): before it, a stream looks hung up.
             match &socket {
                 FlowSocket::Connecting(stream) => register(&self.registry, stream, token, STREAM_INTEREST),
-                FlowSocket::Stream(stream) => register(&self.registry, &stream.socket, token, STREAM_INTEREST),
+                FlowSocket::Stream(stream) => {
+                    register(&self.registry, &stream.socket, token, STREAM_INTEREST)
+                }
                 FlowSocket::Datagram(datagram) => {
                     register(&self.registry, datagram, token, Interest::READABLE)
                 }
@@ -315,8 +320,8 @@ fn register(
     socket: &impl AsFd,
     token: mio::Token,
     interest: Interest,
-) -> Result<(), SocketError> {
-    Ok(registry.register(&mut SourceFd(&socket.as_fd().as_raw_fd()), token, interest)?)
+) -> io::Result<()> {
+    registry.register(&mut SourceFd(&socket.as_fd().as_raw_fd()), token, interest)
 }
 
 /// How a pending connect ended; `None` while it has not.
@@ -422,3 +427,6 @@ impl HostIo for Sockets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ const PRIVATE_NETWORK: &str = "NETFERRY_TEST_PRIVATE_NETWORK";
 
 /// Runs `body` in a network namespace of its own, where only loopback exists: the test starts itself again
 /// there, by its full name.
-fn in_private_network(name: &str, body: fn()) {
+pub(crate) fn in_private_network(name: &str, body: fn()) {
     if std::env::var_os(PRIVATE_NETWORK).is_some() {
         body();
         return;
@@ -21,7 +21,7 @@ fn in_private_network(name: &str, body: fn()) {
     let output = Command::new("unshare")
         .args(["-Urn", "--", "sh", "-ec", script, "sh"])
         .arg(test)
-        .args(["--exact", &format!("sys::socket::tests::{name}"), "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env(PRIVATE_NETWORK, "1")
         .output()
         .expect("these tests need unshare (util-linux) and ip (iproute2)");
@@ -60,7 +60,7 @@ fn receive(socket: &DatagramSocket, buffer: &mut [u8]) -> ArrivedDatagram {
 
 #[test]
 fn stream_connects_carries_bytes_and_ends() {
-    in_private_network("stream_connects_carries_bytes_and_ends", || {
+    in_private_network("sys::socket::tests::stream_connects_carries_bytes_and_ends", || {
         let listener = StreamListener::bind(loopback(0)).unwrap();
         assert!(matches!(listener.accept(), Accepted::Blocked));
         let address = listener.local_address().unwrap();
@@ -84,7 +84,7 @@ fn stream_connects_carries_bytes_and_ends() {
 
 #[test]
 fn connect_to_a_closed_port_is_refused() {
-    in_private_network("connect_to_a_closed_port_is_refused", || {
+    in_private_network("sys::socket::tests::connect_to_a_closed_port_is_refused", || {
         let outcome = StreamSocket::connect(loopback(9)).and_then(|(socket, _)| {
             wait(&socket, PollFlags::POLLOUT);
             socket.take_error()
@@ -97,7 +97,7 @@ fn connect_to_a_closed_port_is_refused() {
 
 #[test]
 fn listen_errors_say_what_to_do() {
-    in_private_network("listen_errors_say_what_to_do", || {
+    in_private_network("sys::socket::tests::listen_errors_say_what_to_do", || {
         let first = StreamListener::bind(loopback(8080)).unwrap();
         let text = StreamListener::bind(loopback(8080)).unwrap_err().to_string();
         assert!(text.starts_with("cannot publish 127.0.0.1:8080/tcp: the port is in use"), "{text}");
@@ -112,7 +112,7 @@ fn listen_errors_say_what_to_do() {
 
 #[test]
 fn datagrams_carry_hop_limit_class_and_addresses() {
-    in_private_network("datagrams_carry_hop_limit_class_and_addresses", || {
+    in_private_network("sys::socket::tests::datagrams_carry_hop_limit_class_and_addresses", || {
         for any in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
             let local: IpAddr =
                 if any.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
@@ -146,7 +146,7 @@ fn datagrams_carry_hop_limit_class_and_addresses() {
 
 #[test]
 fn a_run_of_datagrams_arrives_as_each_of_them() {
-    in_private_network("a_run_of_datagrams_arrives_as_each_of_them", || {
+    in_private_network("sys::socket::tests::a_run_of_datagrams_arrives_as_each_of_them", || {
         let server = DatagramSocket::bind(loopback(5000)).unwrap();
         let mut client = DatagramSocket::open(loopback(5000), 0).unwrap();
         let sent: Vec<u8> = (0..100 * 100 + 7).map(|i| i as u8).collect();
@@ -171,26 +171,29 @@ fn a_run_of_datagrams_arrives_as_each_of_them() {
 
 #[test]
 fn refused_datagram_is_reported_with_its_payload_and_costs_no_other() {
-    in_private_network("refused_datagram_is_reported_with_its_payload_and_costs_no_other", || {
-        let target = loopback(5000);
-        let mut client = DatagramSocket::open(target, 0).unwrap();
-        assert_eq!(client.send(b"first", &plain()), Transfer::Bytes(5));
-        wait(&client, PollFlags::empty());
-        let server = DatagramSocket::bind(target).unwrap();
-        assert_eq!(client.send(b"second", &plain()), Transfer::Bytes(6));
-        assert_eq!(receive(&server, &mut [0; 64]).len, 6);
-        let report = client.take_report().unwrap();
-        assert_eq!(report.error, SocketError::Refused);
-        assert_eq!(report.offender, Some(Ipv4Addr::LOCALHOST.into()));
-        assert_eq!(report.destination, Some(target));
-        assert_eq!(report.payload, b"first");
-        assert_eq!(client.take_report(), None);
-    });
+    in_private_network(
+        "sys::socket::tests::refused_datagram_is_reported_with_its_payload_and_costs_no_other",
+        || {
+            let target = loopback(5000);
+            let mut client = DatagramSocket::open(target, 0).unwrap();
+            assert_eq!(client.send(b"first", &plain()), Transfer::Bytes(5));
+            wait(&client, PollFlags::empty());
+            let server = DatagramSocket::bind(target).unwrap();
+            assert_eq!(client.send(b"second", &plain()), Transfer::Bytes(6));
+            assert_eq!(receive(&server, &mut [0; 64]).len, 6);
+            let report = client.take_report().unwrap();
+            assert_eq!(report.error, SocketError::Refused);
+            assert_eq!(report.offender, Some(Ipv4Addr::LOCALHOST.into()));
+            assert_eq!(report.destination, Some(target));
+            assert_eq!(report.payload, b"first");
+            assert_eq!(client.take_report(), None);
+        },
+    );
 }
 
 #[test]
 fn datagram_larger_than_the_path_names_the_mtu() {
-    in_private_network("datagram_larger_than_the_path_names_the_mtu", || {
+    in_private_network("sys::socket::tests::datagram_larger_than_the_path_names_the_mtu", || {
         assert!(Command::new("ip").args("link set lo mtu 1400".split(' ')).status().unwrap().success());
         let server = DatagramSocket::bind(loopback(5000)).unwrap();
         for target in [loopback(5000), loopback(0)] {
@@ -209,7 +212,7 @@ fn datagram_larger_than_the_path_names_the_mtu() {
 
 #[test]
 fn echo_keeps_its_identifier_and_says_when_it_is_forbidden() {
-    in_private_network("echo_keeps_its_identifier_and_says_when_it_is_forbidden", || {
+    in_private_network("sys::socket::tests::echo_keeps_its_identifier_and_says_when_it_is_forbidden", || {
         // A new network namespace starts with ping sockets forbidden to all.
         let refused = DatagramSocket::open_echo(Ipv6Addr::LOCALHOST.into(), 7);
         assert_eq!(refused.err(), Some(SocketError::Prohibited));
@@ -226,7 +229,7 @@ fn echo_keeps_its_identifier_and_says_when_it_is_forbidden() {
 
 #[test]
 fn a_waiting_accept_without_descriptors_is_exhaustion() {
-    in_private_network("a_waiting_accept_without_descriptors_is_exhaustion", || {
+    in_private_network("sys::socket::tests::a_waiting_accept_without_descriptors_is_exhaustion", || {
         let listener = StreamListener::bind(loopback(0)).unwrap();
         let (ours, _) = StreamSocket::connect(listener.local_address().unwrap()).unwrap();
         wait(&listener, PollFlags::POLLIN);
