@@ -1,2 +1,17 @@
 //! The `netferry` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match netferry::cli::parse(std::env::args_os()) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error.exit_code() == 0 {
+                println!("{error}");
+            } else {
+                eprintln!("{error}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
