@@ -14,8 +14,16 @@
 //! - [`mounts`]: what a private mount namespace shows (`/etc/resolv.conf`, `/sys`)
 //! - [`descriptor`]: handing a descriptor from one process to another
 //! - [`process`]: children, signals, exit statuses
-//! - [`host`]: facts about the machine (limits, resolvers, addresses, randomness)
+//! - [`host`], [`resolv_conf`]: facts about the machine
 #![allow(unsafe_code)] // ioctls, fork and a few system calls have no safe wrapper; the rest of the crate denies it.
 
-pub mod tap;
+pub mod descriptor;
+pub mod host;
+pub mod id_map;
+pub mod mounts;
+pub mod namespace;
 pub mod netlink;
+pub mod process;
+pub mod resolv_conf;
+pub mod sysctl;
+pub mod tap;

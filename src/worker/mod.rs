@@ -14,7 +14,7 @@ mod token;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use mio::event::Event;
@@ -47,10 +47,16 @@ const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 /// Another descriptor to watch, and what to do when it is readable. It must be drained then: its next event
 /// comes only after that.
 pub struct Source<'a> {
-    /// What to watch.
-    pub descriptor: BorrowedFd<'a>,
-    /// What to do.
-    pub on_readable: Box<dyn FnMut() -> Reaction + 'a>,
+    descriptor: OwnedFd,
+    on_readable: Box<dyn FnMut() -> Reaction + 'a>,
+}
+
+impl<'a> Source<'a> {
+    /// Watches a duplicate of `watched`, so that `on_readable` may own or borrow the thing itself.
+    pub fn new(watched: &impl AsFd, on_readable: impl FnMut() -> Reaction + 'a) -> io::Result<Source<'a>> {
+        let descriptor = watched.as_fd().try_clone_to_owned()?;
+        Ok(Source { descriptor, on_readable: Box::new(on_readable) })
+    }
 }
 
 /// What a [`Source`] asks of the driver.
