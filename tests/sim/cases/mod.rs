@@ -1,0 +1,1 @@
+//! The behaviours, by what they are about.
