@@ -24,6 +24,10 @@ pub struct Limits {
     pub tcp_buffer_max_bytes: usize,
     /// Smallest buffer of one TCP flow in one direction, given when the total is nearly spent.
     pub tcp_buffer_min_bytes: usize,
+    /// A flow may be given up for a new one after this long without a packet.
+    pub evict_idle: Duration,
+    /// Datagrams of one flow that wait for its host socket.
+    pub datagrams_pending_per_flow: usize,
     /// Queries of one DNS client endpoint that wait for an answer.
     pub dns_pending_per_flow: usize,
     /// ICMP errors a second toward the container (RFC 1812 §4.3.2.8).
@@ -37,9 +41,11 @@ impl Default for Limits {
         Limits {
             flows: 65_536,
             half_open: 1_024,
-            tcp_buffer_total_bytes: 256 << 20,
+            tcp_buffer_total_bytes: 512 << 20,
             tcp_buffer_max_bytes: 1 << 20,
-            tcp_buffer_min_bytes: 16 << 10,
+            tcp_buffer_min_bytes: 8 << 10,
+            evict_idle: Duration::from_secs(10),
+            datagrams_pending_per_flow: 16,
             dns_pending_per_flow: 4,
             icmp_errors_per_second: 1_000,
             events: 1_024,

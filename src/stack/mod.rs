@@ -1,2 +1,550 @@
-//! The core.
+//! The core: a pure state machine between a link and the host's sockets.
+//!
+//! It owns no descriptor, reads no clock and draws no randomness: frames, host events and `now` are arguments,
+//! effects are values (`boundary`). Two runs with the same inputs are the same run, which is what the simulator
+//! lives on.
+//!
+//! This file only dispatches. A frame is parsed once and handed to the module of its protocol; a host event or
+//! a deadline finds its flow in the table and the flow's kind decides the rest.
+
 pub mod boundary;
+pub mod drop_reason;
+pub mod emit;
+pub mod flow;
+pub mod forward;
+mod icmp;
+pub mod neighbor;
+mod publish;
+pub mod reassembly;
+pub mod service;
+pub mod stats;
+pub mod tcp;
+pub mod timer;
+mod udp;
+pub mod unreachable;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use self::boundary::{
+    Action, CloseKind, FlowId, FrameSink, HostError, HostEvent, HostIo, Instant, Io, ListenerId, StackEvent,
+};
+use self::drop_reason::DropReason;
+use self::emit::Emitter;
+use self::flow::{FlowKey, FlowTable};
+use self::icmp::EchoFlow;
+use self::neighbor::Neighbor;
+use self::reassembly::Reassembler;
+use self::service::dns::Resolvers;
+use self::stats::Stats;
+use self::tcp::TimeWait;
+use self::tcp::endpoint::LinkView;
+use self::tcp::relay::TcpFlow;
+use self::timer::Timers;
+use self::udp::UdpFlow;
+use self::unreachable::Unreachable;
+use crate::config::Config;
+use crate::wire::frame::{self, Body};
+use crate::wire::icmp::Problem;
+use crate::wire::ip::{self, Ethernet};
+use crate::wire::ndp;
+use crate::wire::vnet_header::{FrameMeta, Offload};
+
+/// What a flow is.
+#[derive(Debug)]
+enum Flow {
+    Tcp(Box<TcpFlow>),
+    TimeWait(TimeWait),
+    Udp(Box<UdpFlow>),
+    Echo(EchoFlow),
+}
+
+/// A socket that was not read to its end within its budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    Flow(FlowId),
+    Listener(ListenerId),
+}
+
+/// The network of one link.
+pub struct Stack {
+    config: Arc<Config>,
+    offload: Offload,
+    hasher: RandomState,
+    neighbor: Neighbor,
+    emitter: Emitter,
+    unreachable: Unreachable,
+    reassembler: Reassembler,
+    resolvers: Resolvers,
+    flows: FlowTable<Flow>,
+    /// Flows of published UDP ports by who their client is.
+    clients: HashMap<(ListenerId, SocketAddr, Option<IpAddr>), FlowId, RandomState>,
+    timers: Timers,
+    /// TCP flows that something happened to since the last flush.
+    queue: Vec<FlowId>,
+    unread: VecDeque<Unread>,
+    actions: VecDeque<Action>,
+    events: VecDeque<StackEvent>,
+    stats: Stats,
+    tcp_buffer_bytes: usize,
+    half_open: usize,
+    echo_forbidden_told: bool,
+    no_resolver_told: bool,
+    scratch: Box<[u8]>,
+}
+
+impl Stack {
+    /// A stack with no flows. `secret` keys the flow table and the sequence numbers: 256 bits nobody can guess.
+    #[must_use]
+    pub fn new(
+        config: Arc<Config>,
+        offload: Offload,
+        resolvers: Vec<SocketAddr>,
+        secret: [u64; 4],
+        now: Instant,
+    ) -> Self {
+        let [a, b, c, d] = secret;
+        Stack {
+            offload,
+            hasher: RandomState::with_seeds(b, c, d, a),
+            neighbor: Neighbor::new(&config.link),
+            emitter: Emitter::new(config.link.mtu, offload),
+            unreachable: Unreachable::new(&config.limits, now),
+            reassembler: Reassembler::new(&config.limits),
+            resolvers: Resolvers::new(resolvers),
+            flows: FlowTable::new(config.limits.flows, secret),
+            clients: HashMap::with_hasher(RandomState::with_seeds(c, d, a, b)),
+            timers: Timers::default(),
+            queue: Vec::new(),
+            unread: VecDeque::new(),
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            stats: Stats::default(),
+            tcp_buffer_bytes: 0,
+            half_open: 0,
+            echo_forbidden_told: false,
+            no_resolver_told: false,
+            scratch: vec![0; 65_535].into(),
+            config,
+        }
+    }
+
+    /// Takes one frame of the container: `header` is its virtio-net header (ten zero bytes on a link without),
+    /// `frame` begins at the Ethernet header.
+    pub fn handle_frame<H: HostIo, F: FrameSink>(
+        &mut self,
+        header: &[u8],
+        frame: &[u8],
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        self.stats.record_from_container(frame.len());
+        let taken = self.dispatch_frame(header, frame, now, io);
+        self.count(taken);
+    }
+
+    fn dispatch_frame<H: HostIo, F: FrameSink>(
+        &mut self,
+        header: &[u8],
+        frame: &[u8],
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> Result<(), DropReason> {
+        let meta = FrameMeta::parse(header).map_err(|_| DropReason::VnetHeader)?;
+        let frame = frame::parse(frame).map_err(DropReason::Frame)?;
+        match &frame.body {
+            Body::Arp(message) => {
+                self.neighbor.learn(frame.source, message.sender.into());
+                self.neighbor.handle_arp(message, io.frames)
+            }
+            Body::Ip(packet) => {
+                self.neighbor.learn(frame.source, packet.source);
+                match packet.fragment {
+                    None => self.dispatch_packet(packet, &meta, now, io),
+                    Some(_) => {
+                        let Some(whole) = self.reassembler.add(packet, now)? else { return Ok(()) };
+                        let packet = ip::parse(&whole).map_err(DropReason::Frame)?;
+                        let meta = FrameMeta { checksum_partial: false, ..FrameMeta::default() };
+                        self.dispatch_packet(&packet, &meta, now, io)
+                    }
+                }
+            }
+        }
+    }
+
+    fn dispatch_packet<H: HostIo, F: FrameSink>(
+        &mut self,
+        packet: &ip::Packet<'_>,
+        meta: &FrameMeta,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> Result<(), DropReason> {
+        match packet.protocol {
+            ip::protocol::TCP => {
+                verify_checksum(packet, meta)?;
+                self.handle_tcp(packet, now, io)
+            }
+            ip::protocol::UDP => {
+                // RFC 768: an IPv4 checksum of zero was not computed.
+                let unchecked = packet.source.is_ipv4() && packet.payload.get(6..8) == Some(&[0, 0]);
+                if !unchecked {
+                    verify_checksum(packet, meta)?;
+                }
+                self.handle_udp(packet, meta, now, io)
+            }
+            ip::protocol::ICMPV6 if ndp::parse(packet.payload, packet.hop_limit).is_some() => {
+                verify_checksum(packet, meta)?;
+                self.neighbor.handle_ndp(packet, &self.config.link, io.frames)
+            }
+            ip::protocol::ICMPV6
+                if icmp::is_link_scope(packet.destination) && packet.destination.is_multicast() =>
+            {
+                Err(DropReason::Multicast)
+            }
+            ip::protocol::ICMP if packet.source.is_ipv4() => self.handle_icmp(packet, now, io),
+            ip::protocol::ICMPV6 if packet.source.is_ipv6() => self.handle_icmp(packet, now, io),
+            _ => {
+                self.send_problem(Problem::ProtocolUnreachable, packet.bytes, now, io.frames)?;
+                Err(DropReason::UnknownProtocol)
+            }
+        }
+    }
+
+    /// Takes one event of the host's side.
+    pub fn handle_host<H: HostIo, F: FrameSink>(
+        &mut self,
+        event: HostEvent,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        match event {
+            HostEvent::Connected { flow } => match self.flows.get(flow) {
+                Some(Flow::Tcp(_)) => self.tcp_connected(flow),
+                Some(Flow::Udp(_)) => self.udp_connected(flow, io.host),
+                Some(Flow::Echo(_)) => self.echo_connected(flow, io.host),
+                Some(Flow::TimeWait(_)) | None => {}
+            },
+            HostEvent::ConnectFailed { flow, error } => match self.flows.get(flow) {
+                Some(Flow::Tcp(_)) => self.tcp_connect_failed(flow, error, now, io),
+                Some(Flow::Udp(_)) => self.udp_connect_failed(flow, error, now, io.frames),
+                Some(Flow::Echo(_)) => self.echo_connect_failed(flow, error, now, io.frames),
+                Some(Flow::TimeWait(_)) | None => {}
+            },
+            HostEvent::Readable { flow } => {
+                if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
+                    tcp.host_readable();
+                    self.flows.touch(flow, now);
+                    self.queue_tcp(flow);
+                } else {
+                    self.read(Unread::Flow(flow), now, io);
+                }
+            }
+            HostEvent::Writable { flow } => {
+                if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
+                    tcp.host_writable();
+                    self.queue_tcp(flow);
+                }
+            }
+            HostEvent::ListenerReadable { listener } => self.read(Unread::Listener(listener), now, io),
+            HostEvent::NetworkError { flow, report } => match self.flows.get(flow) {
+                Some(Flow::Udp(_)) => self.udp_network_error(flow, &report, now, io.frames),
+                Some(Flow::Echo(_)) => self.echo_network_error(flow, &report, now, io.frames),
+                Some(Flow::Tcp(_) | Flow::TimeWait(_)) | None => {}
+            },
+            HostEvent::ResolversChanged(list) => {
+                self.resolvers = Resolvers::new(list);
+                self.no_resolver_told = false;
+            }
+        }
+    }
+
+    fn read<H: HostIo, F: FrameSink>(&mut self, unread: Unread, now: Instant, io: &mut Io<'_, H, F>) {
+        let more = match unread {
+            Unread::Flow(flow) => match self.flows.get(flow) {
+                Some(Flow::Udp(_)) => self.read_udp(flow, now, io),
+                Some(Flow::Echo(_)) => self.read_echo(flow, now, io),
+                Some(Flow::Tcp(_) | Flow::TimeWait(_)) | None => false,
+            },
+            Unread::Listener(listener) => self.read_listener(listener, now, io),
+        };
+        if more && !self.unread.contains(&unread) {
+            self.unread.push_back(unread);
+        }
+    }
+
+    /// Lets everything that was touched since the last call speak: to be called once after each batch of
+    /// `handle_*` calls.
+    pub fn flush<H: HostIo, F: FrameSink>(&mut self, now: Instant, io: &mut Io<'_, H, F>) {
+        let mut queue = std::mem::take(&mut self.queue);
+        for flow in queue.drain(..) {
+            self.advance_tcp(flow, now, io);
+        }
+        // Advancing queues nothing, so the emptied vector may serve again.
+        debug_assert!(self.queue.is_empty());
+        self.queue = queue;
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout<H: HostIo, F: FrameSink>(&mut self, now: Instant, io: &mut Io<'_, H, F>) {
+        for _ in 0..self.unread.len() {
+            if let Some(unread) = self.unread.pop_front() {
+                self.read(unread, now, io);
+            }
+        }
+        while let Some((flow, at)) = self.timers.pop_due(now) {
+            let Some((_, body)) = self.flows.get_mut(flow) else { continue };
+            let alarm = match body {
+                Flow::Tcp(tcp) => &mut tcp.alarm,
+                Flow::TimeWait(time_wait) => &mut time_wait.alarm,
+                Flow::Udp(udp) => &mut udp.alarm,
+                Flow::Echo(echo) => &mut echo.alarm,
+            };
+            if !alarm.ring(at) {
+                continue;
+            }
+            match body {
+                Flow::Tcp(_) => self.tcp_alarm(flow, now, io),
+                Flow::TimeWait(_) => {
+                    self.flows.remove(flow);
+                }
+                Flow::Udp(_) => self.udp_alarm(flow, now),
+                Flow::Echo(_) => self.echo_alarm(flow, now),
+            }
+        }
+        self.reassembler.handle_timeout(now);
+    }
+
+    /// The earliest instant at which [`Stack::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.unread.is_empty() {
+            return Some(Instant::ZERO);
+        }
+        [self.timers.earliest(), self.reassembler.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// The next thing the driver is to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The next thing the driver may want to tell.
+    pub fn poll_event(&mut self) -> Option<StackEvent> {
+        self.events.pop_front()
+    }
+
+    /// Counters since the beginning.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Flows alive now, those in TIME-WAIT included.
+    #[must_use]
+    pub fn flow_count(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Bytes of TCP buffers granted to flows now.
+    #[must_use]
+    pub fn tcp_buffer_bytes(&self) -> usize {
+        self.tcp_buffer_bytes
+    }
+
+    /// Makes sure that one more flow fits: the least recently used idle one gives way.
+    fn make_room<H: HostIo, F: FrameSink>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> Result<(), DropReason> {
+        if !self.flows.is_full() {
+            return Ok(());
+        }
+        let idle = self.config.limits.evict_idle.into();
+        let oldest = self.flows.eviction_candidate(now, idle).ok_or(DropReason::FlowLimit)?;
+        self.stats.record_eviction();
+        match self.flows.get(oldest) {
+            Some(Flow::Tcp(_)) => self.abort_tcp(oldest, now, io),
+            Some(Flow::TimeWait(_)) => {
+                self.flows.remove(oldest);
+            }
+            Some(Flow::Udp(_) | Flow::Echo(_)) => self.close_datagram_flow(oldest),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Ends a UDP or echo flow.
+    fn close_datagram_flow(&mut self, flow: FlowId) {
+        let Some(body) = self.flows.remove(flow) else { return };
+        match body {
+            Flow::Udp(udp) => match udp.client() {
+                Some(client) => {
+                    self.clients.remove(&client);
+                }
+                None => self.actions.push_back(Action::Close { flow, how: CloseKind::Graceful }),
+            },
+            Flow::Echo(_) => self.actions.push_back(Action::Close { flow, how: CloseKind::Graceful }),
+            Flow::Tcp(_) | Flow::TimeWait(_) => debug_assert!(false, "not a datagram flow"),
+        }
+        self.tell(StackEvent::FlowClosed { flow });
+    }
+
+    /// The hop limit with which a packet goes on, one less; where none is left the container is told.
+    fn forwarded_hop_limit(
+        &mut self,
+        packet: &ip::Packet<'_>,
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) -> Result<u8, DropReason> {
+        if packet.hop_limit <= 1 {
+            self.send_problem(Problem::HopLimitExceeded, packet.bytes, now, frames)?;
+            return Err(DropReason::HopLimit);
+        }
+        Ok(packet.hop_limit - 1)
+    }
+
+    /// Tells the container, as its gateway, what was wrong with a packet of its own.
+    fn send_problem(
+        &mut self,
+        problem: Problem,
+        offending: &[u8],
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let destination = ip::destination(offending).ok_or(DropReason::BadTransport)?;
+        let gateway = self.config.link.gateway_like(destination).ok_or(DropReason::BadTransport)?;
+        // A closed port is the addressed host's own finding.
+        let from = match problem {
+            Problem::PortUnreachable | Problem::ProtocolUnreachable if !destination.is_multicast() => {
+                destination
+            }
+            _ => gateway,
+        };
+        let ethernet = self.link_view()?.ethernet;
+        self.unreachable.send(problem, from, offending, now, &ethernet, &mut self.emitter, frames)
+    }
+
+    /// Passes on an error that somebody on the host's side reported about a packet of the container.
+    fn report(
+        &mut self,
+        problem: Problem,
+        offending: &[u8],
+        offender: Option<IpAddr>,
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) {
+        let sent = match (offender, ip::destination(offending)) {
+            (Some(offender), Some(destination))
+                if offender.is_ipv4() == destination.is_ipv4() && !offender.is_unspecified() =>
+            {
+                let shown = forward::shown_peer(&self.config, SocketAddr::new(offender, 0)).ip();
+                self.link_view().and_then(|link| {
+                    self.unreachable.send(
+                        problem,
+                        shown,
+                        offending,
+                        now,
+                        &link.ethernet,
+                        &mut self.emitter,
+                        frames,
+                    )
+                })
+            }
+            _ => self.send_problem(problem, offending, now, frames),
+        };
+        self.count(sent);
+    }
+
+    /// Puts one IP packet on the link, with a transport header whose checksum is the emitter's to complete.
+    fn emit_transport(
+        &mut self,
+        header: &ip::Header,
+        len: usize,
+        frames: &mut impl FrameSink,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), DropReason> {
+        let ethernet = self.link_view()?.ethernet;
+        self.emitter.send(frames, &ethernet, header, len, fill)
+    }
+
+    /// The same for a message that carries its own, complete checksum.
+    fn emit_packet(
+        &mut self,
+        header: &ip::Header,
+        len: usize,
+        frames: &mut impl FrameSink,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), DropReason> {
+        let ethernet = self.link_view()?.ethernet;
+        self.emitter.send(frames, &ethernet, header, len, fill)
+    }
+
+    fn header(&self, source: IpAddr, destination: IpAddr, protocol: u8) -> ip::Header {
+        ip::Header {
+            source,
+            destination,
+            protocol,
+            hop_limit: 64,
+            traffic_class: 0,
+            identification: 0,
+            dont_fragment: true,
+        }
+    }
+
+    fn own_ethernet(&self) -> Ethernet {
+        let container = self.neighbor.container_mac().unwrap_or(crate::wire::MacAddr::BROADCAST);
+        Ethernet { source: self.config.link.gateway_mac, destination: container }
+    }
+
+    fn link_view(&self) -> Result<LinkView, DropReason> {
+        let destination = self.neighbor.container_mac().ok_or(DropReason::NoContainerMac)?;
+        let ethernet = Ethernet { source: self.config.link.gateway_mac, destination };
+        Ok(LinkView { ethernet, mtu: self.config.link.mtu, offload: self.offload })
+    }
+
+    fn count(&mut self, outcome: Result<(), DropReason>) {
+        if let Err(reason) = outcome {
+            self.stats.record(reason);
+        }
+    }
+
+    fn tell(&mut self, event: StackEvent) {
+        if self.events.len() >= self.config.limits.events {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn tell_opened(&mut self, flow: FlowId, key: FlowKey, target: SocketAddr) {
+        self.tell(StackEvent::FlowOpened {
+            flow,
+            protocol: key.protocol.number(key.container.is_ipv6()),
+            container: key.container,
+            remote: key.remote,
+            target,
+        });
+    }
+
+    fn tell_no_resolver(&mut self) {
+        if !self.no_resolver_told {
+            self.no_resolver_told = true;
+            self.tell(StackEvent::NoResolver);
+        }
+    }
+}
+
+/// A transport checksum that nobody vouches for is verified before anything is believed.
+fn verify_checksum(packet: &ip::Packet<'_>, meta: &FrameMeta) -> Result<(), DropReason> {
+    if meta.checksum_partial || meta.checksum_valid {
+        return Ok(());
+    }
+    if ip::transport_checksum_ok(packet.source, packet.destination, packet.protocol, packet.payload) {
+        Ok(())
+    } else {
+        Err(DropReason::BadChecksum)
+    }
+}

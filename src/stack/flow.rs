@@ -1,0 +1,287 @@
+//! The flow table: who talks to whom, and who has been silent longest.
+//!
+//! A flow is known by three names. Frames find it by its [`FlowKey`], the two endpoints as the container sees
+//! them; the driver by its [`FlowId`]; deadlines by the same. What a flow *does* lives in `tcp`, `udp` and
+//! `icmp`; this module owns only identity, age and the bound on their number.
+//!
+//! Invariants: every occupied slot is in the index under its key and in the age list exactly once; a slot's
+//! generation changes each time it is vacated, so a late host event never reaches the slot's next tenant.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use ahash::RandomState;
+use slab::Slab;
+
+use super::boundary::{Duration, FlowId, Instant};
+
+/// Transport of a flow, as far as finding it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FlowProtocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+    /// ICMP or ICMPv6 echo, by identifier.
+    Echo,
+}
+
+impl FlowProtocol {
+    /// IANA protocol number in the given family.
+    #[must_use]
+    pub fn number(self, is_ipv6: bool) -> u8 {
+        match (self, is_ipv6) {
+            (FlowProtocol::Tcp, _) => 6,
+            (FlowProtocol::Udp, _) => 17,
+            (FlowProtocol::Echo, false) => 1,
+            (FlowProtocol::Echo, true) => 58,
+        }
+    }
+}
+
+/// A flow's two endpoints on the container's side of the translation.
+///
+/// For an echo flow the container's port is the identifier and the remote port zero. An endpoint-independent
+/// UDP mapping has the unspecified address and port zero as its remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Transport.
+    pub protocol: FlowProtocol,
+    /// The container's endpoint.
+    pub container: SocketAddr,
+    /// The peer, as the container sees it.
+    pub remote: SocketAddr,
+}
+
+const NIL: u32 = u32::MAX;
+
+/// One entry of the table.
+#[derive(Debug)]
+struct Entry<T> {
+    key: FlowKey,
+    last_active: Instant,
+    older: u32,
+    newer: u32,
+    body: T,
+}
+
+/// All flows of one worker.
+#[derive(Debug)]
+pub struct FlowTable<T> {
+    entries: Slab<Entry<T>>,
+    /// Generation of each slot ever used; outlives its tenants.
+    generations: Vec<u32>,
+    index: HashMap<FlowKey, u32, RandomState>,
+    oldest: u32,
+    newest: u32,
+    limit: usize,
+}
+
+impl<T> FlowTable<T> {
+    /// A table of at most `limit` flows, hashed under `secret` so that a container cannot aim for one bucket.
+    #[must_use]
+    pub fn new(limit: usize, secret: [u64; 4]) -> Self {
+        FlowTable {
+            entries: Slab::new(),
+            generations: Vec::new(),
+            index: HashMap::with_hasher(RandomState::with_seeds(secret[0], secret[1], secret[2], secret[3])),
+            oldest: NIL,
+            newest: NIL,
+            limit,
+        }
+    }
+
+    /// Flows alive now.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no flow is alive.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether another flow needs one to be given up first.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= self.limit
+    }
+
+    /// The flow between these endpoints.
+    #[must_use]
+    pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
+        let slot = *self.index.get(key)?;
+        Some(FlowId { slot, generation: self.generations[slot as usize] })
+    }
+
+    /// Adds a flow. The caller has made sure that the key is free and the table not full.
+    pub fn insert(&mut self, key: FlowKey, now: Instant, body: T) -> FlowId {
+        debug_assert!(!self.index.contains_key(&key) && !self.is_full());
+        let slot =
+            u32::try_from(self.entries.insert(Entry { key, last_active: now, older: NIL, newer: NIL, body }))
+                .expect("the flow limit is far below 2^32");
+        if slot as usize == self.generations.len() {
+            self.generations.push(0);
+        }
+        self.index.insert(key, slot);
+        self.link_newest(slot);
+        FlowId { slot, generation: self.generations[slot as usize] }
+    }
+
+    /// Takes a flow out; `None` when it is long gone.
+    pub fn remove(&mut self, flow: FlowId) -> Option<T> {
+        self.get(flow)?;
+        self.unlink(flow.slot);
+        let entry = self.entries.remove(flow.slot as usize);
+        self.index.remove(&entry.key);
+        let generation = &mut self.generations[flow.slot as usize];
+        *generation = generation.wrapping_add(1);
+        Some(entry.body)
+    }
+
+    /// The flow's body, if it is still this one's slot.
+    #[must_use]
+    pub fn get(&self, flow: FlowId) -> Option<&T> {
+        if self.generations.get(flow.slot as usize) != Some(&flow.generation) {
+            return None;
+        }
+        self.entries.get(flow.slot as usize).map(|entry| &entry.body)
+    }
+
+    /// The flow's key and body, if it is still this one's slot.
+    #[must_use]
+    pub fn get_mut(&mut self, flow: FlowId) -> Option<(FlowKey, &mut T)> {
+        if self.generations.get(flow.slot as usize) != Some(&flow.generation) {
+            return None;
+        }
+        self.entries.get_mut(flow.slot as usize).map(|entry| (entry.key, &mut entry.body))
+    }
+
+    /// The flow's key.
+    #[must_use]
+    pub fn key(&self, flow: FlowId) -> Option<FlowKey> {
+        self.get(flow)?;
+        self.entries.get(flow.slot as usize).map(|entry| entry.key)
+    }
+
+    /// When the flow last carried anything.
+    #[must_use]
+    pub fn last_active(&self, flow: FlowId) -> Option<Instant> {
+        self.get(flow)?;
+        self.entries.get(flow.slot as usize).map(|entry| entry.last_active)
+    }
+
+    /// Notes that the flow carried something.
+    pub fn touch(&mut self, flow: FlowId, now: Instant) {
+        if self.get(flow).is_none() {
+            return;
+        }
+        self.entries[flow.slot as usize].last_active = now;
+        if self.newest != flow.slot {
+            self.unlink(flow.slot);
+            self.link_newest(flow.slot);
+        }
+    }
+
+    /// The least recently used flow, if it has been silent for at least `idle`.
+    #[must_use]
+    pub fn eviction_candidate(&self, now: Instant, idle: Duration) -> Option<FlowId> {
+        let entry = self.entries.get(self.oldest as usize)?;
+        (entry.last_active + idle <= now)
+            .then(|| FlowId { slot: self.oldest, generation: self.generations[self.oldest as usize] })
+    }
+
+    /// Every flow, oldest slot first.
+    pub fn ids(&self) -> impl Iterator<Item = FlowId> + '_ {
+        self.entries.iter().map(|(slot, _)| {
+            let slot = u32::try_from(slot).expect("the flow limit is far below 2^32");
+            FlowId { slot, generation: self.generations[slot as usize] }
+        })
+    }
+
+    fn link_newest(&mut self, slot: u32) {
+        let entry = &mut self.entries[slot as usize];
+        entry.older = self.newest;
+        entry.newer = NIL;
+        match self.newest {
+            NIL => self.oldest = slot,
+            newest => self.entries[newest as usize].newer = slot,
+        }
+        self.newest = slot;
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Entry { older, newer, .. } = self.entries[slot as usize];
+        match older {
+            NIL => self.oldest = newer,
+            older => self.entries[older as usize].newer = newer,
+        }
+        match newer {
+            NIL => self.newest = older,
+            newer => self.entries[newer as usize].older = older,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(port: u16) -> FlowKey {
+        FlowKey {
+            protocol: FlowProtocol::Udp,
+            container: SocketAddr::from(([10, 0, 2, 100], port)),
+            remote: SocketAddr::from(([203, 0, 113, 2], 53)),
+        }
+    }
+
+    fn at(seconds: i64) -> Instant {
+        Instant::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_vacated_slot_does_not_answer_to_its_old_name() {
+        let mut table = FlowTable::new(4, [1, 2, 3, 4]);
+        let first = table.insert(key(1), at(0), "first");
+        assert_eq!(table.remove(first), Some("first"));
+        let second = table.insert(key(2), at(0), "second");
+        assert_eq!(second.slot, first.slot);
+        assert_eq!(table.get(first), None);
+        assert_eq!(table.remove(first), None);
+        assert_eq!(table.find(&key(1)), None);
+        assert_eq!(table.find(&key(2)), Some(second));
+    }
+
+    #[test]
+    fn the_least_recently_used_flow_is_given_up_first() {
+        let mut table = FlowTable::new(3, [1, 2, 3, 4]);
+        let a = table.insert(key(1), at(0), ());
+        let b = table.insert(key(2), at(1), ());
+        let c = table.insert(key(3), at(2), ());
+        assert!(table.is_full());
+        table.touch(a, at(3));
+        let idle = Duration::from_secs(10);
+        assert_eq!(table.eviction_candidate(at(4), idle), None, "nobody has been silent for ten seconds");
+        assert_eq!(table.eviction_candidate(at(11), idle), Some(b));
+        table.remove(b);
+        assert_eq!(table.eviction_candidate(at(12), idle), Some(c));
+        table.touch(c, at(12));
+        assert_eq!(table.eviction_candidate(at(13), idle), Some(a));
+    }
+
+    #[test]
+    fn the_age_list_survives_any_order_of_removal() {
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut table = FlowTable::new(3, [1, 2, 3, 4]);
+            let ids: Vec<_> = (0..3).map(|i| table.insert(key(i), at(i64::from(i)), i)).collect();
+            for (step, &which) in order.iter().enumerate() {
+                table.remove(ids[which]);
+                let left = order[step + 1..].iter().min().map(|&i| ids[i]);
+                assert_eq!(table.eviction_candidate(at(100), Duration::from_secs(1)), left);
+            }
+            assert!(table.is_empty());
+        }
+    }
+}

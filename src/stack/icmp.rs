@@ -1,0 +1,259 @@
+//! ICMP and ICMPv6: echo by ping sockets, and our own answers to echo.
+//!
+//! An echo request to the gateway or the DNS address is answered here. Every other one leaves through a ping
+//! socket of the host (`SOCK_DGRAM`, `IPPROTO_ICMP`), and only what comes back from there is shown to the
+//! container: no reply that nobody sent. Where the host forbids ping sockets (`ping_group_range`), requests are
+//! dropped, counted, and the user told once.
+//!
+//! A flow is a container's identifier toward one destination (RFC 5508 §3.1). The kernel may give the socket
+//! another identifier; the container's own is put back. Other ICMP messages of the container are not forwarded.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::boundary::{
+    Action, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId, FrameSink, HostError, HostIo,
+    Instant, Io, NetworkErrorReport, StackEvent,
+};
+use super::drop_reason::DropReason;
+use super::flow::{FlowKey, FlowProtocol};
+use super::forward::{self, Outbound};
+use super::timer::Alarm;
+use super::udp::{Pending, READ_BUDGET, problem_of, send_twice};
+use super::{Flow, Stack};
+use crate::wire::icmp::{self, Echo, Problem};
+use crate::wire::ip;
+
+/// The state of one echo flow.
+#[derive(Debug)]
+pub struct EchoFlow {
+    /// When it is next to be woken.
+    pub(super) alarm: Alarm,
+    /// Requests that wait for the socket; `None` once it is open.
+    opening: Option<Vec<Pending>>,
+}
+
+impl Stack {
+    /// Takes one ICMP or ICMPv6 message of the container that is not neighbor discovery.
+    pub(super) fn handle_icmp<H: HostIo, F: FrameSink>(
+        &mut self,
+        packet: &ip::Packet<'_>,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> Result<(), DropReason> {
+        let is_ipv6 = packet.source.is_ipv6();
+        if !ip::transport_checksum_ok(packet.source, packet.destination, packet.protocol, packet.payload) {
+            return Err(DropReason::BadChecksum);
+        }
+        let echo = icmp::parse_echo_request(is_ipv6, packet.payload).ok_or(DropReason::IcmpNotForwarded)?;
+        let destination = SocketAddr::new(packet.destination, 0);
+        let target = match forward::outbound(&self.config, FlowProtocol::Echo, packet.source, destination) {
+            Outbound::Gateway => return self.answer_echo(packet, &echo, io.frames),
+            Outbound::Host(target) => target,
+            Outbound::Unreachable(reason) => {
+                self.send_problem(Problem::HostUnreachable, packet.bytes, now, io.frames)?;
+                return Err(reason);
+            }
+            Outbound::Resolver => return Err(DropReason::Denied),
+            Outbound::Closed(reason) | Outbound::Drop(reason) => return Err(reason),
+        };
+        let how = DatagramSend {
+            to: None,
+            from: None,
+            segment_bytes: None,
+            hop_limit: self.forwarded_hop_limit(packet, now, io.frames)?,
+            traffic_class: packet.traffic_class,
+            dont_fragment: packet.dont_fragment,
+        };
+        let key = FlowKey {
+            protocol: FlowProtocol::Echo,
+            container: SocketAddr::new(packet.source, echo.identifier),
+            remote: destination,
+        };
+        let flow = match self.flows.find(&key) {
+            Some(flow) => flow,
+            None => {
+                self.make_room(now, io)?;
+                let body = EchoFlow { alarm: Alarm::default(), opening: Some(Vec::new()) };
+                let flow = self.flows.insert(key, now, Flow::Echo(body));
+                self.wake_echo(flow);
+                self.actions.push_back(Action::OpenEcho {
+                    flow,
+                    target: target.ip(),
+                    identifier: echo.identifier,
+                });
+                self.tell_opened(flow, key, target);
+                flow
+            }
+        };
+        self.flows.touch(flow, now);
+        let pending_limit = self.config.limits.datagrams_pending_per_flow;
+        let Some((_, Flow::Echo(body))) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
+        match &mut body.opening {
+            Some(pending) if pending.len() < pending_limit => {
+                pending.push(Pending { payload: echo.message.into(), how });
+                Ok(())
+            }
+            Some(_) => Err(DropReason::HostQueueFull),
+            None => match send_twice(io.host, DatagramPort::Flow(flow), echo.message, &how) {
+                DatagramWrite::Sent => Ok(()),
+                DatagramWrite::Blocked => Err(DropReason::HostQueueFull),
+                DatagramWrite::Failed(error) => {
+                    if let Some(problem) = problem_of(error) {
+                        self.send_problem(problem, packet.bytes, now, io.frames)?;
+                    }
+                    Err(DropReason::HostRefused)
+                }
+            },
+        }
+    }
+
+    /// The gateway is there: it says so itself.
+    fn answer_echo(
+        &mut self,
+        packet: &ip::Packet<'_>,
+        echo: &Echo<'_>,
+        frames: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let header = self.header(packet.destination, packet.source, packet.protocol);
+        self.emit_packet(&header, echo.message.len(), frames, |message| {
+            icmp::write_echo_reply(message, header.source, header.destination, echo.identifier, echo.message);
+        })
+    }
+
+    /// The ping socket of a flow is open: what waited for it leaves.
+    pub(super) fn echo_connected(&mut self, flow: FlowId, host: &mut impl HostIo) {
+        let Some((_, Flow::Echo(body))) = self.flows.get_mut(flow) else { return };
+        let mut failed = 0;
+        for request in body.opening.take().unwrap_or_default() {
+            let sent = send_twice(host, DatagramPort::Flow(flow), &request.payload, &request.how);
+            failed += u64::from(sent != DatagramWrite::Sent);
+        }
+        self.stats.record_many(DropReason::HostRefused, failed);
+    }
+
+    /// The ping socket of a flow could not be opened.
+    pub(super) fn echo_connect_failed(
+        &mut self,
+        flow: FlowId,
+        error: HostError,
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) {
+        let Some((key, Flow::Echo(body))) = self.flows.get_mut(flow) else { return };
+        let waiting = body.opening.take().unwrap_or_default();
+        self.flows.remove(flow);
+        self.tell(StackEvent::FlowClosed { flow });
+        let reason = match error {
+            HostError::Prohibited => DropReason::EchoForbidden,
+            HostError::Exhausted => DropReason::DescriptorLimit,
+            _ => DropReason::HostRefused,
+        };
+        self.stats.record_many(reason, waiting.len() as u64);
+        if error == HostError::Prohibited {
+            if !self.echo_forbidden_told {
+                self.echo_forbidden_told = true;
+                self.tell(StackEvent::EchoForbidden);
+            }
+        } else if let (Some(problem), Some(request)) = (problem_of(error), waiting.first()) {
+            let offending = self.rebuild_echo(&key, &request.payload);
+            self.report(problem, &offending, None, now, frames);
+        }
+    }
+
+    /// Replies wait on a ping socket. Returns whether some may be left.
+    pub(super) fn read_echo<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> bool {
+        for _ in 0..READ_BUDGET {
+            let Some((key, Flow::Echo(_))) = self.flows.get_mut(flow) else { return false };
+            let is_ipv6 = key.container.is_ipv6();
+            let read = io.host.receive_datagrams(DatagramPort::Flow(flow), &mut self.scratch);
+            let arrived = match read {
+                DatagramRead::Blocked => return false,
+                DatagramRead::Failed(_) => continue,
+                DatagramRead::Arrived(arrived) => arrived,
+            };
+            let message = self.scratch[..arrived.len].to_vec();
+            if icmp::parse_echo_reply(is_ipv6, &message).is_none() {
+                self.stats.record(DropReason::BadTransport);
+                continue;
+            }
+            self.flows.touch(flow, now);
+            let mut header = self.header(key.remote.ip(), key.container.ip(), protocol_of(is_ipv6));
+            header.traffic_class = arrived.traffic_class;
+            header.hop_limit = arrived.hop_limit.saturating_sub(1).max(1);
+            header.dont_fragment = false;
+            let sent = self.emit_packet(&header, message.len(), io.frames, |out| {
+                icmp::write_echo_reply(
+                    out,
+                    header.source,
+                    header.destination,
+                    key.container.port(),
+                    &message,
+                );
+            });
+            self.count(sent);
+        }
+        true
+    }
+
+    /// The network said that a request of this flow did not arrive.
+    pub(super) fn echo_network_error(
+        &mut self,
+        flow: FlowId,
+        report: &NetworkErrorReport,
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) {
+        let Some(key) = self.flows.key(flow) else { return };
+        let Some(problem) = problem_of(report.error) else { return };
+        let offending = self.rebuild_echo(&key, &report.payload);
+        self.report(problem, &offending, report.offender, now, frames);
+    }
+
+    /// The request that an error speaks of, as the container sent it.
+    fn rebuild_echo(&self, key: &FlowKey, message: &[u8]) -> Vec<u8> {
+        let is_ipv6 = key.container.is_ipv6();
+        let header = self.header(key.container.ip(), key.remote.ip(), protocol_of(is_ipv6));
+        let length = message.len().max(icmp::HEADER_LEN);
+        let mut frame = vec![0; ip::ETHERNET_HEADER_LEN + ip::header_len(is_ipv6) + length];
+        let offset = ip::write_headers(&mut frame, &self.own_ethernet(), &header, length);
+        frame[offset..offset + message.len()].copy_from_slice(message);
+        // The kernel has put the socket's identifier in; the container knows its own.
+        frame[offset + 4..offset + 6].copy_from_slice(&key.container.port().to_be_bytes());
+        frame.split_off(ip::ETHERNET_HEADER_LEN)
+    }
+
+    /// The flow's alarm rang.
+    pub(super) fn echo_alarm(&mut self, flow: FlowId, now: Instant) {
+        let silent_since = self.flows.last_active(flow).unwrap_or(now);
+        if silent_since + self.config.timeouts.icmp.into() <= now {
+            self.close_datagram_flow(flow);
+        } else {
+            self.wake_echo(flow);
+        }
+    }
+
+    fn wake_echo(&mut self, flow: FlowId) {
+        let deadline =
+            self.flows.last_active(flow).unwrap_or(Instant::ZERO) + self.config.timeouts.icmp.into();
+        if let Some((_, Flow::Echo(body))) = self.flows.get_mut(flow) {
+            self.timers.wake_by(flow, &mut body.alarm, deadline);
+        }
+    }
+}
+
+fn protocol_of(is_ipv6: bool) -> u8 {
+    if is_ipv6 { ip::protocol::ICMPV6 } else { ip::protocol::ICMP }
+}
+
+/// Whether an address is one of ICMPv6's own concern on the link: neighbor discovery goes to these.
+pub(super) fn is_link_scope(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_multicast() || v6.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,477 @@
+//! The life of TCP flows: how they begin, what wakes them, how they end.
+//!
+//! A flow that the container initiates: its SYN is judged by `forward`, taken by an endpoint and held; the host
+//! connects; then the SYN-ACK goes out. Refused means RST, unreachable means ICMP, no answer means no answer.
+//! A flow that a client of a published port initiates is accepted by the host, then the endpoint connects to
+//! the container with the client's address as its own.
+//!
+//! After that both are the same relay (`relay`). What touches a flow only queues it; [`Stack::flush`] advances
+//! each queued flow once, so that a batch of segments is answered by one acknowledgement.
+//!
+//! RFC 9293 (TCP), RFC 5382 (TCP through NAT), RFC 6528 (initial sequence numbers), RFC 1337 (TIME-WAIT).
+
+pub mod endpoint;
+pub mod relay;
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::SocketAddr;
+
+use self::endpoint::{Endpoint, LinkView};
+use self::relay::{Outcome, Stage, TcpFlow};
+use super::boundary::{
+    Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, StackEvent,
+};
+use super::drop_reason::DropReason;
+use super::flow::{FlowKey, FlowProtocol};
+use super::forward::{self, Outbound};
+use super::timer::Alarm;
+use super::{Flow, Stack};
+use crate::wire::icmp::Problem;
+use crate::wire::ip;
+use crate::wire::tcp::{self, BareSegment, Flags, Segment};
+
+/// A link that takes no frames now is asked again after this long.
+const LINK_RETRY: Duration = Duration::from_millis(10);
+
+/// Bytes of a SYN's packet kept for an ICMP error: the IP header and eight bytes (RFC 792) or more.
+const QUOTE_BYTES: usize = 100;
+
+/// A pair of endpoints at rest after we closed first; it only acknowledges.
+#[derive(Debug, Default)]
+pub struct TimeWait {
+    /// When the rest ends.
+    pub alarm: Alarm,
+}
+
+impl Stack {
+    /// Takes one TCP segment of the container.
+    pub(super) fn handle_tcp<H: HostIo, F: FrameSink>(
+        &mut self,
+        packet: &ip::Packet<'_>,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> Result<(), DropReason> {
+        if packet.source.is_ipv6() && packet.bytes.len() - packet.payload.len() != ip::header_len(true) {
+            return Err(DropReason::UnsupportedOptions);
+        }
+        let segment = tcp::parse(packet.payload).map_err(|_| DropReason::BadTransport)?;
+        let key = FlowKey {
+            protocol: FlowProtocol::Tcp,
+            container: SocketAddr::new(packet.source, segment.source_port),
+            remote: SocketAddr::new(packet.destination, segment.destination_port),
+        };
+        let link = self.link_view()?;
+        let Some(flow) = self.flows.find(&key) else {
+            return self.open_from_container(key, packet, &segment, &link, now, io);
+        };
+        self.flows.touch(flow, now);
+        let Some((_, body)) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
+        match body {
+            Flow::Tcp(tcp) => {
+                tcp.endpoint.handle_segment(packet.bytes, &segment, &link, now, io.frames);
+                // A failure shows again, and is dealt with, when the flow is advanced.
+                let _ = tcp.relay_to_host(flow, io.host);
+                if !tcp.queued {
+                    tcp.queued = true;
+                    self.queue.push(flow);
+                }
+                Ok(())
+            }
+            Flow::TimeWait(_) if is_opening(&segment) => {
+                // RFC 6191: a new connection may take the place of one that only waits.
+                self.flows.remove(flow);
+                self.open_from_container(key, packet, &segment, &link, now, io)
+            }
+            Flow::TimeWait(_) => {
+                // RFC 9293 §3.10.7.4: all that can arrive is a retransmitted FIN; RFC 1337: a RST is ignored.
+                if segment.flags.contains(Flags::FIN) {
+                    let answer = BareSegment {
+                        source_port: segment.destination_port,
+                        destination_port: segment.source_port,
+                        sequence: segment.acknowledgement,
+                        acknowledgement: Some(
+                            segment.sequence.wrapping_add(segment.payload.len() as u32).wrapping_add(1),
+                        ),
+                        flags: Flags::ACK,
+                        window: 0,
+                    };
+                    self.send_bare(packet, &answer, io.frames)?;
+                }
+                Ok(())
+            }
+            Flow::Udp(_) | Flow::Echo(_) => Err(DropReason::NoFlow),
+        }
+    }
+
+    /// A segment that belongs to no flow: a SYN may begin one, anything else is answered by RST.
+    fn open_from_container<H: HostIo, F: FrameSink>(
+        &mut self,
+        key: FlowKey,
+        packet: &ip::Packet<'_>,
+        segment: &Segment<'_>,
+        link: &LinkView,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> Result<(), DropReason> {
+        let decision = forward::outbound(&self.config, FlowProtocol::Tcp, packet.source, key.remote);
+        let reject = |stack: &mut Stack, io: &mut Io<'_, H, F>, reason| {
+            if let Some(reset) = tcp::reset_for(segment) {
+                stack.send_bare(packet, &reset, io.frames)?;
+            }
+            Err(reason)
+        };
+        let (target, resolvers_tried) = match decision {
+            Outbound::Drop(reason) => return Err(reason),
+            _ if !is_opening(segment) => return reject(self, io, DropReason::NoFlow),
+            Outbound::Closed(reason) => return reject(self, io, reason),
+            Outbound::Gateway => return reject(self, io, DropReason::Denied),
+            Outbound::Unreachable(reason) => {
+                self.send_problem(Problem::HostUnreachable, packet.bytes, now, io.frames)?;
+                return Err(reason);
+            }
+            Outbound::Host(target) => {
+                if packet.hop_limit <= 1 {
+                    self.send_problem(Problem::HopLimitExceeded, packet.bytes, now, io.frames)?;
+                    return Err(DropReason::HopLimit);
+                }
+                (target, None)
+            }
+            Outbound::Resolver => match self.resolvers.preferred() {
+                Some(resolver) => (resolver, Some(0)),
+                None => {
+                    self.tell_no_resolver();
+                    return reject(self, io, DropReason::NoResolver);
+                }
+            },
+        };
+        if key.remote.port() == 0 || key.container.port() == 0 {
+            return Err(DropReason::BadTransport);
+        }
+        let buffer_bytes = self.admit_tcp(now, io)?;
+        let mut endpoint =
+            Endpoint::accept(key.remote, buffer_bytes, self.sequence_seed(&key, now), link, now);
+        endpoint.handle_segment(packet.bytes, segment, link, now, io.frames);
+        let quote = packet.bytes[..packet.bytes.len().min(QUOTE_BYTES)].into();
+        let flow =
+            self.add_tcp(key, endpoint, Stage::Connecting { quote, resolvers_tried }, buffer_bytes, now);
+        self.actions.push_back(Action::ConnectStream { flow, target });
+        self.tell_opened(flow, key, target);
+        Ok(())
+    }
+
+    /// A client of a published port was accepted: names the flow that its socket is to be bound to.
+    ///
+    /// # Errors
+    /// The reason why there will be no flow; the driver resets the connection.
+    pub fn accept_stream(
+        &mut self,
+        listener: ListenerId,
+        client: SocketAddr,
+        _local: SocketAddr,
+        now: Instant,
+    ) -> Result<FlowId, DropReason> {
+        let opened = self.open_from_host(listener, client, now);
+        if let Err(reason) = opened {
+            self.stats.record(reason);
+        }
+        opened
+    }
+
+    fn open_from_host(
+        &mut self,
+        listener: ListenerId,
+        client: SocketAddr,
+        now: Instant,
+    ) -> Result<FlowId, DropReason> {
+        let rule = self.config.publish.get(listener.0 as usize).ok_or(DropReason::Denied)?;
+        let inbound = forward::inbound(&self.config, rule, client)?;
+        let link = self.link_view()?;
+        let key = self.free_key(FlowProtocol::Tcp, &inbound).ok_or(DropReason::FlowLimit)?;
+        let buffer_bytes = self.admit_tcp_quietly(now)?;
+        let seed = self.sequence_seed(&key, now);
+        let endpoint = Endpoint::connect(key.remote, key.container, buffer_bytes, seed, &link, now);
+        let flow = self.add_tcp(key, endpoint, Stage::Opening, buffer_bytes, now);
+        if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
+            tcp.host_connected();
+        }
+        self.queue_tcp(flow);
+        self.tell_opened(flow, key, client);
+        Ok(flow)
+    }
+
+    fn add_tcp(
+        &mut self,
+        key: FlowKey,
+        endpoint: Endpoint,
+        stage: Stage,
+        buffer_bytes: usize,
+        now: Instant,
+    ) -> FlowId {
+        let charged = 2 * buffer_bytes;
+        self.tcp_buffer_bytes += charged;
+        self.half_open += 1;
+        let flow = self.flows.insert(key, now, Flow::Tcp(Box::new(TcpFlow::new(endpoint, stage, charged))));
+        let deadline = now + self.config.timeouts.tcp_handshake.into();
+        if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
+            self.timers.wake_by(flow, &mut tcp.alarm, deadline);
+        }
+        flow
+    }
+
+    /// Room for one more TCP flow: in the table, among the half-open, and in memory. Returns its buffer size.
+    fn admit_tcp<H: HostIo, F: FrameSink>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> Result<usize, DropReason> {
+        self.make_room(now, io)?;
+        self.admit_tcp_quietly(now)
+    }
+
+    /// The same where no frame can be sent: nobody is given up, the newcomer waits or is refused.
+    fn admit_tcp_quietly(&mut self, _now: Instant) -> Result<usize, DropReason> {
+        if self.flows.is_full() {
+            return Err(DropReason::FlowLimit);
+        }
+        if self.half_open >= self.config.limits.half_open {
+            return Err(DropReason::HalfOpenLimit);
+        }
+        self.tcp_buffer_for_one_more().ok_or(DropReason::MemoryLimit)
+    }
+
+    /// Few flows get large buffers, many get small ones: the n-th gets 1/32n of the total in each direction, so
+    /// that the sum grows with the logarithm of their number.
+    fn tcp_buffer_for_one_more(&self) -> Option<usize> {
+        let limits = &self.config.limits;
+        let share = limits.tcp_buffer_total_bytes / (32 * (self.flows.len() + 1));
+        let mut size = share.clamp(limits.tcp_buffer_min_bytes, limits.tcp_buffer_max_bytes);
+        let left = limits.tcp_buffer_total_bytes.saturating_sub(self.tcp_buffer_bytes);
+        while 2 * size > left {
+            if size <= limits.tcp_buffer_min_bytes {
+                return None;
+            }
+            size = (size / 2).max(limits.tcp_buffer_min_bytes);
+        }
+        Some(size)
+    }
+
+    /// RFC 6528 §3: a keyed hash of the endpoints and of the clock, so that no two connections of a pair, and no
+    /// two pairs, have related sequence numbers.
+    fn sequence_seed(&self, key: &FlowKey, now: Instant) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        key.hash(&mut hasher);
+        // The RFC's timer of 4 microseconds.
+        (now.total_micros() / 4).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Puts a flow into the queue of those to be advanced at the next flush.
+    pub(super) fn queue_tcp(&mut self, flow: FlowId) {
+        if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow)
+            && !tcp.queued
+        {
+            tcp.queued = true;
+            self.queue.push(flow);
+        }
+    }
+
+    /// Advances one queued flow and deals with its end.
+    pub(super) fn advance_tcp<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        let Ok(link) = self.link_view() else { return };
+        let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        tcp.queued = false;
+        let was_relaying = tcp.is_relaying();
+        let outcome = tcp.advance(flow, &link, now, io, &mut self.actions);
+        if !was_relaying && tcp.is_relaying() {
+            self.half_open -= 1;
+        }
+        match outcome {
+            Outcome::Alive => self.schedule_tcp(flow, now),
+            Outcome::Over(how) => self.close_tcp(flow, how),
+            Outcome::TimeWait => self.rest_in_time_wait(flow, now),
+        }
+    }
+
+    /// The next instant at which the endpoint has something to do, or at which silence has lasted too long.
+    fn schedule_tcp(&mut self, flow: FlowId, now: Instant) {
+        let idle_deadline = self.tcp_idle_deadline(flow);
+        let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        let mut deadline = idle_deadline;
+        if let Some(due) = tcp.endpoint.poll_timeout(now) {
+            deadline = deadline.min(if due <= now { now + LINK_RETRY } else { due });
+        }
+        self.timers.wake_by(flow, &mut tcp.alarm, deadline);
+    }
+
+    fn tcp_idle_deadline(&self, flow: FlowId) -> Instant {
+        let timeouts = &self.config.timeouts;
+        let last_active = self.flows.last_active(flow).unwrap_or(Instant::ZERO);
+        let Some(Flow::Tcp(tcp)) = self.flows.get(flow) else { return last_active };
+        let patience = if !tcp.is_relaying() {
+            timeouts.tcp_handshake
+        } else if tcp.endpoint.unacknowledged_bytes() > 0 {
+            // A living container acknowledges or at least answers a probe of its closed window.
+            timeouts.tcp_closing
+        } else {
+            timeouts.tcp_established
+        };
+        last_active + patience.into()
+    }
+
+    /// The flow's alarm rang.
+    pub(super) fn tcp_alarm<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        if self.tcp_idle_deadline(flow) > now {
+            self.advance_tcp(flow, now, io);
+            return;
+        }
+        let connecting = matches!(self.flows.get(flow), Some(Flow::Tcp(tcp)) if matches!(tcp.stage, Stage::Connecting { .. }));
+        if connecting {
+            // Nobody answered: neither do we. The container's own handshake has its own end.
+            self.close_tcp(flow, CloseKind::Reset);
+        } else {
+            self.abort_tcp(flow, now, io);
+        }
+    }
+
+    /// Resets both sides.
+    pub(super) fn abort_tcp<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        if let (Ok(link), Some((_, Flow::Tcp(tcp)))) = (self.link_view(), self.flows.get_mut(flow)) {
+            tcp.endpoint.abort();
+            tcp.endpoint.poll_transmit(&link, now, io.frames);
+        }
+        self.close_tcp(flow, CloseKind::Reset);
+    }
+
+    /// Ends a flow: the host socket goes `how`, the container has been told.
+    fn close_tcp(&mut self, flow: FlowId, how: CloseKind) {
+        if let Some(Flow::Tcp(tcp)) = self.flows.remove(flow) {
+            self.forget_tcp(&tcp);
+            self.actions.push_back(Action::Close { flow, how });
+            self.tell(StackEvent::FlowClosed { flow });
+        }
+    }
+
+    fn forget_tcp(&mut self, tcp: &TcpFlow) {
+        self.tcp_buffer_bytes -= tcp.buffer_bytes;
+        if !tcp.is_relaying() {
+            self.half_open -= 1;
+        }
+    }
+
+    /// The host socket and the buffers go, the pair of endpoints stays a while.
+    fn rest_in_time_wait(&mut self, flow: FlowId, now: Instant) {
+        let Some((key, Flow::Tcp(_))) = self.flows.get_mut(flow) else { return };
+        self.close_tcp(flow, CloseKind::Graceful);
+        let rest = self.flows.insert(key, now, Flow::TimeWait(TimeWait::default()));
+        let deadline = now + self.config.timeouts.tcp_time_wait.into();
+        if let Some((_, Flow::TimeWait(time_wait))) = self.flows.get_mut(rest) {
+            self.timers.wake_by(rest, &mut time_wait.alarm, deadline);
+        }
+    }
+
+    /// The host socket is connected.
+    pub(super) fn tcp_connected(&mut self, flow: FlowId) {
+        let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        if !matches!(tcp.stage, Stage::Connecting { .. }) {
+            return;
+        }
+        tcp.endpoint.release_syn_ack();
+        tcp.host_connected();
+        tcp.stage = Stage::Relaying;
+        self.half_open -= 1;
+        self.queue_tcp(flow);
+    }
+
+    /// The host could not connect: the container learns what a direct connection would have shown it.
+    pub(super) fn tcp_connect_failed<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        error: HostError,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        let Stage::Connecting { quote, resolvers_tried } = &mut tcp.stage else { return };
+        if let Some(tried) = resolvers_tried {
+            *tried += 1;
+            if let Some(next) = self.resolvers.after_failures(*tried) {
+                self.actions.push_back(Action::ConnectStream { flow, target: next });
+                return;
+            }
+        }
+        let problem = match error {
+            HostError::Refused | HostError::Reset | HostError::Other => None,
+            HostError::NetworkUnreachable => Some(Problem::NetworkUnreachable),
+            HostError::HostUnreachable => Some(Problem::HostUnreachable),
+            HostError::ProtocolUnreachable => Some(Problem::ProtocolUnreachable),
+            HostError::Prohibited => Some(Problem::Prohibited),
+            HostError::HopLimitExceeded => Some(Problem::HopLimitExceeded),
+            HostError::MessageTooLong { mtu } => Some(Problem::PacketTooBig { mtu }),
+            HostError::TimedOut => {
+                self.forget_connecting(flow);
+                return;
+            }
+            HostError::Exhausted => {
+                // The container will send its SYN again; by then there may be room.
+                self.stats.record(DropReason::DescriptorLimit);
+                self.forget_connecting(flow);
+                return;
+            }
+        };
+        match problem {
+            None => {
+                if let (Ok(link), Some((_, Flow::Tcp(tcp)))) = (self.link_view(), self.flows.get_mut(flow)) {
+                    tcp.endpoint.abort();
+                    tcp.endpoint.poll_transmit(&link, now, io.frames);
+                }
+            }
+            Some(problem) => {
+                let quote = std::mem::take(quote);
+                if let Err(reason) = self.send_problem(problem, &quote, now, io.frames) {
+                    self.stats.record(reason);
+                }
+            }
+        }
+        self.forget_connecting(flow);
+    }
+
+    /// Removes a flow whose host socket the driver has already forgotten.
+    fn forget_connecting(&mut self, flow: FlowId) {
+        if let Some(Flow::Tcp(tcp)) = self.flows.remove(flow) {
+            self.forget_tcp(&tcp);
+            self.tell(StackEvent::FlowClosed { flow });
+        }
+    }
+
+    /// Sends a segment without options in answer to `packet`, from the address it was sent to.
+    fn send_bare(
+        &mut self,
+        packet: &ip::Packet<'_>,
+        segment: &BareSegment,
+        frames: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let header = self.header(packet.destination, packet.source, ip::protocol::TCP);
+        self.emit_transport(&header, BareSegment::LEN, frames, |transport| segment.write(transport))
+    }
+}
+
+fn is_opening(segment: &Segment<'_>) -> bool {
+    segment.flags.contains(Flags::SYN)
+        && !segment.flags.contains(Flags::ACK)
+        && !segment.flags.contains(Flags::RST)
+}

@@ -1,0 +1,233 @@
+//! One TCP flow: bytes between the container's endpoint and the host's socket.
+//!
+//! The relay owns no buffer. Toward the host it writes straight from the endpoint's receive buffer, toward the
+//! container it reads straight into the transmit buffer, and it stops when the other side blocks: so what one
+//! side has not taken is bounded by the endpoint's window, and a slow reader slows its writer.
+//!
+//! Halves close separately. The container's FIN becomes a FIN of the host socket once every byte before it has
+//! been written; the host's end of stream becomes a FIN of the endpoint. A failure of either side is a RST to
+//! the other, never a FIN.
+
+use super::super::boundary::{
+    Action, CloseKind, FlowId, FrameSink, HostError, HostIo, Instant, Io, StreamRead, StreamWrite,
+};
+use super::super::timer::Alarm;
+use super::endpoint::{Endpoint, LinkView, Phase};
+
+/// Most bytes read from the host before they are put on the link: one super-segment, still warm in the cache.
+const READ_AHEAD_BYTES: usize = 64 << 10;
+
+/// How far a flow has come.
+#[derive(Debug)]
+pub enum Stage {
+    /// The container's SYN is held while the host connects.
+    Connecting {
+        /// The beginning of the SYN's packet, to be quoted in an ICMP error.
+        quote: Box<[u8]>,
+        /// Resolvers tried so far, when this is a query of the DNS; none otherwise.
+        resolvers_tried: Option<usize>,
+    },
+    /// A client of a published port waits for the container to accept.
+    Opening,
+    /// Both sides are connected.
+    Relaying,
+}
+
+/// What became of a flow that was advanced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes on.
+    Alive,
+    /// Both halves have ended and we closed first: the pair of endpoints rests in TIME-WAIT.
+    TimeWait,
+    /// It is over.
+    Over(CloseKind),
+}
+
+/// The state of one TCP flow.
+#[derive(Debug)]
+pub struct TcpFlow {
+    /// Toward the container.
+    pub endpoint: Endpoint,
+    /// When it is next to be woken.
+    pub alarm: Alarm,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Bytes of buffer charged to the total.
+    pub buffer_bytes: usize,
+    /// It waits in the queue of flows to be advanced.
+    pub queued: bool,
+    host_readable: bool,
+    host_writable: bool,
+    /// The host's FIN has been read.
+    host_finished: bool,
+    /// Our FIN toward the host has been ordered.
+    host_shut: bool,
+    /// The container's FIN has been received.
+    container_finished: bool,
+}
+
+impl TcpFlow {
+    /// A flow at the beginning of its life.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, stage: Stage, buffer_bytes: usize) -> Self {
+        TcpFlow {
+            endpoint,
+            alarm: Alarm::default(),
+            stage,
+            buffer_bytes,
+            queued: false,
+            host_readable: false,
+            host_writable: false,
+            host_finished: false,
+            host_shut: false,
+            container_finished: false,
+        }
+    }
+
+    /// Whether the handshake is complete on both sides.
+    #[must_use]
+    pub fn is_relaying(&self) -> bool {
+        matches!(self.stage, Stage::Relaying)
+    }
+
+    /// Whether one half has ended.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.host_finished || self.container_finished
+    }
+
+    /// The host's socket is connected: it may be read and written.
+    pub fn host_connected(&mut self) {
+        self.host_readable = true;
+        self.host_writable = true;
+    }
+
+    /// Reading the host may succeed again.
+    pub fn host_readable(&mut self) {
+        self.host_readable = true;
+    }
+
+    /// Writing to the host may succeed again.
+    pub fn host_writable(&mut self) {
+        self.host_writable = true;
+    }
+
+    /// Writes to the host what the container has sent, as long as the host takes it.
+    pub fn relay_to_host(&mut self, flow: FlowId, host: &mut impl HostIo) -> Result<bool, HostError> {
+        let mut moved = false;
+        while self.is_relaying() && self.host_writable && self.endpoint.received_bytes() > 0 {
+            let mut failure = None;
+            let host_writable = &mut self.host_writable;
+            self.endpoint.receive_with(|bytes| match host.send_stream(flow, bytes) {
+                StreamWrite::Bytes(count) => {
+                    moved = true;
+                    count
+                }
+                StreamWrite::Blocked => {
+                    *host_writable = false;
+                    0
+                }
+                StreamWrite::Failed(error) => {
+                    failure = Some(error);
+                    0
+                }
+            });
+            if let Some(error) = failure {
+                return Err(error);
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Reads from the host what fits toward the container, one super-segment at most.
+    fn relay_to_container(&mut self, flow: FlowId, host: &mut impl HostIo) -> Result<bool, HostError> {
+        let mut moved = 0;
+        while self.is_relaying()
+            && self.host_readable
+            && moved < READ_AHEAD_BYTES
+            && self.endpoint.transmit_space() > 0
+        {
+            let mut outcome = StreamRead::Blocked;
+            self.endpoint.transmit_with(|space| {
+                let most = space.len().min(READ_AHEAD_BYTES);
+                outcome = host.receive_stream(flow, &mut space[..most]);
+                match outcome {
+                    StreamRead::Bytes(count) => count,
+                    StreamRead::End | StreamRead::Blocked | StreamRead::Failed(_) => 0,
+                }
+            });
+            match outcome {
+                StreamRead::Bytes(count) => moved += count,
+                StreamRead::Blocked => self.host_readable = false,
+                StreamRead::End => {
+                    self.host_readable = false;
+                    self.host_finished = true;
+                    self.endpoint.close();
+                }
+                StreamRead::Failed(error) => return Err(error),
+            }
+        }
+        Ok(moved > 0)
+    }
+
+    /// Moves everything that can move, lets the endpoint speak, and says what became of the flow.
+    pub fn advance<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        link: &LinkView,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+        actions: &mut impl Extend<Action>,
+    ) -> Outcome {
+        self.settle_stage();
+        loop {
+            let moved = match self.relay_to_host(flow, io.host) {
+                Ok(up) => self.relay_to_container(flow, io.host).map(|down| up || down),
+                Err(error) => Err(error),
+            };
+            let Ok(moved) = moved else {
+                // The host's connection is gone, and with it whatever it had not delivered.
+                self.endpoint.abort();
+                self.endpoint.poll_transmit(link, now, io.frames);
+                return Outcome::Over(CloseKind::Graceful);
+            };
+            let sent = self.endpoint.poll_transmit(link, now, io.frames);
+            if !moved && !sent {
+                break;
+            }
+        }
+        self.settle_end(flow, actions)
+    }
+
+    /// A published port's flow relays as soon as the container has accepted.
+    fn settle_stage(&mut self) {
+        if matches!(self.stage, Stage::Opening)
+            && matches!(self.endpoint.phase(), Phase::Open | Phase::ContainerFinished)
+        {
+            self.stage = Stage::Relaying;
+        }
+    }
+
+    fn settle_end(&mut self, flow: FlowId, actions: &mut impl Extend<Action>) -> Outcome {
+        let phase = self.endpoint.phase();
+        if matches!(phase, Phase::ContainerFinished | Phase::TimeWait) {
+            self.container_finished = true;
+        }
+        let drained = self.endpoint.received_bytes() == 0;
+        if self.container_finished && drained && self.is_relaying() && !self.host_shut {
+            self.host_shut = true;
+            actions.extend([Action::ShutdownWrite { flow }]);
+        }
+        match phase {
+            Phase::Opening | Phase::Open | Phase::ContainerFinished => Outcome::Alive,
+            Phase::TimeWait if drained => Outcome::TimeWait,
+            Phase::Closed if !(self.container_finished && self.host_finished) => {
+                Outcome::Over(CloseKind::Reset)
+            }
+            Phase::Closed if drained => Outcome::Over(CloseKind::Graceful),
+            // Both sides are done with each other, but the host has yet to take the last bytes.
+            Phase::TimeWait | Phase::Closed => Outcome::Alive,
+        }
+    }
+}

@@ -1,0 +1,530 @@
+//! UDP flows: datagrams between the container and a host socket of their own.
+//!
+//! By default a flow is a pair of endpoints with one connected host socket, so that only the peer that was
+//! asked may answer and its ICMP errors find their way back. With endpoint-independent mapping
+//! (RFC 4787 §4.1) one unconnected socket serves all peers of a container endpoint. Clients of a published
+//! port share the port's socket; their flows hold only who they are.
+//!
+//! The first datagrams of a flow wait, bounded, for the driver to open the socket. After that every datagram
+//! goes straight through, runs of equal ones together. Nothing is queued: what the host or the link does not
+//! take is dropped and counted, as a router would.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::boundary::{
+    Action, ArrivedDatagrams, CloseKind, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId,
+    FrameSink, HostError, HostIo, Instant, Io, ListenerId, NetworkErrorReport, StackEvent,
+};
+use super::drop_reason::DropReason;
+use super::flow::{FlowKey, FlowProtocol};
+use super::forward::{self, Outbound};
+use super::service::dns::Exchange;
+use super::timer::Alarm;
+use super::{Flow, Stack};
+use crate::config::{PortProtocol, UdpMapping};
+use crate::wire::icmp::Problem;
+use crate::wire::vnet_header::{FrameMeta, Segmentation};
+use crate::wire::{ip, udp};
+
+/// Datagrams read from one socket before others get their turn.
+pub(super) const READ_BUDGET: usize = 64;
+
+/// Which socket a flow's datagrams leave through.
+#[derive(Debug)]
+pub(super) enum Via {
+    /// None yet: these wait for it.
+    Opening(Vec<Pending>),
+    /// Its own.
+    Own,
+    /// A published port's, toward this client, from the address it had reached.
+    Listener { listener: ListenerId, client: SocketAddr, local: Option<IpAddr> },
+}
+
+/// A datagram that waits for its socket.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// What it says.
+    pub payload: Box<[u8]>,
+    /// How it is to leave.
+    pub how: DatagramSend,
+}
+
+/// The state of one UDP flow.
+#[derive(Debug)]
+pub struct UdpFlow {
+    /// When it is next to be woken.
+    pub(super) alarm: Alarm,
+    via: Via,
+    /// Set when the flow carries queries to the DNS forwarder.
+    dns: Option<Exchange>,
+}
+
+impl UdpFlow {
+    /// The client of a published port that the flow belongs to, if it is one.
+    pub(super) fn client(&self) -> Option<(ListenerId, SocketAddr, Option<IpAddr>)> {
+        match self.via {
+            Via::Listener { listener, client, local } => Some((listener, client, local)),
+            Via::Opening(_) | Via::Own => None,
+        }
+    }
+}
+
+impl Stack {
+    /// Takes one datagram of the container, or a run of them.
+    pub(super) fn handle_udp<H: HostIo, F: FrameSink>(
+        &mut self,
+        packet: &ip::Packet<'_>,
+        meta: &FrameMeta,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> Result<(), DropReason> {
+        let datagram = udp::parse(packet.payload).map_err(|_| DropReason::BadTransport)?;
+        let container = SocketAddr::new(packet.source, datagram.source_port);
+        let remote = SocketAddr::new(packet.destination, datagram.destination_port);
+        let exact = FlowKey { protocol: FlowProtocol::Udp, container, remote };
+        let mut how = DatagramSend {
+            to: None,
+            from: None,
+            segment_bytes: match meta.segmentation {
+                Some(Segmentation::Udp { segment_bytes }) => std::num::NonZeroU16::new(segment_bytes),
+                Some(Segmentation::Tcp { .. }) => return Err(DropReason::BadTransport),
+                None => None,
+            },
+            hop_limit: packet.hop_limit,
+            traffic_class: packet.traffic_class,
+            dont_fragment: packet.dont_fragment,
+        };
+        if let Some(flow) = self.flows.find(&exact) {
+            if !self.config.link.is_on_link(remote.ip()) {
+                how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
+            }
+            return self.send_udp(flow, packet, datagram.payload, how, now, io);
+        }
+        let decision = forward::outbound(&self.config, FlowProtocol::Udp, packet.source, remote);
+        let (target, dns) = match decision {
+            Outbound::Host(target) => {
+                // The gateway's alias is the last hop itself; all else lies beyond it.
+                if !self.config.link.is_on_link(remote.ip()) {
+                    how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
+                }
+                (target, None)
+            }
+            Outbound::Resolver => match self.resolvers.preferred() {
+                Some(resolver) => (resolver, Some(Exchange::default())),
+                None => {
+                    self.tell_no_resolver();
+                    self.send_problem(Problem::PortUnreachable, packet.bytes, now, io.frames)?;
+                    return Err(DropReason::NoResolver);
+                }
+            },
+            Outbound::Closed(reason) => {
+                self.send_problem(Problem::PortUnreachable, packet.bytes, now, io.frames)?;
+                return Err(reason);
+            }
+            Outbound::Unreachable(reason) => {
+                self.send_problem(Problem::HostUnreachable, packet.bytes, now, io.frames)?;
+                return Err(reason);
+            }
+            Outbound::Gateway => return Err(DropReason::Denied),
+            Outbound::Drop(reason) => return Err(reason),
+        };
+        if remote.port() == 0 || container.port() == 0 {
+            return Err(DropReason::BadTransport);
+        }
+        let independent = self.config.udp_mapping == UdpMapping::EndpointIndependent && dns.is_none();
+        let (key, connect_to) = if independent {
+            how.to = Some(target);
+            let anyone = anyone_like(remote);
+            (FlowKey { remote: anyone, ..exact }, anyone)
+        } else {
+            (exact, target)
+        };
+        let flow = match self.flows.find(&key) {
+            Some(flow) => flow,
+            None => {
+                self.make_room(now, io)?;
+                let flow = self.add_udp(key, Via::Opening(Vec::new()), dns, now);
+                // RFC 4787 REQ-4 and the resolver's own need: queries leave from a port nobody can guess.
+                let preferred_port = if key.remote == target || independent { container.port() } else { 0 };
+                self.actions.push_back(Action::OpenDatagram { flow, target: connect_to, preferred_port });
+                self.tell_opened(flow, key, target);
+                flow
+            }
+        };
+        self.send_udp(flow, packet, datagram.payload, how, now, io)
+    }
+
+    fn add_udp(&mut self, key: FlowKey, via: Via, dns: Option<Exchange>, now: Instant) -> FlowId {
+        let flow =
+            self.flows.insert(key, now, Flow::Udp(Box::new(UdpFlow { alarm: Alarm::default(), via, dns })));
+        self.wake_udp(flow);
+        flow
+    }
+
+    /// Sends toward the host what the container sent on an existing flow.
+    fn send_udp<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        packet: &ip::Packet<'_>,
+        payload: &[u8],
+        how: DatagramSend,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> Result<(), DropReason> {
+        self.flows.touch(flow, now);
+        let limits = self.config.limits;
+        let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
+        if let Some(exchange) = &mut body.dns {
+            exchange.ask(
+                payload,
+                how,
+                limits.dns_pending_per_flow,
+                now + self.config.timeouts.dns_try.into(),
+            );
+        }
+        let outcome = match &mut body.via {
+            Via::Opening(_) if body.dns.is_some() => DatagramWrite::Sent,
+            Via::Opening(pending) if pending.len() < limits.datagrams_pending_per_flow => {
+                pending.push(Pending { payload: payload.into(), how });
+                DatagramWrite::Sent
+            }
+            Via::Opening(_) => DatagramWrite::Blocked,
+            Via::Own => send_twice(io.host, DatagramPort::Flow(flow), payload, &how),
+            Via::Listener { listener, client, local } => {
+                let how = DatagramSend { to: Some(*client), from: *local, ..how };
+                send_twice(io.host, DatagramPort::Listener(*listener), payload, &how)
+            }
+        };
+        let is_dns = body.dns.is_some();
+        if is_dns {
+            self.wake_udp(flow);
+        }
+        match outcome {
+            DatagramWrite::Sent => Ok(()),
+            DatagramWrite::Blocked => Err(DropReason::HostQueueFull),
+            // The forwarder asks the next resolver at its deadline.
+            DatagramWrite::Failed(_) if is_dns => Ok(()),
+            DatagramWrite::Failed(error) => {
+                if let Some(problem) = problem_of(error) {
+                    self.send_problem(problem, packet.bytes, now, io.frames)?;
+                }
+                Err(DropReason::HostRefused)
+            }
+        }
+    }
+
+    /// The socket of a flow is open: what waited for it leaves.
+    pub(super) fn udp_connected(&mut self, flow: FlowId, host: &mut impl HostIo) {
+        let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
+        let Via::Opening(pending) = std::mem::replace(&mut body.via, Via::Own) else { return };
+        let mut failed = 0;
+        for datagram in &pending {
+            let sent = send_twice(host, DatagramPort::Flow(flow), &datagram.payload, &datagram.how);
+            failed += u64::from(sent != DatagramWrite::Sent);
+        }
+        if let Some(exchange) = &body.dns {
+            for (message, how) in exchange.unanswered() {
+                let _ = send_twice(host, DatagramPort::Flow(flow), message, how);
+            }
+        }
+        self.stats.record_many(DropReason::HostRefused, failed);
+    }
+
+    /// The socket of a flow could not be opened.
+    pub(super) fn udp_connect_failed(
+        &mut self,
+        flow: FlowId,
+        error: HostError,
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) {
+        let Some((key, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
+        if body.dns.is_some() {
+            self.ask_next_resolver(flow, now, false);
+            return;
+        }
+        if let (Via::Opening(pending), Some(problem)) = (&mut body.via, problem_of(error)) {
+            let payload = pending.first().map(|datagram| datagram.payload.clone()).unwrap_or_default();
+            let remote = key.remote;
+            if !remote.ip().is_unspecified() {
+                let offending = self.rebuild(&FlowKey { remote, ..key }, &payload);
+                self.report(problem, &offending, None, now, frames);
+            }
+        }
+        self.stats.record(if error == HostError::Exhausted {
+            DropReason::DescriptorLimit
+        } else {
+            DropReason::HostRefused
+        });
+        self.flows.remove(flow);
+        self.tell(StackEvent::FlowClosed { flow });
+    }
+
+    /// Datagrams wait on a flow's own socket. Returns whether some may be left.
+    pub(super) fn read_udp<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> bool {
+        for _ in 0..READ_BUDGET {
+            let Some((key, Flow::Udp(_))) = self.flows.get_mut(flow) else { return false };
+            let Some(room) = self.emitter.reserve_udp(io.frames, key.container.is_ipv6()) else {
+                self.stats.record(DropReason::LinkFull);
+                return true;
+            };
+            match io.host.receive_datagrams(DatagramPort::Flow(flow), room) {
+                DatagramRead::Blocked => return false,
+                // The report itself arrives as a `NetworkError`.
+                DatagramRead::Failed(_) => {}
+                DatagramRead::Arrived(arrived) => {
+                    self.flows.touch(flow, now);
+                    if !self.admit_answer(flow, &room[..arrived.len]) {
+                        continue;
+                    }
+                    let source = if key.remote.ip().is_unspecified() {
+                        forward::shown_peer(&self.config, arrived.source)
+                    } else {
+                        key.remote
+                    };
+                    let sent = self.deliver_udp(source, key.container, &arrived, io.frames);
+                    self.count(sent);
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether a datagram may pass: on a flow of the DNS, only an answer that is awaited.
+    fn admit_answer(&mut self, flow: FlowId, message: &[u8]) -> bool {
+        let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return false };
+        let Some(exchange) = &mut body.dns else { return true };
+        let awaited = exchange.is_answer(message);
+        if awaited {
+            let failures = std::mem::take(&mut exchange.failures);
+            self.resolvers.answered(failures);
+        } else {
+            self.stats.record(DropReason::NoFlow);
+        }
+        awaited
+    }
+
+    /// Datagrams wait on a published port. Returns whether some may be left.
+    pub(super) fn read_listener<H: HostIo, F: FrameSink>(
+        &mut self,
+        listener: ListenerId,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) -> bool {
+        let Some(rule) = self.config.publish.get(listener.0 as usize).copied() else { return false };
+        if rule.protocol != PortProtocol::Udp {
+            return false;
+        }
+        for _ in 0..READ_BUDGET {
+            let Some(room) = self.emitter.reserve_udp(io.frames, rule.host_address.is_ipv6()) else {
+                self.stats.record(DropReason::LinkFull);
+                return true;
+            };
+            match io.host.receive_datagrams(DatagramPort::Listener(listener), room) {
+                DatagramRead::Blocked => return false,
+                DatagramRead::Failed(_) => {}
+                DatagramRead::Arrived(arrived) => {
+                    let sent = self
+                        .flow_of_client(listener, &rule, &arrived, now)
+                        .and_then(|key| self.deliver_udp(key.remote, key.container, &arrived, io.frames));
+                    self.count(sent);
+                }
+            }
+        }
+        true
+    }
+
+    /// The flow of a published port's client, made at its first datagram.
+    fn flow_of_client(
+        &mut self,
+        listener: ListenerId,
+        rule: &crate::config::PublishRule,
+        arrived: &ArrivedDatagrams,
+        now: Instant,
+    ) -> Result<FlowKey, DropReason> {
+        let inbound = forward::inbound(&self.config, rule, arrived.source)?;
+        let known = (listener, arrived.source, arrived.local);
+        if let Some(&flow) = self.clients.get(&known)
+            && let Some(key) = self.flows.key(flow)
+        {
+            self.flows.touch(flow, now);
+            return Ok(key);
+        }
+        let key = self.free_key(FlowProtocol::Udp, &inbound).ok_or(DropReason::FlowLimit)?;
+        if self.flows.is_full() {
+            let idle = self.config.limits.evict_idle.into();
+            let oldest = self.flows.eviction_candidate(now, idle).ok_or(DropReason::FlowLimit)?;
+            if !matches!(self.flows.get(oldest), Some(Flow::Udp(_) | Flow::Echo(_))) {
+                return Err(DropReason::FlowLimit);
+            }
+            self.close_datagram_flow(oldest);
+        }
+        let via = Via::Listener { listener, client: arrived.source, local: arrived.local };
+        let flow = self.add_udp(key, via, None, now);
+        self.clients.insert(known, flow);
+        self.tell_opened(flow, key, arrived.source);
+        Ok(key)
+    }
+
+    fn deliver_udp(
+        &mut self,
+        source: SocketAddr,
+        container: SocketAddr,
+        arrived: &ArrivedDatagrams,
+        frames: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let mut header = self.header(source.ip(), container.ip(), ip::protocol::UDP);
+        header.traffic_class = arrived.traffic_class;
+        // One hop less, but never so few that the container's own stack would refuse it.
+        header.hop_limit = arrived.hop_limit.saturating_sub(1).max(1);
+        header.dont_fragment = false;
+        let link = self.link_view()?;
+        self.emitter.commit_udp(
+            frames,
+            &link.ethernet,
+            &header,
+            source.port(),
+            container.port(),
+            arrived.len,
+            arrived.segment_bytes,
+        )
+    }
+
+    /// The network said that a datagram of this flow did not arrive.
+    pub(super) fn udp_network_error(
+        &mut self,
+        flow: FlowId,
+        report: &NetworkErrorReport,
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) {
+        let Some((key, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
+        if body.dns.is_some() {
+            self.ask_next_resolver(flow, now, true);
+            return;
+        }
+        let Some(problem) = problem_of(report.error) else { return };
+        let remote = match report.destination {
+            Some(destination) if key.remote.ip().is_unspecified() => {
+                forward::shown_peer(&self.config, destination)
+            }
+            _ => key.remote,
+        };
+        if remote.ip().is_unspecified() {
+            return;
+        }
+        let offending = self.rebuild(&FlowKey { remote, ..key }, &report.payload);
+        self.report(problem, &offending, report.offender, now, frames);
+    }
+
+    /// The datagram that an error speaks of, as the container sent it, as far as it is known.
+    fn rebuild(&self, key: &FlowKey, payload: &[u8]) -> Vec<u8> {
+        let length = udp::HEADER_LEN + payload.len();
+        let header = self.header(key.container.ip(), key.remote.ip(), ip::protocol::UDP);
+        let mut frame = vec![0; ip::ETHERNET_HEADER_LEN + ip::header_len(key.container.is_ipv6()) + length];
+        let offset = ip::write_headers(&mut frame, &self.own_ethernet(), &header, length);
+        let transport = &mut frame[offset..];
+        transport[udp::HEADER_LEN..].copy_from_slice(payload);
+        udp::write_header(transport, key.container.port(), key.remote.port(), payload.len());
+        frame.split_off(ip::ETHERNET_HEADER_LEN)
+    }
+
+    /// The flow's alarm rang: a resolver was silent, or everybody was for long.
+    pub(super) fn udp_alarm(&mut self, flow: FlowId, now: Instant) {
+        let silent_since = self.flows.last_active(flow).unwrap_or(now);
+        let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
+        if body.dns.as_ref().is_some_and(|exchange| exchange.deadline.is_some_and(|at| at <= now)) {
+            self.ask_next_resolver(flow, now, true);
+        } else if silent_since + self.config.timeouts.udp.into() <= now {
+            self.close_datagram_flow(flow);
+        } else {
+            self.wake_udp(flow);
+        }
+    }
+
+    fn wake_udp(&mut self, flow: FlowId) {
+        let idle_deadline =
+            self.flows.last_active(flow).unwrap_or(Instant::ZERO) + self.config.timeouts.udp.into();
+        let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
+        let resolver_deadline = body.dns.as_ref().and_then(|exchange| exchange.deadline);
+        let deadline = resolver_deadline.map_or(idle_deadline, |at| at.min(idle_deadline));
+        self.timers.wake_by(flow, &mut body.alarm, deadline);
+    }
+
+    /// Replaces the host socket of a flow of the DNS by one to the next resolver, and asks again.
+    fn ask_next_resolver(&mut self, flow: FlowId, now: Instant, has_socket: bool) {
+        let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
+        let Some(exchange) = &mut body.dns else { return };
+        exchange.failures += 1;
+        let next =
+            if exchange.is_settled() { None } else { self.resolvers.after_silences(exchange.failures) };
+        let was_open = has_socket && matches!(body.via, Via::Own);
+        match next {
+            Some(target) => {
+                exchange.deadline = Some(now + self.config.timeouts.dns_try.into());
+                body.via = Via::Opening(Vec::new());
+                if was_open {
+                    self.actions.push_back(Action::Close { flow, how: CloseKind::Graceful });
+                }
+                self.actions.push_back(Action::OpenDatagram { flow, target, preferred_port: 0 });
+                self.wake_udp(flow);
+            }
+            None => {
+                exchange.give_up();
+                if was_open {
+                    self.close_datagram_flow(flow);
+                } else {
+                    self.flows.remove(flow);
+                    self.tell(StackEvent::FlowClosed { flow });
+                }
+            }
+        }
+    }
+}
+
+/// The wildcard endpoint of a family.
+fn anyone_like(endpoint: SocketAddr) -> SocketAddr {
+    match endpoint {
+        SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
+    }
+}
+
+/// Sends, and once more when an earlier datagram's error stood in the way: the socket reports it in place of
+/// sending this one (udp(7)).
+pub(super) fn send_twice(
+    host: &mut impl HostIo,
+    port: DatagramPort,
+    payload: &[u8],
+    how: &DatagramSend,
+) -> DatagramWrite {
+    match host.send_datagrams(port, payload, how) {
+        DatagramWrite::Failed(
+            HostError::Refused
+            | HostError::HostUnreachable
+            | HostError::NetworkUnreachable
+            | HostError::ProtocolUnreachable
+            | HostError::HopLimitExceeded,
+        ) => host.send_datagrams(port, payload, how),
+        outcome => outcome,
+    }
+}
+
+/// What the container is told about a host error of a datagram; nothing where silence is the truth.
+pub(super) fn problem_of(error: HostError) -> Option<Problem> {
+    match error {
+        HostError::Refused => Some(Problem::PortUnreachable),
+        HostError::NetworkUnreachable => Some(Problem::NetworkUnreachable),
+        HostError::HostUnreachable => Some(Problem::HostUnreachable),
+        HostError::ProtocolUnreachable => Some(Problem::ProtocolUnreachable),
+        HostError::Prohibited => Some(Problem::Prohibited),
+        HostError::HopLimitExceeded => Some(Problem::HopLimitExceeded),
+        HostError::MessageTooLong { mtu } => Some(Problem::PacketTooBig { mtu }),
+        HostError::Reset | HostError::TimedOut | HostError::Exhausted | HostError::Other => None,
+    }
+}
