@@ -14,4 +14,5 @@ mod link;
 mod offload;
 mod packet;
 mod prng;
+mod settings;
 mod world;

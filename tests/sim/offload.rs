@@ -163,9 +163,11 @@ impl Joiner {
         let mut whole = held.frame;
         let headers = whole.len() - ip.tcp_payload().len();
         if segments > 1 {
-            finish(&mut whole, &packet::read(&whole).unwrap().ip.unwrap(), 0);
+            let joined = packet::read(&whole).unwrap().ip.unwrap();
+            finish(&mut whole, &joined, 0);
         }
-        let (mut header, frame) = partial(whole, &ip);
+        let joined = packet::read(&whole).unwrap().ip.unwrap();
+        let (mut header, frame) = partial(whole, &joined);
         if segments > 1 {
             header[1] = if ip.source.is_ipv4() { GSO_TCPV4 } else { GSO_TCPV6 };
             header[2..4].copy_from_slice(&(headers as u16).to_le_bytes());
@@ -263,7 +265,7 @@ mod tests {
     fn joined_segments_are_cut_again_into_the_same_segments() {
         for is_ipv6 in [false, true] {
             let bytes: Vec<u8> = (0..250).collect();
-            let sequence = 0xffff_ff80;
+            let sequence = 0xffff_ff80u32;
             let frames: Vec<_> = bytes
                 .chunks(100)
                 .enumerate()

@@ -4,122 +4,22 @@
 //! be, every socket closed once, every flow freed once. A failure prints what is needed to see it again.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use netferry::config::{Config, Ipv4Link, Ipv6Link, Limits, LinkConfig, PublishRule, Timeouts, UdpMapping};
 use netferry::stack::Stack;
 use netferry::stack::boundary::{Action, FlowId, HostEvent, Io, ListenerId, StackEvent};
 use netferry::stack::drop_reason::DropReason;
-use netferry::wire::MacAddr;
-use netferry::wire::vnet_header::{Offload, VNET_HEADER_LEN};
+use netferry::wire::vnet_header::VNET_HEADER_LEN;
 
 use crate::app::Script;
 use crate::clock::{Duration, Instant, ms, secs};
 use crate::guest::{Guest, StreamId};
 use crate::host::{Connection, SimHost, Target};
-use crate::link::{Faults, Link};
+use crate::link::Link;
 use crate::packet;
 use crate::prng::{Prng, scramble};
-
-pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
-pub const CONTAINER_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 100];
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
-pub const CONTAINER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
-pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
-pub const GATEWAY6_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
-pub const DNS6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
-pub const CONTAINER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x64);
-
-/// An address outside, by its text.
-pub fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
-/// What a world is made of.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub seed: u64,
-    pub offload: Offload,
-    pub config: Config,
-    pub resolvers: Vec<SocketAddr>,
-    /// Bytes of the guest's TCP buffers.
-    pub guest_buffer_bytes: usize,
-    pub down: Faults,
-    pub up: Faults,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            seed: seed_from_environment().unwrap_or(1),
-            offload: Offload::ALL,
-            config: config(),
-            resolvers: vec![at("203.0.113.53:53"), at("203.0.113.54:53")],
-            guest_buffer_bytes: 256 << 10,
-            down: Faults::default(),
-            up: Faults::default(),
-        }
-    }
-}
-
-impl Settings {
-    pub fn offload(self, offload: Offload) -> Settings {
-        Settings { offload, ..self }
-    }
-
-    /// The same faults both ways.
-    pub fn faults(self, faults: Faults) -> Settings {
-        Settings { down: faults, up: faults, ..self }
-    }
-
-    /// Changes the configuration.
-    pub fn with(mut self, change: impl FnOnce(&mut Config)) -> Settings {
-        change(&mut self.config);
-        self
-    }
-
-    /// Publishes one more port; its listener is the place of its rule.
-    pub fn publishing(self, rule: PublishRule) -> Settings {
-        self.with(|config| config.publish.push(rule))
-    }
-}
-
-/// The seed that a failure has printed, to see it again.
-pub fn seed_from_environment() -> Option<u64> {
-    std::env::var("NETFERRY_SIM_SEED").ok().map(|text| text.parse().expect("NETFERRY_SIM_SEED is a number"))
-}
-
-/// The usual instance.
-pub fn config() -> Config {
-    Config {
-        link: LinkConfig {
-            ipv4: Some(Ipv4Link {
-                subnet: "10.0.2.0/24".parse().unwrap(),
-                gateway: GATEWAY,
-                dns: DNS,
-                container: CONTAINER,
-            }),
-            ipv6: Some(Ipv6Link {
-                prefix: "fd00::/64".parse().unwrap(),
-                gateway: GATEWAY6,
-                gateway_link_local: GATEWAY6_LINK_LOCAL,
-                dns: DNS6,
-                container: CONTAINER6,
-            }),
-            mtu: 1500,
-            gateway_mac: MacAddr(GATEWAY_MAC),
-            container_mac: Some(MacAddr(CONTAINER_MAC)),
-        },
-        host_loopback: false,
-        udp_mapping: UdpMapping::Connected,
-        publish: Vec::new(),
-        host_addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8:7::7".parse().unwrap()],
-        limits: Limits::default(),
-        timeouts: Timeouts::default(),
-    }
-}
+pub use crate::settings::*;
 
 /// What the core told of one flow.
 #[derive(Debug, Clone, Copy, Default)]
@@ -379,8 +279,16 @@ impl World {
         }
         for connection in &self.host.connections {
             assert_eq!(connection.app.wrong_at, None, "the host got a wrong byte");
-            assert!(!connection.shut || connection.app.peer_reset || connection.app.ended.is_some() || connection.app.peer_ended.is_some());
+            assert!(connection.closed.is_some(), "{:?} was never closed", connection.flow);
         }
+    }
+
+    /// Every program has ended, and every connection of the container has one on the host.
+    pub fn all_ended(&self) -> bool {
+        let mut apps = self.guest.streams.iter().map(|stream| &stream.app).collect::<Vec<_>>();
+        apps.extend(self.host.connections.iter().map(|peer| &peer.app));
+        self.host.connections.len() == self.guest.streams.len()
+            && apps.iter().all(|app| app.peer_ended.is_some() && app.ended.is_some())
     }
 
     /// Both ends of one connection got what the other sent, then its end.
