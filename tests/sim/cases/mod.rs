@@ -1,0 +1,38 @@
+//! The behaviours, by what they are about.
+
+mod dns;
+mod echo;
+mod limits;
+mod link_layer;
+mod policy;
+mod publish;
+mod sweep;
+mod tcp_failure;
+mod tcp_faults;
+mod tcp_flow_control;
+mod tcp_transfer;
+mod udp;
+mod udp_sizes;
+
+use std::net::SocketAddr;
+
+use netferry::wire::vnet_header::Offload;
+
+use crate::world::{Settings, World, at};
+
+/// An outside address of each family.
+const TARGETS: [&str; 2] = ["203.0.113.5:80", "[2001:db8::5]:80"];
+
+/// Runs for both families, with and without offload.
+fn everywhere(run: impl Fn(World, SocketAddr)) {
+    for offload in [Offload::ALL, Offload::NONE] {
+        for target in TARGETS {
+            run(World::new(Settings::default().offload(offload)), at(target));
+        }
+    }
+}
+
+/// Runs for both families.
+fn both_families(run: impl Fn(SocketAddr)) {
+    TARGETS.into_iter().for_each(|target| run(at(target)));
+}

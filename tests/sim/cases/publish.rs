@@ -1,0 +1,144 @@
+//! Published ports: a client of the host reaches the container's server.
+
+use std::net::SocketAddr;
+
+use netferry::config::PortProtocol::{Tcp, Udp};
+use netferry::stack::boundary::{CloseKind, ListenerId};
+use netferry::wire::vnet_header::Offload;
+
+use crate::app::{Ending, Script};
+use crate::clock::{ms, secs};
+use crate::world::{CONTAINER, GATEWAY, GATEWAY6, Settings, World, at};
+
+/// A host port of each family, its client outside, the same port on the container.
+fn published(run: impl Fn(World, SocketAddr)) {
+    for offload in [Offload::ALL, Offload::NONE] {
+        for (host, client) in
+            [("0.0.0.0:8080", "198.51.100.9:33333"), ("[::]:8080", "[2001:db8:9::9]:33333")]
+        {
+            let settings = Settings::default().offload(offload).publishing(Tcp, at(host), 80);
+            run(World::new(settings), at(client));
+        }
+    }
+}
+
+#[test]
+fn a_client_reaches_the_server_and_is_seen_with_its_own_address() {
+    published(|mut world, client| {
+        let stream = world.guest.listen(80, Script::container(1, 200_000));
+        world.client_connects(0, client, Script::host(1, 100_000)).unwrap();
+        world.run_until(secs(20), "both ends", World::all_ended);
+        assert_eq!(world.guest.streams[stream.0].remote.or(Some(client)), Some(client));
+        world.assert_exchanged(stream, world.peer(client));
+        let first = world.segments_to(80).into_iter().next().unwrap();
+        assert_eq!(first.from(), client);
+        world.finish();
+    });
+}
+
+#[test]
+fn a_client_is_reset_where_the_container_refuses() {
+    published(|mut world, client| {
+        world.client_connects(0, client, Script::host(1, 100)).unwrap();
+        world.run_until(secs(5), "the reset", |world| world.peer(client).app.peer_reset);
+        assert_eq!(world.peer(client).closed, Some(CloseKind::Reset));
+        assert_eq!(world.peer(client).app.received, 0);
+        world.finish_within(secs(1));
+    });
+}
+
+#[test]
+fn a_client_is_reset_where_the_container_does_not_answer() {
+    published(|mut world, client| {
+        world.link.up.loss = 1_000;
+        world.client_connects(0, client, Script::host(1, 100).ending(Ending::Never)).unwrap();
+        world.run_until(secs(300), "the reset", |world| world.peer(client).app.peer_reset);
+        world.finish();
+    });
+}
+
+#[test]
+fn a_client_that_leaves_before_the_container_answers_leaves_nothing_behind() {
+    published(|mut world, client| {
+        world.link.up.delay = secs(2);
+        world.guest.listen(80, Script::container(1, 0).ending(Ending::AfterPeerEnds));
+        world.client_connects(0, client, Script::host(1, 0).ending(Ending::ResetAfterSending)).unwrap();
+        world.run_until(secs(20), "the flow is gone", |world| world.stack.flow_count() == 0);
+        world.run_for(secs(5));
+        world.finish();
+    });
+}
+
+#[test]
+fn a_client_on_the_hosts_loopback_is_shown_as_the_gateway() {
+    for (host, client, shown) in [
+        ("0.0.0.0:8080", "127.0.0.1:40000", SocketAddr::new(GATEWAY.into(), 40_000)),
+        ("[::]:8080", "[::1]:40000", SocketAddr::new(GATEWAY6.into(), 40_000)),
+    ] {
+        let mut world = World::new(Settings::default().publishing(Tcp, at(host), 80));
+        let stream = world.guest.listen(80, Script::container(1, 10));
+        world.client_connects(0, at(client), Script::host(1, 10)).unwrap();
+        world.run_until(secs(5), "both ends", World::all_ended);
+        assert_eq!(world.segments_to(80)[0].from(), shown);
+        world.assert_exchanged(stream, world.peer(at(client)));
+        world.finish();
+    }
+}
+
+#[test]
+fn two_clients_that_look_alike_are_kept_apart() {
+    let settings =
+        Settings::default().publishing(Tcp, at("0.0.0.0:8080"), 80).publishing(Tcp, at("0.0.0.0:8081"), 80);
+    let mut world = World::new(settings);
+    // Both appear as the gateway with the same port, unless one of the ports is changed.
+    let (first, second) = (at("127.0.0.1:40000"), at("127.0.0.2:40000"));
+    world.guest.listen(80, Script::echoed(1, 0).ending(Ending::AfterPeerEnds));
+    world.guest.listen(80, Script::echoed(1, 0).ending(Ending::AfterPeerEnds));
+    let sending = Script { expect_key: 0, ..Script::host(0, 5_000) };
+    for (listener, client) in [(0, first), (1, second)] {
+        world.client_connects(listener, client, Script { send_key: 3, ..sending }).unwrap();
+    }
+    world.guest.streams.iter_mut().for_each(|stream| stream.app.script.expect_key = 3);
+    world.run_until(secs(5), "both ends", World::all_ended);
+    assert!(world.guest.streams.iter().all(|stream| stream.app.got_all(5_000)));
+    world.finish();
+}
+
+#[test]
+fn a_datagram_of_a_client_reaches_the_server_and_the_answer_the_client() {
+    for (host, client, local) in [
+        ("0.0.0.0:5353", "198.51.100.9:33333", "192.0.2.7"),
+        ("[::]:5353", "[2001:db8:9::9]:33333", "2001:db8:7::7"),
+    ] {
+        let mut world = World::new(Settings::default().publishing(Udp, at(host), 53));
+        let (client, local) = (at(client), local.parse().unwrap());
+        let server = world.guest.udp_bind(53);
+        world.host.send_to_listener(ListenerId(0), client, local, b"question");
+        world.run_for(ms(10));
+        assert_eq!(world.guest.udp_received(server), [(client, b"question".to_vec())]);
+        world.guest.udp_send(server, client, b"answer");
+        world.run_for(ms(10));
+        let [(ListenerId(0), sent)] = &world.host.listener_sent[..] else { panic!("one answer") };
+        assert_eq!((sent.to, sent.how.from, &sent.bytes[..]), (client, Some(local), &b"answer"[..]));
+        assert_eq!(world.host.opened, 0, "the port's own socket serves all");
+        world.finish_within(secs(301));
+    }
+}
+
+#[test]
+fn a_client_of_a_published_port_on_loopback_is_answered_there() {
+    let mut world = World::new(Settings::default().publishing(Udp, at("0.0.0.0:5353"), 53));
+    let (client, local) = (at("127.0.0.1:40000"), "127.0.0.1".parse().unwrap());
+    let server = world.guest.udp_bind(53);
+    world.host.send_to_listener(ListenerId(0), client, local, b"question");
+    world.run_for(ms(10));
+    let shown = SocketAddr::new(GATEWAY.into(), 40_000);
+    assert_eq!(world.guest.udp_received(server), [(shown, b"question".to_vec())]);
+    world.guest.udp_send(server, shown, b"answer");
+    world.run_for(ms(10));
+    assert_eq!(world.host.listener_sent.len(), 1);
+    assert_eq!(world.host.listener_sent[0].1.to, client);
+    assert_eq!(world.host.listener_sent[0].1.how.from, Some(local));
+    assert!(world.sent_packets().all(|ip| ip.destination == CONTAINER));
+    world.finish_within(secs(301));
+}

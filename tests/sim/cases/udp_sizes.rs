@@ -1,0 +1,183 @@
+//! UDP: empty, large, fragmented and joined datagrams.
+
+use netferry::stack::drop_reason::DropReason;
+use netferry::wire::vnet_header::Offload;
+
+use super::both_families;
+use crate::clock::{ms, secs};
+use crate::host::{DatagramPeer, Moods};
+use crate::packet::{self, ICMP, Ip, SeenIp, UDP, udp};
+use crate::world::{CONTAINER_MAC, GATEWAY_MAC, Settings, World, at};
+
+fn echoing(settings: Settings, target: std::net::SocketAddr) -> World {
+    let mut world = World::new(settings);
+    world.host.datagram_peers.insert(target, DatagramPeer::Echoes { after: ms(1) });
+    world
+}
+
+#[test]
+fn an_empty_datagram_is_a_datagram() {
+    both_families(|target| {
+        let mut world = echoing(Settings::default(), target);
+        let socket = world.guest.udp_bind(7_000);
+        world.guest.udp_send(socket, target, b"");
+        world.guest.udp_send(socket, target, b"x");
+        world.guest.udp_send(socket, target, b"");
+        world.run_for(ms(10));
+        let lens: Vec<_> = world.guest.udp_received(socket).iter().map(|(_, bytes)| bytes.len()).collect();
+        assert_eq!(lens, [0, 1, 0]);
+        world.finish_within(secs(301));
+    });
+}
+
+#[test]
+fn a_large_datagram_travels_whole_where_the_mtu_allows() {
+    for offload in [Offload::ALL, Offload::NONE] {
+        both_families(|target| {
+            let settings = Settings::default().offload(offload).with(|config| config.link.mtu = 65_520);
+            let mut world = echoing(settings, target);
+            let socket = world.guest.udp_bind(7_000);
+            let payloads: Vec<Vec<u8>> = [9_000, 65_400].map(|len| (0..len).map(|n| (n % 251) as u8).collect()).into();
+            for payload in &payloads {
+                world.guest.udp_send(socket, target, payload);
+            }
+            world.run_for(ms(10));
+            let received: Vec<_> = world.guest.udp_received(socket).iter().map(|(_, bytes)| bytes.clone()).collect();
+            assert!(received == payloads);
+            world.finish_within(secs(301));
+        });
+    }
+}
+
+/// The payload of the datagram whose fragments the core sent.
+fn reassemble(fragments: &[SeenIp]) -> Vec<u8> {
+    let end = |ip: &SeenIp| ip.fragment.unwrap().0 + ip.transport.len();
+    let mut whole = vec![0; fragments.iter().map(end).max().unwrap()];
+    for fragment in fragments {
+        whole[fragment.fragment.unwrap().0..end(fragment)].copy_from_slice(&fragment.transport);
+    }
+    let covered: usize = fragments.iter().map(|fragment| fragment.transport.len()).sum();
+    assert_eq!(covered, whole.len(), "the fragments cover the datagram once");
+    assert_eq!(fragments.iter().filter(|fragment| !fragment.fragment.unwrap().1).count(), 1, "one is the last");
+    assert!(fragments.iter().all(|fragment| fragment.identification == fragments[0].identification));
+    let ip = SeenIp { transport: whole, fragment: None, ..fragments[0].clone() };
+    assert!(ip.checksum_holds());
+    ip.udp_payload().to_vec()
+}
+
+#[test]
+fn a_datagram_above_the_mtu_is_reassembled_and_the_answer_fragmented() {
+    for (offload, backwards) in [(Offload::ALL, false), (Offload::NONE, true)] {
+        both_families(|target| {
+            let mut world = echoing(Settings::default().offload(offload), target);
+            let source = world.settings.config.link.container_like(target.ip()).unwrap();
+            let payload: Vec<u8> = (0..9_000u32).map(|n| (n % 251) as u8).collect();
+            let mut fragments = Ip::new(source, target.ip(), UDP).fragments(udp((7_000, target.port()), &payload), 1_500);
+            if backwards {
+                fragments.reverse();
+            }
+            fragments.iter().for_each(|fragment| world.inject(fragment));
+            world.run_for(ms(10));
+            assert_eq!(world.host.datagrams[0].sent.len(), 1);
+            assert!(world.host.datagrams[0].sent[0].bytes == payload);
+            let answer: Vec<_> = world.sent_packets().filter(|ip| ip.fragment.is_some()).collect();
+            assert!(answer.len() >= 7);
+            assert!(reassemble(&answer) == payload);
+            world.finish_within(secs(301));
+        });
+    }
+}
+
+#[test]
+fn two_large_answers_have_different_identifications() {
+    both_families(|target| {
+        let mut world = World::usual();
+        world.host.datagram_peers.insert(target, DatagramPeer::Bursts { count: 2, bytes: 4_000 });
+        let socket = world.guest.udp_bind(7_000);
+        world.guest.udp_send(socket, target, b"x");
+        world.run_for(ms(10));
+        let mut seen: Vec<_> = world.sent_packets().filter(|ip| ip.fragment.is_some()).map(|ip| ip.identification).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 2);
+        world.finish_within(secs(301));
+    });
+}
+
+#[test]
+fn fragments_that_never_complete_are_forgotten() {
+    let mut world = World::usual();
+    let target = at("203.0.113.5:80");
+    let fragments = Ip::new(crate::world::CONTAINER, target.ip(), UDP).fragments(udp((7_000, 80), &[1; 4_000]), 1_500);
+    world.inject(&fragments[0]);
+    world.inject(&fragments[2]);
+    world.run_for(secs(120));
+    assert_eq!(world.host.actions, []);
+    // Too late: the rest has been forgotten.
+    world.inject(&fragments[1]);
+    world.run_for(secs(120));
+    assert_eq!(world.host.actions, []);
+    assert!(world.sent_packets().all(|ip| ip.protocol == ICMP));
+    world.finish();
+}
+
+#[test]
+fn overlapping_fragments_are_dropped() {
+    let mut world = World::usual();
+    let target = at("[2001:db8::5]:80");
+    let ip = Ip::new(crate::world::CONTAINER6, target.ip(), UDP);
+    let mut fragments = ip.fragments(udp((7_000, 80), &[1; 4_000]), 1_500);
+    let overlap = Ip { fragment: Some((1_000, true)), ..ip.clone() }.raw(&[9; 1_000]);
+    fragments.insert(1, overlap);
+    fragments.iter().for_each(|fragment| world.inject(fragment));
+    world.run_for(ms(10));
+    assert_eq!(world.host.actions, []);
+    assert!(world.drops(DropReason::FragmentOverlap) >= 1);
+    world.run_for(secs(120));
+    world.finish();
+}
+
+#[test]
+fn a_run_of_equal_datagrams_stays_together_toward_the_container() {
+    for (offload, bytes) in [(Offload::ALL, 100), (Offload::ALL, 1_400), (Offload::NONE, 1_400)] {
+        both_families(|target| {
+            let mut world = World::new(Settings::default().offload(offload));
+            world.host.moods = Moods { joins: true, ..Moods::default() };
+            world.host.datagram_peers.insert(target, DatagramPeer::Bursts { count: 40, bytes });
+            let socket = world.guest.udp_bind(7_000);
+            world.guest.udp_send(socket, target, b"x");
+            world.run_for(ms(10));
+            let received = world.guest.udp_received(socket);
+            assert_eq!(received.len(), 40);
+            for (index, (from, payload)) in received.iter().enumerate() {
+                assert_eq!((*from, payload), (target, &vec![index as u8; bytes]));
+            }
+            assert_eq!(world.link.super_commits > 0, offload.udp, "joined where the link can");
+            world.finish_within(secs(301));
+        });
+    }
+}
+
+#[test]
+fn a_super_datagram_of_the_container_leaves_as_its_datagrams() {
+    both_families(|target| {
+        let mut world = World::usual();
+        let source = world.settings.config.link.container_like(target.ip()).unwrap();
+        let payload: Vec<u8> = (0..10_250u32).map(|n| (n / 1_000) as u8).collect();
+        let mut datagram = udp((7_000, 80), &payload);
+        let pseudo = packet::pseudo_sum(source, target.ip(), UDP, datagram.len());
+        datagram[6..8].copy_from_slice(&pseudo.to_be_bytes());
+        let frame = packet::ethernet(CONTAINER_MAC, GATEWAY_MAC, &Ip::new(source, target.ip(), UDP).raw(&datagram));
+        let start = if target.is_ipv4() { 34u8 } else { 54 };
+        let size = 1_000u16.to_le_bytes();
+        let header = [1, 5, start + 8, 0, size[0], size[1], start, 0, 6, 0];
+        let now = world.now;
+        world.link.inject_up(header, frame, now);
+        world.run_for(ms(10));
+        let sent = &world.host.datagrams[0].sent;
+        let lens: Vec<_> = sent.iter().map(|datagram| datagram.bytes.len()).collect();
+        assert_eq!(lens, [[1_000; 10].to_vec(), vec![250]].concat());
+        assert!(sent.iter().enumerate().all(|(index, datagram)| datagram.bytes.iter().all(|byte| *byte == index as u8)));
+        world.finish_within(secs(301));
+    });
+}

@@ -1,0 +1,274 @@
+//! Datagram and ping sockets of the host, and the peers that answer them.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+
+use super::*;
+use netferry::stack::boundary::NetworkErrorReport;
+
+/// What a UDP address does with a datagram.
+#[derive(Debug, Clone)]
+pub enum DatagramPeer {
+    /// Sends it back.
+    Echoes { after: Duration },
+    /// Sends it back from another address.
+    EchoesFrom { source: SocketAddr },
+    /// Answers as a resolver would: the query with the response bit, and one byte more.
+    Resolves { after: Duration, mark: u8 },
+    /// Answers with so many equal datagrams at once.
+    Bursts { count: usize, bytes: usize },
+    Silent,
+    /// An ICMP error comes back.
+    Reports { error: HostError },
+    /// The socket cannot even be opened.
+    OpenFails { error: HostError },
+}
+
+/// What a pinged address does.
+#[derive(Debug, Clone, Copy)]
+pub enum EchoPeer {
+    Answers { after: Duration },
+    Silent,
+    Reports { error: HostError, offender: IpAddr },
+}
+
+/// A datagram the core sent, one of a run already cut.
+#[derive(Debug, Clone)]
+pub struct SentDatagram {
+    pub to: SocketAddr,
+    pub bytes: Vec<u8>,
+    pub how: DatagramSend,
+}
+
+/// Datagrams that wait for the core.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    waiting: VecDeque<(SocketAddr, Option<IpAddr>, Vec<u8>)>,
+    blocked: bool,
+}
+
+/// A flow's datagram or ping socket.
+#[derive(Debug)]
+pub struct DatagramSocket {
+    pub flow: FlowId,
+    /// Connected to this peer; unspecified when to nobody.
+    pub target: SocketAddr,
+    /// Its own port, or its identifier.
+    pub local_port: u16,
+    pub sent: Vec<SentDatagram>,
+    pub open: bool,
+    is_echo: bool,
+    pub(super) inbox: Inbox,
+}
+
+impl SimHost {
+    pub(super) fn open_datagram(&mut self, flow: FlowId, target: SocketAddr, preferred: u16) {
+        self.open(flow, Socket::Datagram(self.datagrams.len()));
+        if let Some(DatagramPeer::OpenFails { error }) = self.datagram_peers.get(&target) {
+            return self.fail(flow, *error);
+        }
+        self.add_datagram_socket(flow, target, preferred, false);
+    }
+
+    pub(super) fn open_echo(&mut self, flow: FlowId, target: IpAddr, identifier: u16) {
+        self.open(flow, Socket::Datagram(self.datagrams.len()));
+        if self.echo_forbidden {
+            return self.fail(flow, HostError::Prohibited);
+        }
+        self.add_datagram_socket(flow, SocketAddr::new(target, 0), identifier, true);
+    }
+
+    fn add_datagram_socket(&mut self, flow: FlowId, target: SocketAddr, preferred: u16, is_echo: bool) {
+        let taken = |port: u16| {
+            self.datagrams.iter().any(|socket| socket.open && socket.local_port == port)
+        };
+        let local_port = match preferred {
+            0 => 40_000 + self.datagrams.len() as u16,
+            port if taken(port) => 40_000 + self.datagrams.len() as u16,
+            port => port,
+        };
+        let inbox = Inbox::default();
+        let socket = DatagramSocket { flow, target, local_port, sent: Vec::new(), open: true, is_echo, inbox };
+        self.datagrams.push(socket);
+        self.outbox.push_back(HostEvent::Connected { flow });
+    }
+
+    /// A datagram from anywhere reaches the socket of `flow`; a connected one hears only its peer.
+    pub fn send_to_flow(&mut self, flow: FlowId, source: SocketAddr, bytes: &[u8]) {
+        let (port, bytes) = (DatagramPort::Flow(flow), bytes.to_vec());
+        self.happenings.push(self.now, Happening::Arrives { port, source, local: None, bytes });
+    }
+
+    /// A datagram from a client reaches a published port at the host's address `local`.
+    pub fn send_to_listener(&mut self, listener: ListenerId, source: SocketAddr, local: IpAddr, bytes: &[u8]) {
+        let (port, bytes) = (DatagramPort::Listener(listener), bytes.to_vec());
+        self.happenings.push(self.now, Happening::Arrives { port, source, local: Some(local), bytes });
+    }
+
+    pub(super) fn arrives(&mut self, port: DatagramPort, source: SocketAddr, local: Option<IpAddr>, bytes: Vec<u8>) {
+        let (inbox, event) = match port {
+            DatagramPort::Listener(listener) => {
+                (self.listener_inboxes.entry(listener).or_default(), HostEvent::ListenerReadable { listener })
+            }
+            DatagramPort::Flow(flow) => {
+                let Some(&Socket::Datagram(place)) = self.sockets.get(&flow) else { return };
+                let socket = &mut self.datagrams[place];
+                let hears = socket.is_echo || socket.target.ip().is_unspecified() || socket.target == source;
+                if !hears {
+                    return;
+                }
+                (&mut socket.inbox, HostEvent::Readable { flow })
+            }
+        };
+        inbox.waiting.push_back((source, local, bytes));
+        // Nobody reads a datagram socket before its first edge.
+        if inbox.blocked || inbox.waiting.len() == 1 {
+            inbox.blocked = false;
+            self.outbox.push_back(event);
+        }
+    }
+
+    fn inbox(&mut self, port: DatagramPort) -> Option<&mut Inbox> {
+        match port {
+            DatagramPort::Listener(listener) => Some(self.listener_inboxes.entry(listener).or_default()),
+            DatagramPort::Flow(flow) => {
+                self.check_alive("receive_datagrams", flow);
+                match self.sockets.get(&flow) {
+                    Some(&Socket::Datagram(place)) => Some(&mut self.datagrams[place].inbox),
+                    Some(Socket::Connecting(_) | Socket::Stream(_)) | None => None,
+                }
+            }
+        }
+    }
+
+    pub(super) fn read_datagrams(&mut self, port: DatagramPort, buffer: &mut [u8]) -> DatagramRead {
+        let joins = self.moods.joins;
+        let Some(inbox) = self.inbox(port) else { return DatagramRead::Blocked };
+        let Some((source, local, bytes)) = inbox.waiting.pop_front() else {
+            inbox.blocked = true;
+            return DatagramRead::Blocked;
+        };
+        if bytes.len() > buffer.len() {
+            let room = buffer.len();
+            self.violations.push(format!("{} bytes cut off to {room} on {port:?}", bytes.len()));
+            return DatagramRead::Blocked;
+        }
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        let (size, mut len, mut count) = (bytes.len(), bytes.len(), 1);
+        while joins && size > 0 && count < 64 {
+            let Some((next, _, more)) = inbox.waiting.front() else { break };
+            let fits = *next == source && more.len() <= size && !more.is_empty() && len + more.len() <= buffer.len();
+            if !fits || len + more.len() > 65_000 {
+                break;
+            }
+            buffer[len..len + more.len()].copy_from_slice(more);
+            let last = more.len() < size;
+            len += more.len();
+            count += 1;
+            inbox.waiting.pop_front();
+            if last {
+                break;
+            }
+        }
+        let segment_bytes = if count > 1 { NonZeroU16::new(size as u16) } else { None };
+        DatagramRead::Arrived(ArrivedDatagrams { len, segment_bytes, source, local, traffic_class: 0, hop_limit: 57 })
+    }
+
+    pub(super) fn write_datagrams(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite {
+        if self.prng.chance(self.moods.storms) {
+            return DatagramWrite::Blocked;
+        }
+        let size = how.segment_bytes.map_or(bytes.len(), |size| usize::from(size.get()));
+        let parts: Vec<Vec<u8>> =
+            if bytes.is_empty() { vec![Vec::new()] } else { bytes.chunks(size).map(<[u8]>::to_vec).collect() };
+        match port {
+            DatagramPort::Listener(listener) => {
+                let Some(to) = how.to else {
+                    self.violations.push(format!("{listener:?} sends to nobody"));
+                    return DatagramWrite::Failed(HostError::Other);
+                };
+                for bytes in parts {
+                    self.listener_sent.push((listener, SentDatagram { to, bytes, how: *how }));
+                }
+            }
+            DatagramPort::Flow(flow) => {
+                self.check_alive("send_datagrams", flow);
+                let Some(&Socket::Datagram(place)) = self.sockets.get(&flow) else { return DatagramWrite::Blocked };
+                let socket = &self.datagrams[place];
+                let connected = !socket.target.ip().is_unspecified();
+                let to = if connected { Some(socket.target) } else { how.to };
+                let Some(to) = to else {
+                    self.violations.push(format!("{flow:?} sends to nobody"));
+                    return DatagramWrite::Failed(HostError::Other);
+                };
+                for bytes in parts {
+                    let sent = SentDatagram { to, bytes, how: *how };
+                    self.answer(place, &sent);
+                    self.datagrams[place].sent.push(sent);
+                }
+            }
+        }
+        DatagramWrite::Sent
+    }
+
+    fn answer(&mut self, place: usize, sent: &SentDatagram) {
+        let (flow, identifier) = (self.datagrams[place].flow, self.datagrams[place].local_port);
+        if self.datagrams[place].is_echo {
+            return self.answer_echo(flow, identifier, sent);
+        }
+        let port = DatagramPort::Flow(flow);
+        let mut reply = |after: Duration, source: SocketAddr, bytes: Vec<u8>| {
+            self.happenings.push(self.now + after, Happening::Arrives { port, source, local: None, bytes });
+        };
+        match self.datagram_peers.get(&sent.to).cloned() {
+            None | Some(DatagramPeer::Silent | DatagramPeer::OpenFails { .. }) => {}
+            Some(DatagramPeer::Echoes { after }) => reply(after, sent.to, sent.bytes.clone()),
+            Some(DatagramPeer::EchoesFrom { source }) => reply(ms(0), source, sent.bytes.clone()),
+            Some(DatagramPeer::Bursts { count, bytes }) => {
+                (0..count).for_each(|index| reply(ms(0), sent.to, vec![index as u8; bytes]));
+            }
+            Some(DatagramPeer::Resolves { after, mark }) => {
+                let mut bytes = sent.bytes.clone();
+                if let Some(flags) = bytes.get_mut(2) {
+                    *flags |= 0x80;
+                }
+                bytes.push(mark);
+                reply(after, sent.to, bytes);
+            }
+            Some(DatagramPeer::Reports { error }) => self.report(flow, error, sent.to.ip(), sent),
+        }
+    }
+
+    fn answer_echo(&mut self, flow: FlowId, identifier: u16, sent: &SentDatagram) {
+        let mut message = sent.bytes.clone();
+        let request = if sent.to.is_ipv4() { 8 } else { 128 };
+        if message.len() < 8 || message[0] != request {
+            self.violations.push(format!("a ping socket sends {:02x?}", &sent.bytes[..sent.bytes.len().min(8)]));
+            return;
+        }
+        match self.echo_peers.get(&sent.to.ip()).copied().unwrap_or(EchoPeer::Answers { after: ms(0) }) {
+            EchoPeer::Silent => {}
+            EchoPeer::Reports { error, offender } => self.report(flow, error, offender, sent),
+            EchoPeer::Answers { after } => {
+                // The kernel puts the socket's own identifier on the way, and hands over the reply with it.
+                message[0] = if sent.to.is_ipv4() { 0 } else { 129 };
+                message[4..6].copy_from_slice(&identifier.to_be_bytes());
+                let source = SocketAddr::new(sent.to.ip(), identifier);
+                let port = DatagramPort::Flow(flow);
+                let arrival = Happening::Arrives { port, source, local: None, bytes: message };
+                self.happenings.push(self.now + after, arrival);
+            }
+        }
+    }
+
+    fn report(&mut self, flow: FlowId, error: HostError, offender: IpAddr, sent: &SentDatagram) {
+        let report = NetworkErrorReport {
+            error,
+            offender: Some(offender),
+            destination: Some(sent.to),
+            payload: sent.bytes[..sent.bytes.len().min(500)].to_vec(),
+        };
+        self.happenings.push(self.now, Happening::Edge(HostEvent::NetworkError { flow, report }));
+    }
+}
