@@ -78,7 +78,14 @@ mod tests {
     fn group_zero_and_malformed_addresses_are_refused() {
         assert_eq!("01:00:5e:00:00:01".parse::<MacAddr>(), Err(MacAddrError::NotUnicast));
         assert_eq!("00:00:00:00:00:00".parse::<MacAddr>(), Err(MacAddrError::NotUnicast));
-        for text in ["", "52:55:0a:00:02", "52:55:0a:00:02:ff:00", "52-55-0a-00-02-ff", "5:55:0a:00:02:ff", "+2:55:0a:00:02:ff"] {
+        for text in [
+            "",
+            "52:55:0a:00:02",
+            "52:55:0a:00:02:ff:00",
+            "52-55-0a-00-02-ff",
+            "5:55:0a:00:02:ff",
+            "+2:55:0a:00:02:ff",
+        ] {
             assert_eq!(text.parse::<MacAddr>(), Err(MacAddrError::Syntax), "{text}");
         }
     }

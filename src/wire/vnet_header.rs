@@ -149,7 +149,10 @@ mod tests {
     #[test]
     fn unknown_or_empty_segmentation_is_refused() {
         assert_eq!(FrameMeta::parse(&[0; 9]), Err(VnetHeaderError::Truncated));
-        assert_eq!(FrameMeta::parse(&[0, 3, 0, 0, 1, 0, 0, 0, 0, 0]), Err(VnetHeaderError::UnknownSegmentation(3)));
+        assert_eq!(
+            FrameMeta::parse(&[0, 3, 0, 0, 1, 0, 0, 0, 0, 0]),
+            Err(VnetHeaderError::UnknownSegmentation(3))
+        );
         assert_eq!(FrameMeta::parse(&[0, 1, 0, 0, 0, 0, 0, 0, 0, 0]), Err(VnetHeaderError::ZeroSegment));
     }
 }
