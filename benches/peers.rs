@@ -107,7 +107,17 @@ impl Relay {
         find_program(&program).and_then(|path| path.to_str().map(str::to_owned))
     }
 
-    /// How its processes begin their names.
+    /// How the names of its processes begin.
+    fn process_names(self) -> &'static [&'static str] {
+        match self {
+            Relay::Netferry => &["netferry"],
+            Relay::Slirp4netns => &["slirp4netns"],
+            // It executes a build of itself for the processor at hand, passt.avx2.
+            Relay::Pasta => &["pasta", "passt"],
+        }
+    }
+
+    /// What it is called.
     fn name(self) -> &'static str {
         match self {
             Relay::Netferry => "netferry",
@@ -211,7 +221,8 @@ fn processor_seconds(relay: Relay) -> f64 {
     for entry in fs::read_dir("/proc").expect("proc").flatten() {
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let Some((head, fields)) = stat.rsplit_once(") ") else { continue };
-        if !head.split_once('(').is_some_and(|(_, name)| name.starts_with(relay.name())) {
+        let name = head.split_once('(').map_or("", |(_, name)| name);
+        if !relay.process_names().iter().any(|ours| name.starts_with(ours)) {
             continue;
         }
         // proc(5): utime and stime are fields 14 and 15, the state is field 3.
@@ -251,7 +262,7 @@ fn report(mtu: &str, direction: Direction, relays: &[(Relay, String)], samples: 
             Relay::Slirp4netns | Relay::Pasta => best_peer = best_peer.max(middle),
         }
     }
-    if best_peer > 0.0 {
+    if best_peer > 0.0 && ours > 0.0 {
         println!("\nnetferry is {:.1} times the better peer", ours / best_peer);
     }
 }
