@@ -268,11 +268,7 @@ fn attach(plan: &Plan, target: &NamespaceTarget, ready: Option<ReadyDescriptor>)
     }
 }
 
-fn set_up_attached(
-    plan: &Plan,
-    facts: &Facts,
-    line: &Line,
-) -> Result<(Worker, Vec<PublishRule>), RunError> {
+fn set_up_attached(plan: &Plan, facts: &Facts, line: &Line) -> Result<(Worker, Vec<PublishRule>), RunError> {
     let ports = Ports::bind(plan, &facts.link)?;
     line.say(Word::Begin)?;
     let tap = receive_tap(plan, line)?;

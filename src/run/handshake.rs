@@ -86,12 +86,7 @@ impl Line {
         let _ = self.send(Word::Failed, None, &text[..end]);
     }
 
-    fn send(
-        &self,
-        word: Word,
-        descriptor: Option<BorrowedFd<'_>>,
-        text: &str,
-    ) -> Result<(), HandshakeError> {
+    fn send(&self, word: Word, descriptor: Option<BorrowedFd<'_>>, text: &str) -> Result<(), HandshakeError> {
         let code = WORDS.iter().find(|(known, _)| *known == word).map_or(0, |(_, code)| *code);
         let message: Vec<u8> = std::iter::once(code).chain(text.bytes()).collect();
         send_descriptor(self.0.as_fd(), descriptor, &message).map_err(|error| match error.kind() {

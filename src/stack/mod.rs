@@ -334,7 +334,9 @@ impl Stack {
             return Some(Instant::ZERO);
         }
         [self.timers.earliest(), self.reassembler.poll_timeout(), self.router_advert.poll_timeout()]
-            .into_iter().flatten().min()
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing the driver is to do.

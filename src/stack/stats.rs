@@ -62,6 +62,12 @@ impl Default for Stats {
 }
 
 impl Stats {
+    /// Flows of all protocols given up to make room.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.flows.iter().map(|counts| counts.evicted).sum()
+    }
+
     /// Counts a drop.
     pub fn record(&mut self, reason: DropReason) {
         self.record_many(reason, 1);

@@ -24,8 +24,8 @@ use super::timer::Alarm;
 use super::{Flow, Stack};
 use crate::config::{PortProtocol, UdpMapping};
 use crate::wire::icmp::Problem;
-use crate::wire::vnet_header::{FrameMeta, Segmentation};
 use crate::wire::ip::Ethernet;
+use crate::wire::vnet_header::{FrameMeta, Segmentation};
 use crate::wire::{MacAddr, ip, udp};
 
 /// Datagrams read from one socket before others get their turn.
@@ -409,7 +409,13 @@ impl Stack {
         self.identification = self.identification.wrapping_add(1);
         header.identification = self.identification;
         let (source_port, destination_port) = (source.port(), container.port());
-        Some(UdpEnvelope { ethernet, header, source_port, destination_port, segment_bytes: arrived.segment_bytes })
+        Some(UdpEnvelope {
+            ethernet,
+            header,
+            source_port,
+            destination_port,
+            segment_bytes: arrived.segment_bytes,
+        })
     }
 
     /// The network said that a datagram of this flow did not arrive.

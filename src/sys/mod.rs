@@ -24,6 +24,8 @@ pub mod mounts;
 pub mod namespace;
 pub mod netlink;
 pub mod process;
+pub mod ready;
 pub mod resolv_conf;
+pub mod socket;
 pub mod sysctl;
 pub mod tap;
