@@ -247,6 +247,9 @@ fn attach(plan: &Plan, target: &NamespaceTarget, ready: Option<ReadyDescriptor>)
         }
     };
     child.wait().doing("wait for the set-up process")?;
+    drop(line);
+    // Held open, they would keep the namespace alive that we are to end with.
+    drop(namespaces);
     let mut sources = vec![supervise::ending_signal(&signals).doing("watch signals")?];
     if let Some((pidfd, pid)) = &process {
         sources.push(supervise::ending_process(pidfd, *pid).doing("watch the process of the namespace")?);
