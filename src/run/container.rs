@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use super::handshake::{HandshakeError, Line, Word};
 use crate::config::LinkConfig;
+use crate::sys::loose_tap::{self, LooseTapError};
 use crate::sys::mounts::{self, MountError};
 use crate::sys::namespace::{self, NamespaceError, Namespaces};
 use crate::sys::netlink::{Netlink, NetlinkError};
@@ -52,6 +53,8 @@ enum ContainerError {
     Namespace(#[from] NamespaceError),
     #[error(transparent)]
     Tap(#[from] TapError),
+    #[error(transparent)]
+    LooseTap(#[from] LooseTapError),
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
@@ -103,7 +106,8 @@ impl Container<'_> {
         self.replace_resolv_conf(command.host_resolv_conf);
         let allowed = (sysctl::permit_ping(), sysctl::permit_low_ports());
         debug!(ping = allowed.0, low_ports = allowed.1, "the container's own sysctls");
-        let tap = self.configure()?;
+        let tap = Tap::open(self.tap_name, self.tap_features)?;
+        self.configure(&tap)?;
         Ok(line.hand_over(tap.as_fd())?)
     }
 
@@ -111,13 +115,14 @@ impl Container<'_> {
         line.hear(Word::Begin)?;
         namespaces.enter()?;
         die_with(parent)?;
-        let tap = self.configure()?;
+        // Its end is ours: see there.
+        let tap = loose_tap::open(self.tap_name, self.tap_features)?;
+        self.configure(&tap)?;
         Ok(line.hand_over(tap.as_fd())?)
     }
 
-    /// Makes the TAP in the current network namespace and gives it its addresses.
-    fn configure(&self) -> Result<Tap, ContainerError> {
-        let tap = Tap::open(self.tap_name, self.tap_features)?;
+    /// Gives the TAP, which is in the current network namespace, its addresses.
+    fn configure(&self, tap: &Tap) -> Result<(), ContainerError> {
         let mut netlink = Netlink::open()?;
         let loopback = netlink.link_index("lo")?;
         netlink.set_up(loopback)?;
@@ -139,7 +144,7 @@ impl Container<'_> {
         if let Some(ipv6) = self.link.ipv6 {
             netlink.add_default_route(index, ipv6.gateway_link_local.into())?;
         }
-        Ok(tap)
+        Ok(())
     }
 
     /// Without it the command has a network all the same, and names to look up elsewhere.

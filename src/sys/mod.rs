@@ -8,7 +8,7 @@
 //! for a forked, single-threaded child ([`process::fork_child`]); `netferry` itself never leaves the
 //! namespaces it was started in, since that is where its host sockets belong.
 //!
-//! - [`tap`]: the Ethernet device the container sees
+//! - [`tap`], [`loose_tap`]: the Ethernet device the container sees
 //! - [`namespace`], [`id_map`]: entering namespaces that exist, making new ones
 //! - [`netlink`], [`sysctl`]: configuring the container's network
 //! - [`mounts`]: what a private mount namespace shows (`/etc/resolv.conf`, `/sys`)
@@ -20,6 +20,7 @@
 pub mod descriptor;
 pub mod host;
 pub mod id_map;
+pub mod loose_tap;
 pub mod mounts;
 pub mod namespace;
 pub mod netlink;

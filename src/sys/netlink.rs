@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -143,6 +144,13 @@ impl Netlink {
             _ => None,
         });
         mtu.ok_or_else(|| NetlinkError::Answer { doing, found: "no MTU".to_string() })
+    }
+
+    /// Moves an interface into another network namespace, where it has the same name, is down and has no
+    /// addresses. EEXIST when the name is taken there.
+    pub fn move_link(&mut self, index: u32, namespace: BorrowedFd<'_>) -> Result<(), NetlinkError> {
+        let doing = format!("move interface number {index} into its network namespace");
+        self.set_link(index, LinkAttribute::NetNsFd(namespace.as_raw_fd()), &doing)
     }
 
     /// Removes an interface (a persistent TAP, say).
