@@ -39,10 +39,10 @@ pub struct RouterAdvert {
 }
 
 impl RouterAdvert {
-    /// The first one is due at once; none ever is without IPv6.
+    /// The first one is due after the longest interval: whoever comes up before asks. None ever is without IPv6.
     #[must_use]
     pub fn new(link: &LinkConfig, now: Instant) -> RouterAdvert {
-        RouterAdvert { next_unsolicited: link.ipv6.map(|_| now) }
+        RouterAdvert { next_unsolicited: link.ipv6.map(|_| now + INTERVAL_MAX) }
     }
 
     /// When [`Self::handle_timeout`] has something to do.
