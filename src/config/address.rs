@@ -1,10 +1,41 @@
 //! The addresses of the segment between the container and us.
+//!
+//! A user names a subnet; everything else follows from it, always in the same way: gateway `.2`, DNS `.3`,
+//! container `.100`, and for IPv6 `::2`, `::3` and `::100` (these are the texts: `::100` is 0x100). An address
+//! with host bits (`10.0.2.50/24`) names the container as well. What a subnet may not be is refused here, with
+//! the reason; whether it is free on this host is the question of [`collision`].
+//!
+//! RFCs: 1918 and 6890 (which ranges mean what), 4193 (unique local prefixes), 4291 (IPv6 addressing), 8200 §5 (MTU).
+
+pub mod collision;
+#[cfg(test)]
+mod tests;
+
+pub use collision::{ExplicitSubnets, HostNetworks, avoid_collisions, check_collisions};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::wire::MacAddr;
+
+/// Our Ethernet address on every segment: locally administered, and never equal to a [`derived_mac`].
+pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x67, 0x77, 0, 0, 2]);
+
+/// The gateway's link-local address on every segment; short, so that a route table reads well.
+pub const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+
+/// MTU unless told otherwise: what the world uses. Super-segments make it as fast as a large one.
+pub const DEFAULT_MTU: u16 = 1_500;
+
+/// Largest MTU: a frame of it still fits the 64 KiB that the link carries at once, headers included.
+pub const MAX_MTU: u16 = 65_520;
+
+/// Smallest MTU with IPv6 on the link (RFC 8200 §5).
+pub const MIN_MTU_IPV6: u16 = 1_280;
+
+/// Smallest MTU without IPv6: what every IPv4 host must accept in one piece (RFC 1122 §3.3.2).
+pub const MIN_MTU_IPV4: u16 = 576;
 
 /// The Ethernet segment: one container, one gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,4 +129,232 @@ impl LinkConfig {
             }
         }
     }
+}
+
+impl Ipv4Link {
+    /// Resolves a subnet, or a container's address in its subnet, to the addresses of the link.
+    pub fn from_cidr(cidr: Ipv4Net) -> Result<Ipv4Link, AddressError> {
+        let subnet = cidr.trunc();
+        if let Some(meaning) = reserved_ipv4(subnet) {
+            return Err(AddressError::Reserved { meaning });
+        }
+        if cidr.prefix_len() > 29 {
+            return Err(AddressError::Ipv4TooSmall(cidr));
+        }
+        let (gateway, dns) = (ipv4_offset(subnet, 2), ipv4_offset(subnet, 3));
+        let container = if cidr.addr() != subnet.addr() {
+            cidr.addr()
+        } else if cidr.prefix_len() <= 24 {
+            ipv4_offset(subnet, 100)
+        } else {
+            Ipv4Addr::from_bits(subnet.broadcast().to_bits() - 1)
+        };
+        let taken = [(gateway, "gateway"), (dns, "DNS"), (subnet.broadcast(), "broadcast")];
+        if let Some((_, role)) = taken.into_iter().find(|(address, _)| *address == container) {
+            return Err(AddressError::ContainerTaken { address: container.into(), role });
+        }
+        Ok(Ipv4Link { subnet, gateway, dns, container })
+    }
+}
+
+impl Default for Ipv4Link {
+    /// 10.0.2.0/24.
+    fn default() -> Self {
+        Ipv4Link::from_cidr(collision::IPV4_CANDIDATES[0]).expect("a candidate is a usable subnet")
+    }
+}
+
+impl Ipv6Link {
+    /// Resolves a prefix, or a container's address in its prefix, to the addresses of the link.
+    pub fn from_cidr(cidr: Ipv6Net) -> Result<Ipv6Link, AddressError> {
+        let prefix = cidr.trunc();
+        if let Some(meaning) = reserved_ipv6(prefix) {
+            return Err(AddressError::Reserved { meaning });
+        }
+        if !(48..=120).contains(&cidr.prefix_len()) {
+            return Err(AddressError::Ipv6PrefixLength(cidr));
+        }
+        let (gateway, dns) = (ipv6_offset(prefix, 2), ipv6_offset(prefix, 3));
+        let container = if cidr.addr() != prefix.addr() {
+            cidr.addr()
+        } else if cidr.prefix_len() < 120 {
+            ipv6_offset(prefix, 0x100)
+        } else {
+            // `::100` does not fit a /120.
+            ipv6_offset(prefix, 0x10)
+        };
+        let taken = [(gateway, "gateway"), (dns, "DNS")];
+        if let Some((_, role)) = taken.into_iter().find(|(address, _)| *address == container) {
+            return Err(AddressError::ContainerTaken { address: container.into(), role });
+        }
+        Ok(Ipv6Link { prefix, gateway, gateway_link_local: GATEWAY_LINK_LOCAL, dns, container })
+    }
+}
+
+impl Default for Ipv6Link {
+    /// [`collision::DEFAULT_IPV6_PREFIX`].
+    fn default() -> Self {
+        Ipv6Link::from_cidr(collision::DEFAULT_IPV6_PREFIX).expect("the default is a usable prefix")
+    }
+}
+
+impl Default for LinkConfig {
+    /// Both families, default subnets, MTU 1500.
+    fn default() -> Self {
+        let ipv4 = Ipv4Link::default();
+        LinkConfig {
+            ipv4: Some(ipv4),
+            ipv6: Some(Ipv6Link::default()),
+            mtu: DEFAULT_MTU,
+            gateway_mac: GATEWAY_MAC,
+            container_mac: Some(derived_mac(ipv4.container)),
+        }
+    }
+}
+
+/// The container's Ethernet address unless told otherwise: locally administered, and the same whenever the
+/// container's address is.
+#[must_use]
+pub fn derived_mac(container: Ipv4Addr) -> MacAddr {
+    let [a, b, c, d] = container.octets();
+    MacAddr([0x02, 0x6e, a, b, c, d])
+}
+
+/// A container's Ethernet address as asked for; ours is taken.
+pub fn container_mac(asked: MacAddr) -> Result<MacAddr, AddressError> {
+    if asked == GATEWAY_MAC { Err(AddressError::GatewayMac) } else { Ok(asked) }
+}
+
+/// Checks an MTU against the families on the link.
+pub fn mtu(asked: u64, with_ipv6: bool) -> Result<u16, AddressError> {
+    let smallest = if with_ipv6 { MIN_MTU_IPV6 } else { MIN_MTU_IPV4 };
+    match u16::try_from(asked) {
+        Ok(mtu) if (smallest..=MAX_MTU).contains(&mtu) => Ok(mtu),
+        Ok(mtu) if with_ipv6 && (MIN_MTU_IPV4..MIN_MTU_IPV6).contains(&mtu) => {
+            Err(AddressError::MtuNeedsNoIpv6)
+        }
+        Ok(_) | Err(_) => Err(AddressError::MtuOutOfRange { smallest }),
+    }
+}
+
+/// Why the addresses asked for cannot be those of a link. The text is to follow what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// A range that does not name neighbors on a link.
+    #[error("covers {meaning} addresses; choose a private range such as 10.0.2.0/24 or fd00::/64")]
+    Reserved {
+        /// What the range stands for.
+        meaning: &'static str,
+    },
+    /// Longer than /29.
+    #[error(
+        "a /{} has no room for gateway, DNS and container beside its network and broadcast address; \
+         use a /29 or larger",
+        .0.prefix_len()
+    )]
+    Ipv4TooSmall(Ipv4Net),
+    /// Not in 48..=120.
+    #[error("prefix length {} is out of range; use /48 to /120, best /64", .0.prefix_len())]
+    Ipv6PrefixLength(Ipv6Net),
+    /// The host bits name somebody else.
+    #[error(
+        "{address} is the {role} address of this subnet; give the container another, or none for the default"
+    )]
+    ContainerTaken {
+        /// As asked.
+        address: IpAddr,
+        /// Whose it is.
+        role: &'static str,
+    },
+    /// `--mac` names ours.
+    #[error("{GATEWAY_MAC} is the gateway's own address; choose another")]
+    GatewayMac,
+    /// Fine for IPv4, too small for IPv6.
+    #[error("IPv6 needs an MTU of at least {MIN_MTU_IPV6}; raise it or add --no-ipv6")]
+    MtuNeedsNoIpv6,
+    /// Too small or too large for any link.
+    #[error("out of range; use {smallest} to {MAX_MTU}")]
+    MtuOutOfRange {
+        /// With the families at hand.
+        smallest: u16,
+    },
+    /// The subnet is in use on the host.
+    #[error(
+        "subnet {subnet} overlaps {taken}/{prefix_len} of a host interface; choose a free one with {}",
+        cidr_option(.subnet)
+    )]
+    HostNetwork {
+        /// The link's.
+        subnet: IpNet,
+        /// The host interface's address.
+        taken: IpAddr,
+        /// The host interface's prefix length.
+        prefix_len: u8,
+    },
+    /// A resolver would be hidden by the link.
+    #[error(
+        "subnet {subnet} contains the host's DNS resolver {resolver}; choose another with {}",
+        cidr_option(.subnet)
+    )]
+    ContainsResolver {
+        /// The link's.
+        subnet: IpNet,
+        /// The resolver.
+        resolver: IpAddr,
+    },
+    /// Nothing of the list of defaults is free.
+    #[error(
+        "each of the {tried} default {family} subnets is in use on this host; choose a free one with {option}"
+    )]
+    NoFreeDefault {
+        /// Length of the list.
+        tried: usize,
+        /// IPv4 or IPv6.
+        family: &'static str,
+        /// The option that names a subnet.
+        option: &'static str,
+    },
+}
+
+fn cidr_option(subnet: &IpNet) -> &'static str {
+    match subnet {
+        IpNet::V4(_) => "--cidr",
+        IpNet::V6(_) => "--cidr6",
+    }
+}
+
+fn ipv4_offset(subnet: Ipv4Net, offset: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(subnet.addr().to_bits() | offset)
+}
+
+fn ipv6_offset(prefix: Ipv6Net, offset: u128) -> Ipv6Addr {
+    Ipv6Addr::from_bits(prefix.addr().to_bits() | offset)
+}
+
+/// IPv4 ranges that cannot be a link's (RFC 6890). Link-local is not among them: it may be used between two
+/// parties who know of it.
+const RESERVED_IPV4: [(Ipv4Net, &str); 4] = [
+    (Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8), "unspecified (0.0.0.0/8)"),
+    (Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8), "loopback (127.0.0.0/8)"),
+    (Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4), "multicast (224.0.0.0/4)"),
+    (Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4), "reserved (240.0.0.0/4)"),
+];
+
+/// IPv6 ranges that cannot be a link's (RFC 4291 §2.4 and §4); the narrower name first.
+const RESERVED_IPV6: [(Ipv6Net, &str); 5] = [
+    (Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128), "loopback (::1)"),
+    (Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96), "IPv4-mapped (::ffff:0:0/96)"),
+    (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 8), "reserved (::/8)"),
+    (Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10), "link-local (fe80::/10)"),
+    (Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8), "multicast (ff00::/8)"),
+];
+
+fn reserved_ipv4(subnet: Ipv4Net) -> Option<&'static str> {
+    let found = RESERVED_IPV4.iter().find(|(range, _)| range.contains(&subnet) || subnet.contains(range));
+    found.map(|(_, meaning)| *meaning)
+}
+
+fn reserved_ipv6(prefix: Ipv6Net) -> Option<&'static str> {
+    let found = RESERVED_IPV6.iter().find(|(range, _)| range.contains(&prefix) || prefix.contains(range));
+    found.map(|(_, meaning)| *meaning)
 }

@@ -32,6 +32,8 @@ pub struct Limits {
     pub dns_pending_per_flow: usize,
     /// ICMP errors a second toward the container (RFC 1812 §4.3.2.8).
     pub icmp_errors_per_second: u32,
+    /// Published ports, each with a listening socket; a range counts each of its ports, in each family.
+    pub published_ports: usize,
     /// Events waiting for the driver; older ones are forgotten first.
     pub events: usize,
 }
@@ -48,6 +50,7 @@ impl Default for Limits {
             datagrams_pending_per_flow: 16,
             dns_pending_per_flow: 4,
             icmp_errors_per_second: 1_000,
+            published_ports: 4_096,
             events: 1_024,
         }
     }

@@ -1,172 +1,242 @@
-//! Why something was not carried: one name for each early return of the packet path.
+//! Why a packet went no further.
 //!
-//! A reason is counted, never fatal: the rest of the batch goes on. The names are what a user sees in counters.
+//! Every early return on the packet path names one of these, and [`super::stats::Stats`] counts them in a flat
+//! array: each reason has a dense slot and a name for people and dashboards, and both never change meaning.
 
 use crate::wire::frame::FrameError;
 
-/// Why a packet, a datagram or a connection went no further.
+/// Why a packet, a datagram or a fragment was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropReason {
-    /// The frame or its IP header is malformed.
+    /// The frame was not understood.
     Frame(FrameError),
-    /// The virtio-net header is not of the negotiated kind.
+    /// The virtio-net header was not understood, or promises what the frame does not hold.
     VnetHeader,
-    /// The source is not an address of the container.
+    /// The source address is not one of the container's.
     SpoofedSource,
-    /// Nobody on the segment has that address.
+    /// Addressed to nobody we stand for.
     NotForUs,
-    /// A transport we do not carry.
+    /// A transport protocol that is not forwarded.
     UnknownProtocol,
-    /// Options or extension headers we do not carry.
-    UnsupportedOptions,
-    /// It belongs to no flow and cannot begin one.
+    /// No flow, and nothing that could open one.
     NoFlow,
-    /// All flows are in use and none is idle.
+    /// The flow table is full of flows in use.
     FlowLimit,
-    /// Too many handshakes are under way.
+    /// Too many handshakes at once.
     HalfOpenLimit,
-    /// The process has no descriptor left.
+    /// The process may open no more descriptors.
     DescriptorLimit,
-    /// The buffers are all granted.
+    /// The memory set aside is spent.
     MemoryLimit,
     /// The host's loopback is not to be reached.
     HostLoopback,
-    /// The destination is no place in the world.
+    /// A destination that exists on no network (RFC 6890).
     Martian,
-    /// Multicast and broadcast stay on the segment.
+    /// A group or broadcast destination.
     Multicast,
     /// Forbidden by a rule.
     Denied,
     /// The transport checksum is wrong.
     BadChecksum,
-    /// The transport header is malformed.
+    /// The transport header was not understood.
     BadTransport,
-    /// The hop limit has run out.
+    /// The hop limit is used up.
     HopLimit,
-    /// Too many or too large fragments wait.
+    /// Too many fragments at once.
     FragmentLimit,
-    /// Fragments overlap (RFC 5722).
+    /// Fragments overlap or contradict each other; the whole datagram is lost.
     FragmentOverlap,
-    /// The rest of the fragments did not come.
+    /// The rest of the fragments did not come in time.
     FragmentTimeout,
-    /// The host does not let this user ping.
+    /// A fragment of impossible size or place.
+    FragmentInvalid,
+    /// A fragment that was here before.
+    FragmentDuplicate,
+    /// The host does not let us open ping sockets.
     EchoForbidden,
-    /// The host's socket takes no more now.
+    /// The host's send queue is full.
     HostQueueFull,
     /// The host refused to send it.
     HostRefused,
-    /// The link takes no more now.
+    /// The link takes no more frames now.
     LinkFull,
     /// The container's link address is not known yet.
     NoContainerMac,
-    /// Too many errors have been sent this second.
+    /// Larger than the link's MTU, and not to be fragmented.
+    MessageTooLong,
+    /// An ICMP error would have been due, but there were too many.
     ErrorRateLimit,
-    /// An error about this is never sent (RFC 1122 §3.2.2).
-    ErrorNotAllowed,
-    /// An ICMP message that is not carried.
+    /// An ICMP error about this packet is forbidden (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)).
+    ErrorSuppressed,
+    /// ICMP that is neither echo nor neighbor discovery.
     IcmpNotForwarded,
-    /// The host has no resolver.
+    /// The container claims one of our addresses.
+    NeighborConflict,
+    /// Neighbor discovery that RFC 4861 has us discard.
+    NeighborInvalid,
+    /// No resolver to ask.
     NoResolver,
-    /// Somebody claims an address of ours.
-    AddressConflict,
+    /// Too many unanswered DNS queries.
+    DnsPendingLimit,
+    /// Options that the core does not act upon and may not ignore.
+    UnsupportedOptions,
 }
 
 impl DropReason {
-    /// How many there are, the causes of [`DropReason::Frame`] taken together.
-    pub const COUNT: usize = 31;
+    /// How many slots there are.
+    pub const COUNT: usize = Self::ALL.len();
 
-    /// A dense number below [`DropReason::COUNT`].
-    #[must_use]
-    pub fn index(self) -> usize {
-        match self {
-            DropReason::Frame(_) => 0,
-            DropReason::VnetHeader => 1,
-            DropReason::SpoofedSource => 2,
-            DropReason::NotForUs => 3,
-            DropReason::UnknownProtocol => 4,
-            DropReason::UnsupportedOptions => 5,
-            DropReason::NoFlow => 6,
-            DropReason::FlowLimit => 7,
-            DropReason::HalfOpenLimit => 8,
-            DropReason::DescriptorLimit => 9,
-            DropReason::MemoryLimit => 10,
-            DropReason::HostLoopback => 11,
-            DropReason::Martian => 12,
-            DropReason::Multicast => 13,
-            DropReason::Denied => 14,
-            DropReason::BadChecksum => 15,
-            DropReason::BadTransport => 16,
-            DropReason::HopLimit => 17,
-            DropReason::FragmentLimit => 18,
-            DropReason::FragmentOverlap => 19,
-            DropReason::FragmentTimeout => 20,
-            DropReason::EchoForbidden => 21,
-            DropReason::HostQueueFull => 22,
-            DropReason::HostRefused => 23,
-            DropReason::LinkFull => 24,
-            DropReason::NoContainerMac => 25,
-            DropReason::ErrorRateLimit => 26,
-            DropReason::ErrorNotAllowed => 27,
-            DropReason::IcmpNotForwarded => 28,
-            DropReason::NoResolver => 29,
-            DropReason::AddressConflict => 30,
-        }
-    }
-
-    /// The names of all reasons, by [`DropReason::index`].
-    pub const NAMES: [&'static str; Self::COUNT] = [
-        "malformed_frame",
-        "vnet_header",
-        "spoofed_source",
-        "not_for_us",
-        "unknown_protocol",
-        "unsupported_options",
-        "no_flow",
-        "flow_limit",
-        "half_open_limit",
-        "descriptor_limit",
-        "memory_limit",
-        "host_loopback",
-        "martian",
-        "multicast",
-        "denied",
-        "bad_checksum",
-        "bad_transport",
-        "hop_limit",
-        "fragment_limit",
-        "fragment_overlap",
-        "fragment_timeout",
-        "echo_forbidden",
-        "host_queue_full",
-        "host_refused",
-        "link_full",
-        "no_container_mac",
-        "error_rate_limit",
-        "error_not_allowed",
-        "icmp_not_forwarded",
-        "no_resolver",
-        "address_conflict",
+    /// All reasons by slot; for reasons with details, one of each kind.
+    pub const ALL: [DropReason; 45] = [
+        DropReason::Frame(FrameError::Truncated),
+        DropReason::Frame(FrameError::UnknownEthertype(0)),
+        DropReason::Frame(FrameError::Version),
+        DropReason::Frame(FrameError::HeaderLength),
+        DropReason::Frame(FrameError::TotalLength),
+        DropReason::Frame(FrameError::HeaderChecksum),
+        DropReason::Frame(FrameError::ExtensionChain),
+        DropReason::Frame(FrameError::SourceRoute),
+        DropReason::Frame(FrameError::Arp),
+        DropReason::Frame(FrameError::SpoofedGroupSource),
+        DropReason::VnetHeader,
+        DropReason::SpoofedSource,
+        DropReason::NotForUs,
+        DropReason::UnknownProtocol,
+        DropReason::NoFlow,
+        DropReason::FlowLimit,
+        DropReason::HalfOpenLimit,
+        DropReason::DescriptorLimit,
+        DropReason::MemoryLimit,
+        DropReason::HostLoopback,
+        DropReason::Martian,
+        DropReason::Multicast,
+        DropReason::Denied,
+        DropReason::BadChecksum,
+        DropReason::BadTransport,
+        DropReason::HopLimit,
+        DropReason::FragmentLimit,
+        DropReason::FragmentOverlap,
+        DropReason::FragmentTimeout,
+        DropReason::FragmentInvalid,
+        DropReason::FragmentDuplicate,
+        DropReason::EchoForbidden,
+        DropReason::HostQueueFull,
+        DropReason::HostRefused,
+        DropReason::LinkFull,
+        DropReason::NoContainerMac,
+        DropReason::MessageTooLong,
+        DropReason::ErrorRateLimit,
+        DropReason::ErrorSuppressed,
+        DropReason::IcmpNotForwarded,
+        DropReason::NeighborConflict,
+        DropReason::NeighborInvalid,
+        DropReason::NoResolver,
+        DropReason::DnsPendingLimit,
+        DropReason::UnsupportedOptions,
     ];
 
-    /// The reason's name in counters and logs.
+    /// The reason's place in an array of [`Self::COUNT`].
     #[must_use]
-    pub fn name(self) -> &'static str {
-        Self::NAMES[self.index()]
+    pub const fn index(self) -> usize {
+        self.slot().0
+    }
+
+    /// The reason's name, in `snake_case`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.slot().1
+    }
+
+    const fn slot(self) -> (usize, &'static str) {
+        match self {
+            DropReason::Frame(error) => frame_slot(error),
+            DropReason::VnetHeader => (10, "vnet_header"),
+            DropReason::SpoofedSource => (11, "spoofed_source"),
+            DropReason::NotForUs => (12, "not_for_us"),
+            DropReason::UnknownProtocol => (13, "unknown_protocol"),
+            DropReason::NoFlow => (14, "no_flow"),
+            DropReason::FlowLimit => (15, "flow_limit"),
+            DropReason::HalfOpenLimit => (16, "half_open_limit"),
+            DropReason::DescriptorLimit => (17, "descriptor_limit"),
+            DropReason::MemoryLimit => (18, "memory_limit"),
+            DropReason::HostLoopback => (19, "host_loopback"),
+            DropReason::Martian => (20, "martian"),
+            DropReason::Multicast => (21, "multicast"),
+            DropReason::Denied => (22, "denied"),
+            DropReason::BadChecksum => (23, "bad_checksum"),
+            DropReason::BadTransport => (24, "bad_transport"),
+            DropReason::HopLimit => (25, "hop_limit"),
+            DropReason::FragmentLimit => (26, "fragment_limit"),
+            DropReason::FragmentOverlap => (27, "fragment_overlap"),
+            DropReason::FragmentTimeout => (28, "fragment_timeout"),
+            DropReason::FragmentInvalid => (29, "fragment_invalid"),
+            DropReason::FragmentDuplicate => (30, "fragment_duplicate"),
+            DropReason::EchoForbidden => (31, "echo_forbidden"),
+            DropReason::HostQueueFull => (32, "host_queue_full"),
+            DropReason::HostRefused => (33, "host_refused"),
+            DropReason::LinkFull => (34, "link_full"),
+            DropReason::NoContainerMac => (35, "no_container_mac"),
+            DropReason::MessageTooLong => (36, "message_too_long"),
+            DropReason::ErrorRateLimit => (37, "error_rate_limit"),
+            DropReason::ErrorSuppressed => (38, "error_suppressed"),
+            DropReason::IcmpNotForwarded => (39, "icmp_not_forwarded"),
+            DropReason::NeighborConflict => (40, "neighbor_conflict"),
+            DropReason::NeighborInvalid => (41, "neighbor_invalid"),
+            DropReason::NoResolver => (42, "no_resolver"),
+            DropReason::DnsPendingLimit => (43, "dns_pending_limit"),
+            DropReason::UnsupportedOptions => (44, "unsupported_options"),
+        }
     }
 }
+
+const fn frame_slot(error: FrameError) -> (usize, &'static str) {
+    match error {
+        FrameError::Truncated => (0, "frame_truncated"),
+        FrameError::UnknownEthertype(_) => (1, "frame_unknown_ethertype"),
+        FrameError::Version => (2, "frame_version"),
+        FrameError::HeaderLength => (3, "frame_header_length"),
+        FrameError::TotalLength => (4, "frame_total_length"),
+        FrameError::HeaderChecksum => (5, "frame_header_checksum"),
+        FrameError::ExtensionChain => (6, "frame_extension_chain"),
+        FrameError::SourceRoute => (7, "frame_source_route"),
+        FrameError::Arp => (8, "frame_arp"),
+        FrameError::SpoofedGroupSource => (9, "frame_spoofed_group_source"),
+    }
+}
+
+impl From<FrameError> for DropReason {
+    fn from(error: FrameError) -> Self {
+        DropReason::Frame(error)
+    }
+}
+
+// `ALL` in the order of the numbers, each number once.
+const _: () = {
+    let mut index = 0;
+    while index < DropReason::COUNT {
+        assert!(DropReason::ALL[index].index() == index);
+        index += 1;
+    }
+};
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     #[test]
-    fn every_reason_has_a_name_of_its_own() {
-        let mut names = DropReason::NAMES.to_vec();
-        names.sort_unstable();
-        names.dedup();
+    fn names_are_unique_and_snake_case() {
+        let names: HashSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), DropReason::COUNT);
-        assert_eq!(DropReason::AddressConflict.index(), DropReason::COUNT - 1);
-        assert_eq!(DropReason::HostLoopback.name(), "host_loopback");
-        assert_eq!(DropReason::HopLimit.name(), "hop_limit");
+        for name in names {
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+        }
+    }
+
+    #[test]
+    fn details_share_the_slot_of_their_kind() {
+        let tagged = DropReason::from(FrameError::UnknownEthertype(0x8100));
+        assert_eq!(tagged.index(), DropReason::Frame(FrameError::UnknownEthertype(0)).index());
+        assert_eq!(tagged.name(), "frame_unknown_ethertype");
     }
 }

@@ -1,229 +1,323 @@
-//! Putting IP packets on the link: headers, checksums, fragments, super-frames.
+//! One IP packet onto the link: headers, checksum, virtio-net header.
 //!
-//! A datagram from the host is received straight into the frame it leaves in: [`Emitter::reserve_udp`] gives
-//! the room behind the headers, [`Emitter::commit_udp`] writes them in front of what arrived. Only what must be
-//! cut (larger than the MTU, or a run the link cannot take whole) is copied once more.
-//!
-//! Checksums are left partial where the link completes them. RFC 791 §2.3 and RFC 8200 §4.5 (fragments),
-//! RFC 6864 (identification).
+//! The transport's bytes are written where they will be sent from. [`Emitter::send`] lets a closure write them
+//! behind the headers; [`Emitter::receive_datagrams`] lets the host's socket do so, before it is known whose
+//! datagram it will be, and puts the headers in front afterwards. With checksum offload only the pseudo-header
+//! sum is stored. A run of equal datagrams leaves as one super-frame where the link takes those, and one by one
+//! otherwise; what exceeds the MTU leaves as fragments, unless it may not.
 
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use super::boundary::FrameSink;
 use super::drop_reason::DropReason;
-use crate::wire::ip::{self, ETHERNET_HEADER_LEN, Ethernet, FRAGMENT_HEADER_LEN, Fragment, Header};
-use crate::wire::udp;
-use crate::wire::vnet_header::{FrameMeta, Offload, Segmentation};
+use crate::config::limits::MAX_FRAME_BYTES;
+use crate::wire::ip::{
+    self, ETHERNET_HEADER_LEN, Ethernet, FRAGMENT_HEADER_LEN, Fragment, Header, header_len, protocol,
+};
+use crate::wire::vnet_header::{FrameMeta, Offload, Segmentation, VNET_HEADER_LEN};
+use crate::wire::{checksum, tcp, udp};
 
-/// Largest UDP payload that an IPv4 packet holds; IPv6 is kept to the same.
-const MAX_UDP_PAYLOAD: usize = 65_507;
+/// How the transport's checksum comes about, and how the packet is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP with a zeroed checksum field.
+    Tcp {
+        /// Set for a super-segment; the link must take those of this family.
+        segmentation: Option<Segmentation>,
+    },
+    /// UDP with a zeroed checksum field.
+    Udp,
+    /// Anything whose checksum is complete.
+    Complete,
+}
 
-/// Datagrams the kernel accepts in one super-frame (`UDP_MAX_SEGMENTS` of older kernels).
-const MAX_UDP_SEGMENTS: usize = 64;
+/// Everything about a datagram, or a run of equal ones, but its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpEnvelope {
+    /// Link addresses.
+    pub ethernet: Ethernet,
+    /// IP header, whose protocol is UDP.
+    pub header: Header,
+    /// Sender's port.
+    pub source_port: u16,
+    /// Receiver's port.
+    pub destination_port: u16,
+    /// Bytes of each datagram but the last, when the payload is a run of several.
+    pub segment_bytes: Option<NonZeroU16>,
+}
 
-/// Writes packets of one link.
-#[derive(Debug)]
+/// What a packet for the container must fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Emitter {
     mtu: usize,
     offload: Offload,
-    /// Distinguishes fragmented packets from one another.
-    identification: u32,
-    /// Holds a transport that is to be fragmented.
-    cut: Vec<u8>,
-    /// Holds a run that is to be taken apart.
-    run: Vec<u8>,
 }
 
 impl Emitter {
-    /// An emitter for a link of `mtu` bytes.
+    /// For a link of this MTU that can do `offload`.
     #[must_use]
-    pub fn new(mtu: u16, offload: Offload) -> Self {
-        Emitter { mtu: mtu.into(), offload, identification: 1, cut: Vec::new(), run: Vec::new() }
+    pub fn new(mtu: u16, offload: Offload) -> Emitter {
+        Emitter { mtu: usize::from(mtu), offload }
     }
 
-    /// Sends one packet whose transport of `len` bytes is written by `fill`, which leaves the checksum field of
-    /// TCP and UDP zero and completes that of any other protocol. A packet larger than the MTU is fragmented.
+    /// Sends one packet with up to `len` bytes of transport, which `fill` writes; it returns how many it did.
     ///
     /// # Errors
-    /// [`DropReason::LinkFull`] when the link takes no frame now.
-    pub fn send(
-        &mut self,
-        frames: &mut impl FrameSink,
+    /// `LinkFull`; `MessageTooLong` for more than the MTU without segmentation the link can do.
+    pub fn send<F: FrameSink>(
+        &self,
         ethernet: &Ethernet,
         header: &Header,
+        transport: Transport,
         len: usize,
-        fill: impl FnOnce(&mut [u8]),
+        fill: impl FnOnce(&mut [u8]) -> usize,
+        frames: &mut F,
     ) -> Result<(), DropReason> {
-        let is_ipv6 = header.source.is_ipv6();
-        if ip::header_len(is_ipv6) + len > self.mtu {
-            let mut transport = std::mem::take(&mut self.cut);
-            transport.clear();
-            transport.resize(len, 0);
-            fill(&mut transport);
-            self.complete(header, &mut transport);
-            let sent = self.send_fragments(frames, ethernet, header, &transport);
-            self.cut = transport;
-            return sent;
+        let at = ETHERNET_HEADER_LEN + header_len(header.source.is_ipv6());
+        if at + len > self.largest_frame(header, transport) {
+            return Err(DropReason::MessageTooLong);
         }
-        let total = ETHERNET_HEADER_LEN + ip::header_len(is_ipv6) + len;
-        let frame = frames.reserve(total).ok_or(DropReason::LinkFull)?;
-        let offset = ip::write_headers(frame, ethernet, header, len);
-        let transport = &mut frame[offset..total];
-        fill(transport);
-        let meta = self.finish_checksum(header, transport, None);
-        let encoded = encode(&meta, header, offset);
-        frames.commit(total, encoded);
+        let frame = frames.reserve(at + len).ok_or(DropReason::LinkFull)?;
+        let len = fill(&mut frame[at..at + len]);
+        ip::write_headers(frame, ethernet, header, len);
+        let meta = self.finish(header, transport, at, &mut frame[at..at + len]);
+        frames.commit(at + len, meta);
         Ok(())
     }
 
-    /// Room for the payload of a UDP datagram, or of a run of them.
-    pub fn reserve_udp<'a>(&self, frames: &'a mut impl FrameSink, is_ipv6: bool) -> Option<&'a mut [u8]> {
-        let headers = udp_payload_offset(is_ipv6);
-        let frame = frames.reserve(headers + MAX_UDP_PAYLOAD)?;
-        Some(&mut frame[headers..headers + MAX_UDP_PAYLOAD])
-    }
-
-    /// Sends the first `len` bytes of what [`Emitter::reserve_udp`] gave: one datagram, or a run of datagrams
-    /// of `segment_bytes` each but for the last.
+    /// Sends a transport message whose checksum is complete, in fragments if it must be.
     ///
     /// # Errors
-    /// [`DropReason::LinkFull`] when the link takes no frame now.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one datagram")]
-    pub fn commit_udp(
-        &mut self,
-        frames: &mut impl FrameSink,
+    /// `LinkFull`; `MessageTooLong` for more than the MTU that may not be fragmented.
+    pub fn send_complete<F: FrameSink>(
+        &self,
         ethernet: &Ethernet,
         header: &Header,
-        source_port: u16,
-        destination_port: u16,
-        len: usize,
-        segment_bytes: Option<NonZeroU16>,
+        message: &[u8],
+        frames: &mut F,
     ) -> Result<(), DropReason> {
-        let is_ipv6 = header.source.is_ipv6();
-        let headers = udp_payload_offset(is_ipv6);
-        let segment_bytes = segment_bytes.map(|bytes| usize::from(bytes.get())).filter(|bytes| *bytes < len);
-        let each = segment_bytes.unwrap_or(len);
-        let fits = ip::header_len(is_ipv6) + udp::HEADER_LEN + each <= self.mtu;
-        let whole = match segment_bytes {
-            None => fits,
-            Some(each) => fits && self.offload.udp && len.div_ceil(each) <= MAX_UDP_SEGMENTS,
-        };
-        let frame = frames.reserve(headers + len).ok_or(DropReason::LinkFull)?;
-        if !whole {
-            let mut payload = std::mem::take(&mut self.run);
-            payload.clear();
-            payload.extend_from_slice(&frame[headers..headers + len]);
-            let sent =
-                self.send_each(frames, ethernet, header, source_port, destination_port, &payload, each);
-            self.run = payload;
-            return sent;
+        if self.fits(header, message.len()) {
+            let fill = |room: &mut [u8]| {
+                room.copy_from_slice(message);
+                message.len()
+            };
+            return self.send(ethernet, header, Transport::Complete, message.len(), fill, frames);
         }
-        let offset = ip::write_headers(frame, ethernet, header, udp::HEADER_LEN + len);
-        let transport = &mut frame[offset..headers + len];
-        udp::write_header(transport, source_port, destination_port, len);
-        let meta = self.finish_checksum(header, transport, segment_bytes);
-        let encoded = encode(&meta, header, offset);
-        frames.commit(headers + len, encoded);
-        Ok(())
+        self.send_fragments(ethernet, header, &[], message, frames)
     }
 
-    /// Sends each datagram of a run in packets of its own.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one datagram")]
-    fn send_each(
-        &mut self,
-        frames: &mut impl FrameSink,
-        ethernet: &Ethernet,
-        header: &Header,
-        source_port: u16,
-        destination_port: u16,
+    /// Sends a datagram, or a run of them.
+    ///
+    /// # Errors
+    /// `LinkFull`, with some of a run or of the fragments possibly sent; `MessageTooLong` for more than the MTU
+    /// that may not be fragmented.
+    pub fn send_datagrams<F: FrameSink>(
+        &self,
+        envelope: &UdpEnvelope,
         payload: &[u8],
-        each: usize,
+        frames: &mut F,
     ) -> Result<(), DropReason> {
-        let mut sent = Ok(());
-        for datagram in payload.chunks(each.max(1)) {
-            let length = udp::HEADER_LEN + datagram.len();
-            let one = self.send(frames, ethernet, header, length, |transport| {
-                transport[udp::HEADER_LEN..].copy_from_slice(datagram);
-                udp::write_header(transport, source_port, destination_port, datagram.len());
-            });
-            sent = sent.and(one);
+        if self.is_one_frame(envelope, payload.len()) {
+            let at = ETHERNET_HEADER_LEN + header_len(envelope.header.source.is_ipv6()) + udp::HEADER_LEN;
+            let frame = frames.reserve(at + payload.len()).ok_or(DropReason::LinkFull)?;
+            frame[at..at + payload.len()].copy_from_slice(payload);
+            let meta = self.finish_datagrams(envelope, frame, payload.len());
+            frames.commit(at + payload.len(), meta);
+            return Ok(());
         }
-        sent
-    }
-
-    fn send_fragments(
-        &mut self,
-        frames: &mut impl FrameSink,
-        ethernet: &Ethernet,
-        header: &Header,
-        transport: &[u8],
-    ) -> Result<(), DropReason> {
-        let is_ipv6 = header.source.is_ipv6();
-        self.identification = self.identification.wrapping_add(1).max(1);
-        let headers = ip::header_len(is_ipv6) + if is_ipv6 { FRAGMENT_HEADER_LEN } else { 0 };
-        // All but the last carry a multiple of eight bytes.
-        let each = (self.mtu - headers) & !7;
-        let mut offset = 0;
-        for piece in transport.chunks(each) {
-            let more = offset + piece.len() < transport.len();
-            let fragment = Fragment { identification: self.identification, offset, more };
-            let total = ETHERNET_HEADER_LEN + headers + piece.len();
-            let frame = frames.reserve(total).ok_or(DropReason::LinkFull)?;
-            let start = ip::write_fragment_headers(frame, ethernet, header, &fragment, piece.len());
-            frame[start..total].copy_from_slice(piece);
-            frames.commit(total, [0; 10]);
-            offset += piece.len();
+        let segment_bytes = envelope.segment_bytes.map_or(payload.len(), |bytes| usize::from(bytes.get()));
+        if segment_bytes >= payload.len() {
+            return self.send_datagram_in_fragments(envelope, payload, frames);
+        }
+        let mut single = UdpEnvelope { segment_bytes: None, ..*envelope };
+        for segment in payload.chunks(segment_bytes) {
+            self.send_datagrams(&single, segment, frames)?;
+            single.header.identification = single.header.identification.wrapping_add(1);
         }
         Ok(())
     }
 
-    /// Writes the complete checksum.
-    fn complete(&self, header: &Header, transport: &mut [u8]) {
-        if let Some(offset) = checksum_offset(header.protocol) {
-            let sum = ip::transport_checksum(header.source, header.destination, header.protocol, transport);
-            // RFC 768, RFC 8200 §8.1: zero would mean that there is none.
-            let sum = if header.protocol == ip::protocol::UDP && sum == 0 { 0xffff } else { sum };
-            transport[offset..offset + 2].copy_from_slice(&sum.to_be_bytes());
+    /// Reserves a frame, has `receive` read a datagram or a run right into it, and sends that. `receive` says
+    /// how many bytes it read and whose they are, or that there was nothing; then the result is `false`.
+    ///
+    /// # Errors
+    /// As [`Self::send_datagrams`]. `LinkFull` comes before anything is read.
+    pub fn receive_datagrams<F: FrameSink>(
+        &self,
+        is_ipv6: bool,
+        receive: impl FnOnce(&mut [u8]) -> Option<(UdpEnvelope, usize)>,
+        frames: &mut F,
+    ) -> Result<bool, DropReason> {
+        let at = ETHERNET_HEADER_LEN + header_len(is_ipv6) + udp::HEADER_LEN;
+        let frame = frames.reserve(MAX_FRAME_BYTES).ok_or(DropReason::LinkFull)?;
+        let Some((envelope, len)) = receive(&mut frame[at..]) else { return Ok(false) };
+        debug_assert_eq!(envelope.header.source.is_ipv6(), is_ipv6, "headers of another size than reserved");
+        if envelope.header.source.is_ipv6() == is_ipv6 && self.is_one_frame(&envelope, len) {
+            let meta = self.finish_datagrams(&envelope, frame, len);
+            frames.commit(at + len, meta);
+            return Ok(true);
+        }
+        // Neither one frame nor worth a buffer that lasts: an oversized datagram, or a run on an old kernel.
+        let payload = frame[at..at + len].to_vec();
+        self.send_datagrams(&envelope, &payload, frames)?;
+        Ok(true)
+    }
+
+    /// Bytes of the largest frame this may become, Ethernet header included.
+    fn largest_frame(&self, header: &Header, transport: Transport) -> usize {
+        let takes_super_segments = match transport {
+            Transport::Tcp { segmentation: Some(_) } => match header.source {
+                IpAddr::V4(_) => self.offload.tcp4,
+                IpAddr::V6(_) => self.offload.tcp6,
+            },
+            Transport::Tcp { segmentation: None } | Transport::Udp | Transport::Complete => false,
+        };
+        if takes_super_segments { MAX_FRAME_BYTES } else { ETHERNET_HEADER_LEN + self.mtu }
+    }
+
+    fn fits(&self, header: &Header, transport_len: usize) -> bool {
+        header_len(header.source.is_ipv6()) + transport_len <= self.mtu
+    }
+
+    /// Whether this payload leaves as a single frame: one datagram within the MTU, or a run that the link cuts.
+    fn is_one_frame(&self, envelope: &UdpEnvelope, len: usize) -> bool {
+        match envelope.segment_bytes.map(|bytes| usize::from(bytes.get())) {
+            Some(segment_bytes) if segment_bytes < len => {
+                let whole = header_len(envelope.header.source.is_ipv6()) + udp::HEADER_LEN + len;
+                self.offload.udp
+                    && self.offload.checksum
+                    && ETHERNET_HEADER_LEN + whole <= MAX_FRAME_BYTES
+                    && self.fits(&envelope.header, udp::HEADER_LEN + segment_bytes)
+            }
+            Some(_) | None => self.fits(&envelope.header, udp::HEADER_LEN + len),
         }
     }
 
-    /// Writes the checksum as far as is ours, and says what is left to the link.
-    fn finish_checksum(
+    /// Puts all headers in front of the `len` bytes of payload that stand in their place in `frame`.
+    fn finish_datagrams(
+        &self,
+        envelope: &UdpEnvelope,
+        frame: &mut [u8],
+        len: usize,
+    ) -> [u8; VNET_HEADER_LEN] {
+        let UdpEnvelope { ethernet, header, source_port, destination_port, segment_bytes } = envelope;
+        let transport_len = udp::HEADER_LEN + len;
+        let at = ip::write_headers(frame, ethernet, header, transport_len);
+        let transport = &mut frame[at..at + transport_len];
+        udp::write_header(transport, *source_port, *destination_port, len);
+        let mut meta = self.checksum(header, protocol::UDP, udp::CHECKSUM_OFFSET, transport);
+        meta.segmentation = segment_bytes
+            .filter(|bytes| usize::from(bytes.get()) < len)
+            .map(|bytes| Segmentation::Udp { segment_bytes: bytes.get() });
+        encode(&meta, header, at, udp::HEADER_LEN, udp::CHECKSUM_OFFSET)
+    }
+
+    /// Stores the checksum of `transport`, which begins at `at`, and describes the frame.
+    fn finish(
         &self,
         header: &Header,
-        transport: &mut [u8],
-        segment_bytes: Option<usize>,
-    ) -> FrameMeta {
-        let Some(offset) = checksum_offset(header.protocol) else { return FrameMeta::default() };
-        if !self.offload.checksum {
-            self.complete(header, transport);
-            return FrameMeta::default();
+        transport: Transport,
+        at: usize,
+        bytes: &mut [u8],
+    ) -> [u8; VNET_HEADER_LEN] {
+        match transport {
+            Transport::Tcp { segmentation } => {
+                let header_len = usize::from(bytes[12] >> 4) * 4;
+                let mut meta = self.checksum(header, protocol::TCP, tcp::CHECKSUM_OFFSET, bytes);
+                // A single segment is not a super-segment, whatever it was meant to become.
+                meta.segmentation = segmentation.filter(|segmentation| {
+                    let (Segmentation::Tcp { segment_bytes, .. } | Segmentation::Udp { segment_bytes }) =
+                        segmentation;
+                    bytes.len() > header_len + usize::from(*segment_bytes)
+                });
+                encode(&meta, header, at, header_len, tcp::CHECKSUM_OFFSET)
+            }
+            Transport::Udp => {
+                let meta = self.checksum(header, protocol::UDP, udp::CHECKSUM_OFFSET, bytes);
+                encode(&meta, header, at, udp::HEADER_LEN, udp::CHECKSUM_OFFSET)
+            }
+            Transport::Complete => [0; VNET_HEADER_LEN],
         }
-        let sum = ip::pseudo_header_sum(header.source, header.destination, header.protocol, transport.len());
-        transport[offset..offset + 2].copy_from_slice(&sum.to_be_bytes());
-        let segmentation = segment_bytes
-            .and_then(|bytes| u16::try_from(bytes).ok())
-            .map(|segment_bytes| Segmentation::Udp { segment_bytes });
-        FrameMeta { checksum_partial: true, checksum_valid: false, segmentation }
+    }
+
+    fn checksum(&self, header: &Header, protocol: u8, offset: usize, transport: &mut [u8]) -> FrameMeta {
+        let Header { source, destination, .. } = *header;
+        let value = if self.offload.checksum {
+            ip::pseudo_header_sum(source, destination, protocol, transport.len())
+        } else {
+            ip::transport_checksum(source, destination, protocol, transport)
+        };
+        transport[offset..offset + 2].copy_from_slice(&value.to_be_bytes());
+        FrameMeta { checksum_partial: self.offload.checksum, ..FrameMeta::default() }
+    }
+
+    fn send_datagram_in_fragments<F: FrameSink>(
+        &self,
+        envelope: &UdpEnvelope,
+        payload: &[u8],
+        frames: &mut F,
+    ) -> Result<(), DropReason> {
+        let UdpEnvelope { ethernet, header, source_port, destination_port, segment_bytes: _ } = envelope;
+        let len = udp::HEADER_LEN + payload.len();
+        if len > usize::from(u16::MAX) {
+            return Err(DropReason::MessageTooLong);
+        }
+        let mut front = [0u8; udp::HEADER_LEN];
+        udp::write_header(&mut front, *source_port, *destination_port, payload.len());
+        // No engine completes a checksum across fragments.
+        let pseudo = ip::pseudo_header_sum(header.source, header.destination, protocol::UDP, len);
+        let sum = !checksum::add(pseudo, checksum::add(checksum::sum(&front), checksum::sum(payload)));
+        udp::set_checksum(&mut front, if sum == 0 { 0xffff } else { sum });
+        self.send_fragments(ethernet, header, &front, payload, frames)
+    }
+
+    /// Sends `front` and `rest`, one behind the other, in fragments (RFC 791 §3.2, RFC 8200 §4.5). `front` is
+    /// at most eight bytes, so that it lies in the first.
+    fn send_fragments<F: FrameSink>(
+        &self,
+        ethernet: &Ethernet,
+        header: &Header,
+        front: &[u8],
+        rest: &[u8],
+        frames: &mut F,
+    ) -> Result<(), DropReason> {
+        let is_ipv6 = header.source.is_ipv6();
+        let total = front.len() + rest.len();
+        let overhead = header_len(is_ipv6) + if is_ipv6 { FRAGMENT_HEADER_LEN } else { 0 };
+        let step = self.mtu.saturating_sub(overhead) & !7;
+        // The length field of IPv6 does not count the header.
+        let whole = if is_ipv6 { total } else { header_len(false) + total };
+        if (header.dont_fragment && !is_ipv6) || step == 0 || whole > usize::from(u16::MAX) {
+            return Err(DropReason::MessageTooLong);
+        }
+        let identification = u32::from(header.identification);
+        for offset in (0..total).step_by(step) {
+            let len = step.min(total - offset);
+            let fragment = Fragment { identification, offset, more: offset + len < total };
+            let frame_len = ETHERNET_HEADER_LEN + overhead + len;
+            let frame = frames.reserve(frame_len).ok_or(DropReason::LinkFull)?;
+            let at = ip::write_fragment_headers(frame, ethernet, header, &fragment, len);
+            let begin = if offset == 0 { front.len() } else { 0 };
+            frame[at..at + begin].copy_from_slice(&front[..begin]);
+            let from = (offset + begin) - front.len();
+            frame[at + begin..at + len].copy_from_slice(&rest[from..from + len - begin]);
+            frames.commit(frame_len, [0; VNET_HEADER_LEN]);
+        }
+        Ok(())
     }
 }
 
-fn encode(meta: &FrameMeta, header: &Header, offset: usize) -> [u8; 10] {
-    let (transport_header_len, checksum_offset) = match header.protocol {
-        ip::protocol::TCP => (20, crate::wire::tcp::CHECKSUM_OFFSET),
-        _ => (udp::HEADER_LEN, udp::CHECKSUM_OFFSET),
-    };
-    meta.encode(header.source.is_ipv6(), offset as u16, transport_header_len as u16, checksum_offset as u16)
+fn encode(
+    meta: &FrameMeta,
+    header: &Header,
+    at: usize,
+    header_len: usize,
+    checksum_offset: usize,
+) -> [u8; VNET_HEADER_LEN] {
+    // Offsets within the headers of one packet: far below 65 536.
+    meta.encode(header.source.is_ipv6(), at as u16, header_len as u16, checksum_offset as u16)
 }
 
-fn checksum_offset(protocol: u8) -> Option<usize> {
-    match protocol {
-        ip::protocol::TCP => Some(crate::wire::tcp::CHECKSUM_OFFSET),
-        ip::protocol::UDP => Some(udp::CHECKSUM_OFFSET),
-        _ => None,
-    }
-}
-
-fn udp_payload_offset(is_ipv6: bool) -> usize {
-    ETHERNET_HEADER_LEN + ip::header_len(is_ipv6) + udp::HEADER_LEN
-}
+#[cfg(test)]
+pub(in crate::stack) mod tests;

@@ -27,6 +27,29 @@ pub enum FlowProtocol {
 }
 
 impl FlowProtocol {
+    /// All of them, by slot in counters.
+    pub const ALL: [FlowProtocol; 3] = [FlowProtocol::Tcp, FlowProtocol::Udp, FlowProtocol::Echo];
+
+    /// The protocol's name in counters.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            FlowProtocol::Tcp => "tcp",
+            FlowProtocol::Udp => "udp",
+            FlowProtocol::Echo => "icmp",
+        }
+    }
+
+    /// Its place in [`FlowProtocol::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            FlowProtocol::Tcp => 0,
+            FlowProtocol::Udp => 1,
+            FlowProtocol::Echo => 2,
+        }
+    }
+
     /// IANA protocol number in the given family.
     #[must_use]
     pub fn number(self, is_ipv6: bool) -> u8 {

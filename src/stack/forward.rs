@@ -173,3 +173,6 @@ fn is_broadcast(link: &LinkConfig, address: IpAddr) -> bool {
         IpAddr::V6(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use super::drop_reason::DropReason;
 use super::flow::{FlowKey, FlowProtocol};
 use super::forward::{self, Outbound};
 use super::timer::Alarm;
-use super::udp::{Pending, READ_BUDGET, problem_of, send_twice};
+use super::udp::{NO_ETHERNET, Pending, READ_BUDGET, problem_of, send_twice};
 use super::{Flow, Stack};
 use crate::wire::icmp::{self, Echo, Problem};
 use crate::wire::ip;
@@ -114,10 +114,12 @@ impl Stack {
         echo: &Echo<'_>,
         frames: &mut impl FrameSink,
     ) -> Result<(), DropReason> {
-        let header = self.header(packet.destination, packet.source, packet.protocol);
-        self.emit_packet(&header, echo.message.len(), frames, |message| {
-            icmp::write_echo_reply(message, header.source, header.destination, echo.identifier, echo.message);
-        })
+        let mut header = self.header(packet.destination, packet.source, packet.protocol);
+        header.dont_fragment = false;
+        header.identification = echo.sequence;
+        let mut reply = echo.message.to_vec();
+        icmp::make_echo_reply(&mut reply, header.source, header.destination, echo.identifier);
+        self.emitter.send_complete(&self.neighbor.ethernet()?, &header, &reply, frames)
     }
 
     /// The ping socket of a flow is open: what waited for it leaves.
@@ -176,24 +178,22 @@ impl Stack {
                 DatagramRead::Failed(_) => continue,
                 DatagramRead::Arrived(arrived) => arrived,
             };
-            let message = self.scratch[..arrived.len].to_vec();
-            if icmp::parse_echo_reply(is_ipv6, &message).is_none() {
+            let Some(message) = self.scratch.get_mut(..arrived.len) else { continue };
+            let Some(echo) = icmp::parse_echo_reply(is_ipv6, message) else {
                 self.stats.record(DropReason::BadTransport);
                 continue;
-            }
+            };
+            let sequence = echo.sequence;
+            let (source, destination) = (key.remote.ip(), key.container.ip());
+            icmp::make_echo_reply(message, source, destination, key.container.port());
             self.flows.touch(flow, now);
-            let mut header = self.header(key.remote.ip(), key.container.ip(), protocol_of(is_ipv6));
+            let mut header = self.header(source, destination, protocol_of(is_ipv6));
             header.traffic_class = arrived.traffic_class;
             header.hop_limit = arrived.hop_limit.saturating_sub(1).max(1);
             header.dont_fragment = false;
-            let sent = self.emit_packet(&header, message.len(), io.frames, |out| {
-                icmp::write_echo_reply(
-                    out,
-                    header.source,
-                    header.destination,
-                    key.container.port(),
-                    &message,
-                );
+            header.identification = sequence;
+            let sent = self.neighbor.ethernet().and_then(|ethernet| {
+                self.emitter.send_complete(&ethernet, &header, &self.scratch[..arrived.len], io.frames)
             });
             self.count(sent);
         }
@@ -220,7 +220,7 @@ impl Stack {
         let header = self.header(key.container.ip(), key.remote.ip(), protocol_of(is_ipv6));
         let length = message.len().max(icmp::HEADER_LEN);
         let mut frame = vec![0; ip::ETHERNET_HEADER_LEN + ip::header_len(is_ipv6) + length];
-        let offset = ip::write_headers(&mut frame, &self.own_ethernet(), &header, length);
+        let offset = ip::write_headers(&mut frame, &NO_ETHERNET, &header, length);
         frame[offset..offset + message.len()].copy_from_slice(message);
         // The kernel has put the socket's identifier in; the container knows its own.
         frame[offset + 4..offset + 6].copy_from_slice(&key.container.port().to_be_bytes());

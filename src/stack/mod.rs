@@ -30,27 +30,29 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use self::boundary::{
-    Action, CloseKind, FlowId, FrameSink, HostError, HostEvent, HostIo, Instant, Io, ListenerId, StackEvent,
+    Action, CloseKind, FlowId, FrameSink, HostEvent, HostIo, Instant, Io, ListenerId, StackEvent,
 };
 use self::drop_reason::DropReason;
-use self::emit::Emitter;
-use self::flow::{FlowKey, FlowTable};
+use self::emit::{Emitter, Transport};
+use self::flow::{FlowKey, FlowProtocol, FlowTable};
 use self::icmp::EchoFlow;
 use self::neighbor::Neighbor;
-use self::reassembly::Reassembler;
+use self::reassembly::{Reassembler, ReassemblyLimits};
 use self::service::dns::Resolvers;
+use self::service::router_advert::RouterAdvert;
 use self::stats::Stats;
 use self::tcp::TimeWait;
 use self::tcp::endpoint::LinkView;
 use self::tcp::relay::TcpFlow;
 use self::timer::Timers;
 use self::udp::UdpFlow;
-use self::unreachable::Unreachable;
+use self::unreachable::{Report, Unreachable};
 use crate::config::Config;
 use crate::wire::frame::{self, Body};
 use crate::wire::icmp::Problem;
-use crate::wire::ip::{self, Ethernet};
+use crate::wire::ip;
 use crate::wire::ndp;
+use crate::wire::tcp::BareSegment;
 use crate::wire::vnet_header::{FrameMeta, Offload};
 
 /// What a flow is.
@@ -75,6 +77,7 @@ pub struct Stack {
     offload: Offload,
     hasher: RandomState,
     neighbor: Neighbor,
+    router_advert: RouterAdvert,
     emitter: Emitter,
     unreachable: Unreachable,
     reassembler: Reassembler,
@@ -93,6 +96,9 @@ pub struct Stack {
     half_open: usize,
     echo_forbidden_told: bool,
     no_resolver_told: bool,
+    /// Tells fragmented datagrams apart (RFC 6864).
+    identification: u16,
+    /// Room for one echo reply.
     scratch: Box<[u8]>,
 }
 
@@ -111,9 +117,10 @@ impl Stack {
             offload,
             hasher: RandomState::with_seeds(b, c, d, a),
             neighbor: Neighbor::new(&config.link),
+            router_advert: RouterAdvert::new(&config.link, now),
             emitter: Emitter::new(config.link.mtu, offload),
-            unreachable: Unreachable::new(&config.limits, now),
-            reassembler: Reassembler::new(&config.limits),
+            unreachable: Unreachable::new(&config.limits),
+            reassembler: Reassembler::new(ReassemblyLimits::default()),
             resolvers: Resolvers::new(resolvers),
             flows: FlowTable::new(config.limits.flows, secret),
             clients: HashMap::with_hasher(RandomState::with_seeds(c, d, a, b)),
@@ -127,6 +134,7 @@ impl Stack {
             half_open: 0,
             echo_forbidden_told: false,
             no_resolver_told: false,
+            identification: 0,
             scratch: vec![0; 65_535].into(),
             config,
         }
@@ -141,7 +149,7 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) {
-        self.stats.record_from_container(frame.len());
+        self.stats.from_container.record(frame.len());
         let taken = self.dispatch_frame(header, frame, now, io);
         self.count(taken);
     }
@@ -156,11 +164,11 @@ impl Stack {
         let meta = FrameMeta::parse(header).map_err(|_| DropReason::VnetHeader)?;
         let frame = frame::parse(frame).map_err(DropReason::Frame)?;
         match &frame.body {
-            Body::Arp(message) => {
-                self.neighbor.learn(frame.source, message.sender.into());
-                self.neighbor.handle_arp(message, io.frames)
-            }
+            Body::Arp(message) => self.neighbor.handle_arp(message, io.frames),
             Body::Ip(packet) => {
+                if packet.protocol == ip::protocol::ICMPV6 && ndp::is_discovery(packet.payload) {
+                    return self.neighbor.handle_ndp(packet, frame.source, io.frames);
+                }
                 self.neighbor.learn(frame.source, packet.source);
                 match packet.fragment {
                     None => self.dispatch_packet(packet, &meta, now, io),
@@ -194,10 +202,6 @@ impl Stack {
                     verify_checksum(packet, meta)?;
                 }
                 self.handle_udp(packet, meta, now, io)
-            }
-            ip::protocol::ICMPV6 if ndp::parse(packet.payload, packet.hop_limit).is_some() => {
-                verify_checksum(packet, meta)?;
-                self.neighbor.handle_ndp(packet, &self.config.link, io.frames)
             }
             ip::protocol::ICMPV6
                 if icmp::is_link_scope(packet.destination) && packet.destination.is_multicast() =>
@@ -314,7 +318,13 @@ impl Stack {
                 Flow::Echo(_) => self.echo_alarm(flow, now),
             }
         }
-        self.reassembler.handle_timeout(now);
+        let mut timed_out = 0;
+        self.reassembler.handle_timeout(now, |_| timed_out += 1);
+        self.stats.record_many(DropReason::FragmentTimeout, timed_out);
+        // Any number will do to spread the advertisements of many instances; this one is the instance's own.
+        let jitter = self.hasher.hash_one(now.total_micros());
+        let sent = self.router_advert.handle_timeout(&self.config.link, jitter, now, io.frames);
+        self.count(sent);
     }
 
     /// The earliest instant at which [`Stack::handle_timeout`] has something to do.
@@ -323,7 +333,10 @@ impl Stack {
         if !self.unread.is_empty() {
             return Some(Instant::ZERO);
         }
-        [self.timers.earliest(), self.reassembler.poll_timeout()].into_iter().flatten().min()
+        [self.timers.earliest(), self.reassembler.poll_timeout(), self.router_advert.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing the driver is to do.
@@ -365,7 +378,7 @@ impl Stack {
         }
         let idle = self.config.limits.evict_idle.into();
         let oldest = self.flows.eviction_candidate(now, idle).ok_or(DropReason::FlowLimit)?;
-        self.stats.record_eviction();
+        self.stats.flow_evicted(self.flows.key(oldest).map_or(FlowProtocol::Tcp, |key| key.protocol));
         match self.flows.get(oldest) {
             Some(Flow::Tcp(_)) => self.abort_tcp(oldest, now, io),
             Some(Flow::TimeWait(_)) => {
@@ -424,8 +437,8 @@ impl Stack {
             }
             _ => gateway,
         };
-        let ethernet = self.link_view()?.ethernet;
-        self.unreachable.send(problem, from, offending, now, &ethernet, &mut self.emitter, frames)
+        let ethernet = self.neighbor.ethernet()?;
+        self.unreachable.send(&Report { problem, from, offending }, now, &ethernet, &self.emitter, frames)
     }
 
     /// Passes on an error that somebody on the host's side reported about a packet of the container.
@@ -442,16 +455,9 @@ impl Stack {
                 if offender.is_ipv4() == destination.is_ipv4() && !offender.is_unspecified() =>
             {
                 let shown = forward::shown_peer(&self.config, SocketAddr::new(offender, 0)).ip();
-                self.link_view().and_then(|link| {
-                    self.unreachable.send(
-                        problem,
-                        shown,
-                        offending,
-                        now,
-                        &link.ethernet,
-                        &mut self.emitter,
-                        frames,
-                    )
+                let report = Report { problem, from: shown, offending };
+                self.neighbor.ethernet().and_then(|ethernet| {
+                    self.unreachable.send(&report, now, &ethernet, &self.emitter, frames)
                 })
             }
             _ => self.send_problem(problem, offending, now, frames),
@@ -459,28 +465,26 @@ impl Stack {
         self.count(sent);
     }
 
-    /// Puts one IP packet on the link, with a transport header whose checksum is the emitter's to complete.
-    fn emit_transport(
+    /// Puts one segment without options on the link.
+    fn emit_segment(
         &mut self,
         header: &ip::Header,
-        len: usize,
+        segment: &BareSegment,
         frames: &mut impl FrameSink,
-        fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), DropReason> {
-        let ethernet = self.link_view()?.ethernet;
-        self.emitter.send(frames, &ethernet, header, len, fill)
-    }
-
-    /// The same for a message that carries its own, complete checksum.
-    fn emit_packet(
-        &mut self,
-        header: &ip::Header,
-        len: usize,
-        frames: &mut impl FrameSink,
-        fill: impl FnOnce(&mut [u8]),
-    ) -> Result<(), DropReason> {
-        let ethernet = self.link_view()?.ethernet;
-        self.emitter.send(frames, &ethernet, header, len, fill)
+        let ethernet = self.neighbor.ethernet()?;
+        let fill = |transport: &mut [u8]| {
+            segment.write(transport);
+            BareSegment::LEN
+        };
+        self.emitter.send(
+            &ethernet,
+            header,
+            Transport::Tcp { segmentation: None },
+            BareSegment::LEN,
+            fill,
+            frames,
+        )
     }
 
     fn header(&self, source: IpAddr, destination: IpAddr, protocol: u8) -> ip::Header {
@@ -495,14 +499,8 @@ impl Stack {
         }
     }
 
-    fn own_ethernet(&self) -> Ethernet {
-        let container = self.neighbor.container_mac().unwrap_or(crate::wire::MacAddr::BROADCAST);
-        Ethernet { source: self.config.link.gateway_mac, destination: container }
-    }
-
     fn link_view(&self) -> Result<LinkView, DropReason> {
-        let destination = self.neighbor.container_mac().ok_or(DropReason::NoContainerMac)?;
-        let ethernet = Ethernet { source: self.config.link.gateway_mac, destination };
+        let ethernet = self.neighbor.ethernet()?;
         Ok(LinkView { ethernet, mtu: self.config.link.mtu, offload: self.offload })
     }
 
@@ -520,6 +518,7 @@ impl Stack {
     }
 
     fn tell_opened(&mut self, flow: FlowId, key: FlowKey, target: SocketAddr) {
+        self.stats.flow_opened(key.protocol);
         self.tell(StackEvent::FlowOpened {
             flow,
             protocol: key.protocol.number(key.container.is_ipv6()),

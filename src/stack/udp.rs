@@ -16,6 +16,7 @@ use super::boundary::{
     FrameSink, HostError, HostIo, Instant, Io, ListenerId, NetworkErrorReport, StackEvent,
 };
 use super::drop_reason::DropReason;
+use super::emit::UdpEnvelope;
 use super::flow::{FlowKey, FlowProtocol};
 use super::forward::{self, Outbound};
 use super::service::dns::Exchange;
@@ -23,11 +24,15 @@ use super::timer::Alarm;
 use super::{Flow, Stack};
 use crate::config::{PortProtocol, UdpMapping};
 use crate::wire::icmp::Problem;
+use crate::wire::ip::Ethernet;
 use crate::wire::vnet_header::{FrameMeta, Segmentation};
-use crate::wire::{ip, udp};
+use crate::wire::{MacAddr, ip, udp};
 
 /// Datagrams read from one socket before others get their turn.
 pub(super) const READ_BUDGET: usize = 64;
+
+/// The link addresses of a packet that is only quoted.
+pub(super) const NO_ETHERNET: Ethernet = Ethernet { source: MacAddr([0; 6]), destination: MacAddr([0; 6]) };
 
 /// Which socket a flow's datagrams leave through.
 #[derive(Debug)]
@@ -269,30 +274,38 @@ impl Stack {
     ) -> bool {
         for _ in 0..READ_BUDGET {
             let Some((key, Flow::Udp(_))) = self.flows.get_mut(flow) else { return false };
-            let Some(room) = self.emitter.reserve_udp(io.frames, key.container.is_ipv6()) else {
-                self.stats.record(DropReason::LinkFull);
-                return true;
-            };
-            match io.host.receive_datagrams(DatagramPort::Flow(flow), room) {
-                DatagramRead::Blocked => return false,
-                // The report itself arrives as a `NetworkError`.
-                DatagramRead::Failed(_) => {}
-                DatagramRead::Arrived(arrived) => {
-                    self.flows.touch(flow, now);
-                    if !self.admit_answer(flow, &room[..arrived.len]) {
-                        continue;
-                    }
-                    let source = if key.remote.ip().is_unspecified() {
-                        forward::shown_peer(&self.config, arrived.source)
-                    } else {
-                        key.remote
-                    };
-                    let sent = self.deliver_udp(source, key.container, &arrived, io.frames);
-                    self.count(sent);
+            let is_ipv6 = key.container.is_ipv6();
+            let mut read = DatagramRead::Blocked;
+            let emitter = self.emitter;
+            let receive = |room: &mut [u8]| {
+                read = io.host.receive_datagrams(DatagramPort::Flow(flow), room);
+                let DatagramRead::Arrived(arrived) = read else { return None };
+                self.flows.touch(flow, now);
+                if !self.admit_answer(flow, room.get(..arrived.len)?) {
+                    return None;
                 }
+                let source = if key.remote.ip().is_unspecified() {
+                    forward::shown_peer(&self.config, arrived.source)
+                } else {
+                    key.remote
+                };
+                Some((self.envelope(source, key.container, &arrived)?, arrived.len))
+            };
+            let sent = emitter.receive_datagrams(is_ipv6, receive, io.frames);
+            if self.is_read_out(sent, read) {
+                return sent == Err(DropReason::LinkFull);
             }
         }
         true
+    }
+
+    /// Counts what became of a read, and says whether the socket is to be left alone now.
+    fn is_read_out(&mut self, sent: Result<bool, DropReason>, read: DatagramRead) -> bool {
+        if let Err(reason) = sent {
+            self.stats.record(reason);
+        }
+        // A pending error of the socket shows again as a `NetworkError`; the next read goes on.
+        read == DatagramRead::Blocked
     }
 
     /// Whether a datagram may pass: on a flow of the DNS, only an answer that is awaited.
@@ -321,19 +334,22 @@ impl Stack {
             return false;
         }
         for _ in 0..READ_BUDGET {
-            let Some(room) = self.emitter.reserve_udp(io.frames, rule.host_address.is_ipv6()) else {
-                self.stats.record(DropReason::LinkFull);
-                return true;
-            };
-            match io.host.receive_datagrams(DatagramPort::Listener(listener), room) {
-                DatagramRead::Blocked => return false,
-                DatagramRead::Failed(_) => {}
-                DatagramRead::Arrived(arrived) => {
-                    let sent = self
-                        .flow_of_client(listener, &rule, &arrived, now)
-                        .and_then(|key| self.deliver_udp(key.remote, key.container, &arrived, io.frames));
-                    self.count(sent);
+            let mut read = DatagramRead::Blocked;
+            let emitter = self.emitter;
+            let receive = |room: &mut [u8]| {
+                read = io.host.receive_datagrams(DatagramPort::Listener(listener), room);
+                let DatagramRead::Arrived(arrived) = read else { return None };
+                match self.flow_of_client(listener, &rule, &arrived, now) {
+                    Ok(key) => Some((self.envelope(key.remote, key.container, &arrived)?, arrived.len)),
+                    Err(reason) => {
+                        self.stats.record(reason);
+                        None
+                    }
                 }
+            };
+            let sent = emitter.receive_datagrams(rule.host_address.is_ipv6(), receive, io.frames);
+            if self.is_read_out(sent, read) {
+                return sent == Err(DropReason::LinkFull);
             }
         }
         true
@@ -371,28 +387,35 @@ impl Stack {
         Ok(key)
     }
 
-    fn deliver_udp(
+    /// What stands in front of datagrams for the container.
+    fn envelope(
         &mut self,
         source: SocketAddr,
         container: SocketAddr,
         arrived: &ArrivedDatagrams,
-        frames: &mut impl FrameSink,
-    ) -> Result<(), DropReason> {
+    ) -> Option<UdpEnvelope> {
+        let ethernet = match self.neighbor.ethernet() {
+            Ok(ethernet) => ethernet,
+            Err(reason) => {
+                self.stats.record(reason);
+                return None;
+            }
+        };
         let mut header = self.header(source.ip(), container.ip(), ip::protocol::UDP);
         header.traffic_class = arrived.traffic_class;
         // One hop less, but never so few that the container's own stack would refuse it.
         header.hop_limit = arrived.hop_limit.saturating_sub(1).max(1);
         header.dont_fragment = false;
-        let link = self.link_view()?;
-        self.emitter.commit_udp(
-            frames,
-            &link.ethernet,
-            &header,
-            source.port(),
-            container.port(),
-            arrived.len,
-            arrived.segment_bytes,
-        )
+        self.identification = self.identification.wrapping_add(1);
+        header.identification = self.identification;
+        let (source_port, destination_port) = (source.port(), container.port());
+        Some(UdpEnvelope {
+            ethernet,
+            header,
+            source_port,
+            destination_port,
+            segment_bytes: arrived.segment_bytes,
+        })
     }
 
     /// The network said that a datagram of this flow did not arrive.
@@ -427,7 +450,7 @@ impl Stack {
         let length = udp::HEADER_LEN + payload.len();
         let header = self.header(key.container.ip(), key.remote.ip(), ip::protocol::UDP);
         let mut frame = vec![0; ip::ETHERNET_HEADER_LEN + ip::header_len(key.container.is_ipv6()) + length];
-        let offset = ip::write_headers(&mut frame, &self.own_ethernet(), &header, length);
+        let offset = ip::write_headers(&mut frame, &NO_ETHERNET, &header, length);
         let transport = &mut frame[offset..];
         transport[udp::HEADER_LEN..].copy_from_slice(payload);
         udp::write_header(transport, key.container.port(), key.remote.port(), payload.len());

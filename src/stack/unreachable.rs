@@ -1,87 +1,148 @@
-//! ICMP and ICMPv6 errors toward the container, within a rate.
+//! ICMP errors toward the container: that a packet of its own could not be delivered, and why.
 //!
-//! An error is never sent about an error, about a fragment other than the first, or about what was sent from or
-//! to a group (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)). The rate is a token bucket (RFC 1812 §4.3.2.8): a container
-//! that provokes errors gets one second's worth at once and then no more than the rate.
+//! At most so many a second (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)), and never about what must not be answered:
+//! another error, a later fragment, a packet whose source or destination is not one host. The caller does not
+//! ask for one about a packet that came by link-layer broadcast; that is not visible here.
 
 use std::net::IpAddr;
 
 use super::boundary::{FrameSink, Instant};
 use super::drop_reason::DropReason;
-use super::emit::Emitter;
+use super::emit::{Emitter, Transport};
 use crate::config::Limits;
 use crate::wire::icmp::{self, Problem};
-use crate::wire::ip::{self, Ethernet, Header};
+use crate::wire::ip::{self, Ethernet, Header, Packet, protocol};
 
-/// Sends errors.
+const ERROR_HOP_LIMIT: u8 = 64;
+/// RFC 1812 §4.3.2.5: errors of IPv4 travel with precedence 6.
+const V4_TRAFFIC_CLASS: u8 = 0xc0;
+const V6_REDIRECT: u8 = 137;
+
+/// One error to be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    /// What went wrong.
+    pub problem: Problem,
+    /// Who says so: the gateway, or the router or host that told the host.
+    pub from: IpAddr,
+    /// The container's packet, from its IP header on.
+    pub offending: &'a [u8],
+}
+
+/// Sends errors, as long as there are not too many.
 #[derive(Debug)]
 pub struct Unreachable {
-    per_second: u64,
-    /// Errors that may be sent now, in millionths.
-    tokens: u64,
-    filled: Instant,
+    bucket: TokenBucket,
 }
 
 impl Unreachable {
-    /// A full bucket.
+    /// With a full allowance.
     #[must_use]
-    pub fn new(limits: &Limits, now: Instant) -> Self {
-        let per_second = u64::from(limits.icmp_errors_per_second);
-        Unreachable { per_second, tokens: per_second * 1_000_000, filled: now }
+    pub fn new(limits: &Limits) -> Unreachable {
+        Unreachable { bucket: TokenBucket::new(limits.icmp_errors_per_second) }
     }
 
-    /// Tells the sender of the IP packet `offending` what was wrong with it, as `from`.
+    /// Sends the error to the sender of the offending packet.
     ///
     /// # Errors
-    /// Why it was not told.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one message")]
-    pub fn send(
+    /// `ErrorSuppressed` where the RFCs forbid it, `ErrorRateLimit`, `LinkFull`.
+    pub fn send<F: FrameSink>(
         &mut self,
-        problem: Problem,
-        from: IpAddr,
-        offending: &[u8],
+        report: &Report<'_>,
         now: Instant,
         ethernet: &Ethernet,
-        emitter: &mut Emitter,
-        frames: &mut impl FrameSink,
+        emitter: &Emitter,
+        frames: &mut F,
     ) -> Result<(), DropReason> {
-        let packet = ip::parse(offending).map_err(DropReason::Frame)?;
-        if !may_be_answered(&packet) {
-            return Err(DropReason::ErrorNotAllowed);
+        let offending = ip::parse(report.offending)?;
+        let is_ipv6 = offending.source.is_ipv6();
+        if !may_be_answered(&offending, report.problem) || report.from.is_ipv6() != is_ipv6 {
+            return Err(DropReason::ErrorSuppressed);
         }
-        self.take_token(now)?;
-        let is_ipv6 = packet.source.is_ipv6();
+        if !self.bucket.take(now) {
+            return Err(DropReason::ErrorRateLimit);
+        }
         let header = Header {
-            source: from,
-            destination: packet.source,
-            protocol: if is_ipv6 { ip::protocol::ICMPV6 } else { ip::protocol::ICMP },
-            hop_limit: 64,
-            // RFC 1812 §4.3.2.5: errors carry internetwork control precedence.
-            traffic_class: if is_ipv6 { 0 } else { 0xc0 },
+            source: report.from,
+            destination: offending.source,
+            protocol: if is_ipv6 { protocol::ICMPV6 } else { protocol::ICMP },
+            hop_limit: ERROR_HOP_LIMIT,
+            traffic_class: if is_ipv6 { 0 } else { V4_TRAFFIC_CLASS },
             identification: 0,
             dont_fragment: false,
         };
-        emitter.send(frames, ethernet, &header, icmp::error_len(is_ipv6, offending), |message| {
-            icmp::write_error(message, header.source, header.destination, problem, offending);
-        })
-    }
-
-    fn take_token(&mut self, now: Instant) -> Result<(), DropReason> {
-        let elapsed = (now - self.filled).total_micros().min(1_000_000);
-        self.filled = now;
-        self.tokens = (self.tokens + elapsed * self.per_second).min(self.per_second * 1_000_000);
-        self.tokens = self.tokens.checked_sub(1_000_000).ok_or(DropReason::ErrorRateLimit)?;
-        Ok(())
+        let len = icmp::error_len(is_ipv6, offending.bytes);
+        let fill = |out: &mut [u8]| {
+            icmp::write_error(out, header.source, header.destination, report.problem, offending.bytes)
+        };
+        emitter.send(ethernet, &header, Transport::Complete, len, fill, frames)
     }
 }
 
-fn may_be_answered(packet: &ip::Packet<'_>) -> bool {
-    let is_ipv6 = packet.source.is_ipv6();
-    let is_icmp = packet.protocol == if is_ipv6 { ip::protocol::ICMPV6 } else { ip::protocol::ICMP };
-    let is_group = packet.destination.is_multicast()
-        || packet.source.is_multicast()
-        || packet.source.is_unspecified()
-        || matches!(packet.destination, IpAddr::V4(v4) if v4.is_broadcast());
-    let is_later_fragment = packet.fragment.is_some_and(|fragment| fragment.offset > 0);
-    !is_group && !is_later_fragment && !(is_icmp && icmp::is_error(is_ipv6, packet.payload))
+/// RFC 1122 §3.2.2, RFC 4443 §2.4 (e).
+fn may_be_answered(offending: &Packet<'_>, problem: Problem) -> bool {
+    if offending.fragment.is_some_and(|fragment| fragment.offset != 0) || !is_one_host(offending.source) {
+        return false;
+    }
+    let is_too_big = matches!(problem, Problem::PacketTooBig { .. });
+    let is_to_group = match offending.destination {
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
+        // RFC 4443 §2.4 (e.3): path MTU discovery works for groups too.
+        IpAddr::V6(v6) => v6.is_multicast() && !is_too_big,
+    };
+    let is_about_error = match offending.protocol {
+        protocol::ICMP => offending.source.is_ipv4() && icmp::is_error(false, offending.payload),
+        protocol::ICMPV6 => {
+            offending.source.is_ipv6()
+                && (icmp::is_error(true, offending.payload)
+                    || offending.payload.first() == Some(&V6_REDIRECT))
+        }
+        _ => false,
+    };
+    !is_to_group && !is_about_error
 }
+
+fn is_one_host(source: IpAddr) -> bool {
+    match source {
+        // RFC 1122 §3.2.2: not zero, loopback, broadcast, multicast or class E.
+        IpAddr::V4(v4) => v4.octets()[0] != 0 && v4.octets()[0] < 224 && !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_loopback(),
+    }
+}
+
+/// So many a second on average, and as many at once.
+#[derive(Debug)]
+struct TokenBucket {
+    per_second: u64,
+    /// Millionths of a token.
+    filled: u64,
+    updated: Option<Instant>,
+}
+
+impl TokenBucket {
+    const TOKEN: u64 = 1_000_000;
+
+    fn new(per_second: u32) -> TokenBucket {
+        let per_second = u64::from(per_second);
+        TokenBucket { per_second, filled: per_second * Self::TOKEN, updated: None }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let updated = self.updated.unwrap_or(now);
+        if now >= updated {
+            let gained = (now - updated).total_micros().saturating_mul(self.per_second);
+            self.filled = self.filled.saturating_add(gained).min(self.per_second * Self::TOKEN);
+            self.updated = Some(now);
+        }
+        match self.filled.checked_sub(Self::TOKEN) {
+            Some(rest) => {
+                self.filled = rest;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

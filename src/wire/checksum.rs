@@ -9,6 +9,7 @@ use super::ip::protocol;
 
 /// Folded sum of `bytes`, an odd last byte padded with zero.
 #[must_use]
+#[inline]
 pub fn sum(bytes: &[u8]) -> u16 {
     // RFC 1071 §2 (B): the sum does not depend on byte order, so whole machine words are added and the
     // result is swapped once. 65 535 bytes of 32-bit words stay far below the accumulator's range.
@@ -23,11 +24,13 @@ pub fn sum(bytes: &[u8]) -> u16 {
 
 /// Sum of two folded sums.
 #[must_use]
+#[inline]
 pub fn add(a: u16, b: u16) -> u16 {
     let (sum, carry) = a.overflowing_add(b);
     sum + u16::from(carry)
 }
 
+#[inline]
 fn fold(mut total: u64) -> u16 {
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
@@ -38,6 +41,7 @@ fn fold(mut total: u64) -> u16 {
 
 /// Folded sum of the pseudo-header for `transport_len` bytes of transport. ICMP over IPv4 has none: zero.
 #[must_use]
+#[inline]
 pub fn pseudo_header_sum(source: IpAddr, destination: IpAddr, protocol: u8, transport_len: usize) -> u16 {
     if protocol == protocol::ICMP {
         return 0;

@@ -18,6 +18,7 @@ const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOR_SOLICITATION: u8 = 135;
 const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
 const OPTION_SOURCE_LINK_ADDRESS: u8 = 1;
 const OPTION_TARGET_LINK_ADDRESS: u8 = 2;
 const OPTION_PREFIX: u8 = 3;
@@ -51,6 +52,12 @@ pub enum Message {
         /// Its link address.
         target_mac: Option<MacAddr>,
     },
+}
+
+/// Whether an ICMPv6 message is neighbor discovery of any kind, redirects included.
+#[must_use]
+pub fn is_discovery(message: &[u8]) -> bool {
+    message.first().is_some_and(|kind| (ROUTER_SOLICITATION..=REDIRECT).contains(kind))
 }
 
 /// Parses an ICMPv6 message whose checksum is right. `None` for what is no neighbor discovery of the three

@@ -150,7 +150,13 @@ impl App {
             Reading::Never => 0,
             Reading::Freely if self.script.echoes => ECHO_LIMIT.saturating_sub(self.echo.len()),
             Reading::Freely => usize::MAX,
-            Reading::Paced { bytes, .. } => if now >= self.next_read_at { bytes } else { 0 },
+            Reading::Paced { bytes, .. } => {
+                if now >= self.next_read_at {
+                    bytes
+                } else {
+                    0
+                }
+            }
         }
     }
 

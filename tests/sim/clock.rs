@@ -59,6 +59,9 @@ fn events_come_in_order_of_time_and_then_of_arrival() {
     assert_eq!(queue.next_at(), Some(Instant::from_millis(1)));
     assert_eq!(queue.pop_due(Instant::ZERO), None);
     let now = Instant::from_millis(4);
-    assert_eq!([queue.pop_due(now), queue.pop_due(now), queue.pop_due(now)], [Some("first"), Some("second"), None]);
+    assert_eq!(
+        [queue.pop_due(now), queue.pop_due(now), queue.pop_due(now)],
+        [Some("first"), Some("second"), None]
+    );
     assert_eq!(queue.len(), 1);
 }

@@ -212,8 +212,7 @@ impl Guest {
 
     /// Opens a UDP socket on `port`.
     pub fn udp_bind(&mut self, port: u16) -> UdpId {
-        let buffer =
-            || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 256], vec![0; 512 << 10]);
+        let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 256], vec![0; 512 << 10]);
         let mut socket = udp::Socket::new(buffer(), buffer());
         socket.bind(port).unwrap();
         self.udp.push(UdpSocket { handle: self.sockets.add(socket), received: Vec::new() });
@@ -233,8 +232,7 @@ impl Guest {
 
     /// Sends an echo request.
     pub fn ping(&mut self, to: IpAddr, identifier: u16, sequence: u16, payload: &[u8]) {
-        let buffer =
-            || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 16], vec![0; 16 << 10]);
+        let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 16], vec![0; 16 << 10]);
         let mut socket = icmp::Socket::new(buffer(), buffer());
         socket.bind(icmp::Endpoint::Ident(identifier)).unwrap();
         let checksums = ChecksumCapabilities::default();

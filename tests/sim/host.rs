@@ -183,7 +183,8 @@ impl SimHost {
 
     /// The sockets connects have been asked for to `target`, whatever became of them.
     pub fn connects_to(&self, target: SocketAddr) -> usize {
-        let asks = |action: &&Action| matches!(action, Action::ConnectStream { target: to, .. } if *to == target);
+        let asks =
+            |action: &&Action| matches!(action, Action::ConnectStream { target: to, .. } if *to == target);
         self.actions.iter().filter(asks).count()
     }
 
@@ -267,9 +268,9 @@ impl SimHost {
         // The driver ignores late events of sockets that are gone.
         let sockets = &self.sockets;
         self.outbox.retain(|event| match event {
-            HostEvent::Readable { flow } | HostEvent::Writable { flow } | HostEvent::NetworkError { flow, .. } => {
-                sockets.contains_key(flow)
-            }
+            HostEvent::Readable { flow }
+            | HostEvent::Writable { flow }
+            | HostEvent::NetworkError { flow, .. } => sockets.contains_key(flow),
             HostEvent::Connected { .. }
             | HostEvent::ConnectFailed { .. }
             | HostEvent::ListenerReadable { .. }

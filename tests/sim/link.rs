@@ -246,7 +246,10 @@ impl FrameSink for Link {
         let frames = match split(&header, &self.scratch[..len], self.offload, self.mtu) {
             Ok(frames) => frames,
             Err(error) => {
-                self.violations.push(format!("{error}: header {header:02x?}, frame {:02x?}", head(&self.scratch[..len])));
+                self.violations.push(format!(
+                    "{error}: header {header:02x?}, frame {:02x?}",
+                    head(&self.scratch[..len])
+                ));
                 return;
             }
         };
@@ -329,7 +332,8 @@ mod tests {
         let shuffled: Vec<_> = arrivals(&mut shuffling).iter().map(|frame| *frame.last().unwrap()).collect();
         assert!(shuffled.len() == 100 && !shuffled.is_sorted());
         let sound = |frame: &Vec<u8>| {
-            packet::read(frame).is_ok_and(|seen| seen.ip.is_some_and(|ip| ip.protocol == TCP && ip.checksum_holds()))
+            packet::read(frame)
+                .is_ok_and(|seen| seen.ip.is_some_and(|ip| ip.protocol == TCP && ip.checksum_holds()))
         };
         let good = arrivals(&mut damaging).iter().filter(|frame| sound(frame)).count();
         assert!((20..80).contains(&good), "{good}");

@@ -27,14 +27,21 @@ pub fn split(
     let seen = packet::read(frame)?;
     let gso = header[1] & !GSO_ECN;
     if gso == 0 && frame.len() > ETHERNET + mtu {
-        return Err(format!("{} bytes exceed the MTU of {mtu} and are no super-segment", frame.len() - ETHERNET));
+        return Err(format!(
+            "{} bytes exceed the MTU of {mtu} and are no super-segment",
+            frame.len() - ETHERNET
+        ));
     }
     if header[0] & !(NEEDS_CSUM | DATA_VALID) != 0 {
         return Err(format!("unknown flags in {header:02x?}"));
     }
     let mut whole = frame.to_vec();
     if header[0] & NEEDS_CSUM == 0 {
-        return if gso == 0 { Ok(vec![whole]) } else { Err("a super-segment with a complete checksum".into()) };
+        return if gso == 0 {
+            Ok(vec![whole])
+        } else {
+            Err("a super-segment with a complete checksum".into())
+        };
     }
     if !offload.checksum {
         return Err("a partial checksum on a link without offload".into());
@@ -133,7 +140,12 @@ struct Held {
 
 impl Joiner {
     /// Takes the next frame; what can grow no more comes out, with its header.
-    pub fn push(&mut self, frame: Vec<u8>, offload: Offload, out: &mut Vec<([u8; VNET_HEADER_LEN], Vec<u8>)>) {
+    pub fn push(
+        &mut self,
+        frame: Vec<u8>,
+        offload: Offload,
+        out: &mut Vec<([u8; VNET_HEADER_LEN], Vec<u8>)>,
+    ) {
         let ip = packet::read(&frame).ok().and_then(|seen| seen.ip);
         let Some(ip) = ip.filter(|ip| ip.fragment.is_none() && ip.checksum_holds()) else {
             self.flush(out);
@@ -311,7 +323,8 @@ mod tests {
     fn a_super_datagram_is_cut_into_datagrams() {
         let (source, destination) = pair(false);
         let payload: Vec<u8> = (0..25).collect();
-        let mut frame = ethernet([2; 6], [4; 6], &Ip::new(source, destination, UDP).raw(&udp((5, 6), &payload)));
+        let mut frame =
+            ethernet([2; 6], [4; 6], &Ip::new(source, destination, UDP).raw(&udp((5, 6), &payload)));
         let pseudo = packet::pseudo_sum(source, destination, UDP, 33);
         frame[40..42].copy_from_slice(&pseudo.to_be_bytes());
         let header = [NEEDS_CSUM, GSO_UDP, 42, 0, 10, 0, 34, 0, 6, 0];
@@ -329,8 +342,12 @@ mod tests {
         assert!(split(&[0; 10], &whole, Offload::ALL, 1500).unwrap_err().contains("MTU"));
         let small = segment(false, 1, ACK, &[7; 20]);
         let complete_but_called_partial = [1, 0, 0, 0, 0, 0, 34, 0, 16, 0];
-        assert!(split(&complete_but_called_partial, &small, Offload::ALL, 1500).unwrap_err().contains("pseudo"));
-        assert!(split(&complete_but_called_partial, &small, Offload::NONE, 1500).unwrap_err().contains("offload"));
+        assert!(
+            split(&complete_but_called_partial, &small, Offload::ALL, 1500).unwrap_err().contains("pseudo")
+        );
+        assert!(
+            split(&complete_but_called_partial, &small, Offload::NONE, 1500).unwrap_err().contains("offload")
+        );
         assert!(split(&[0; 10], &small, Offload::NONE, 1500).is_ok());
     }
 }

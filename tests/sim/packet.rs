@@ -268,7 +268,9 @@ impl SeenIp {
     /// Whether the transport checksum holds; `true` for fragments and for transports without one.
     pub fn checksum_holds(&self) -> bool {
         let Some(offset) = checksum_offset(self.protocol) else { return true };
-        if self.fragment.is_some() || (self.protocol == UDP && self.source.is_ipv4() && self.word(offset) == 0) {
+        if self.fragment.is_some()
+            || (self.protocol == UDP && self.source.is_ipv4() && self.word(offset) == 0)
+        {
             return true;
         }
         let pseudo = pseudo_for(self.source, self.destination, self.protocol, self.transport.len());
@@ -365,7 +367,8 @@ mod tests {
     #[test]
     fn what_is_made_is_read_back_and_an_independent_parser_agrees() {
         for (source, destination) in [("10.0.2.100", "203.0.113.5"), ("fd00::64", "2001:db8::5")] {
-            let (source, destination): (IpAddr, IpAddr) = (source.parse().unwrap(), destination.parse().unwrap());
+            let (source, destination): (IpAddr, IpAddr) =
+                (source.parse().unwrap(), destination.parse().unwrap());
             let packet = Ip::new(source, destination, UDP).carrying(udp((5, 6), b"odd"));
             let frame = ethernet([2; 6], [4; 6], &packet);
             let seen = read(&frame).unwrap().ip.unwrap();
@@ -380,8 +383,13 @@ mod tests {
 
     #[test]
     fn a_flipped_bit_breaks_the_checksum() {
-        let packet = Ip::new(Ipv4Addr::new(10, 0, 2, 100), Ipv4Addr::new(203, 0, 113, 5), TCP)
-            .carrying(tcp((1, 2), 3, 4, ACK, b"bytes"));
+        let packet = Ip::new(Ipv4Addr::new(10, 0, 2, 100), Ipv4Addr::new(203, 0, 113, 5), TCP).carrying(tcp(
+            (1, 2),
+            3,
+            4,
+            ACK,
+            b"bytes",
+        ));
         let mut frame = ethernet([2; 6], [4; 6], &packet);
         *frame.last_mut().unwrap() ^= 0x10;
         assert!(!read(&frame).unwrap().ip.unwrap().checksum_holds());

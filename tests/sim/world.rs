@@ -54,8 +54,7 @@ impl World {
         let config = Arc::new(settings.config.clone());
         let mut prng = Prng::new(seed, "secret");
         let secret = [prng.next(), prng.next(), prng.next(), prng.next()];
-        let mut link =
-            Link::new(seed, settings.offload, config.link.mtu, (GATEWAY_MAC, CONTAINER_MAC));
+        let mut link = Link::new(seed, settings.offload, config.link.mtu, (GATEWAY_MAC, CONTAINER_MAC));
         (link.down, link.up) = (settings.down, settings.up);
         let mut guest = Guest::new(&config.link, CONTAINER_MAC, scramble(seed));
         guest.buffer_bytes = settings.guest_buffer_bytes;
@@ -83,7 +82,7 @@ impl World {
 
     /// How often the core dropped for `reason`.
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.stack.stats().dropped(reason)
+        self.stack.stats().drops(reason)
     }
 
     /// Puts an IP packet of the container before the core, without the guest's doing.
@@ -164,7 +163,11 @@ impl World {
                 break;
             }
         }
-        assert!(rounds < 20_000, "something spins at {now}: the core's timeout is {:?}", self.stack.poll_timeout());
+        assert!(
+            rounds < 20_000,
+            "something spins at {now}: the core's timeout is {:?}",
+            self.stack.poll_timeout()
+        );
     }
 
     fn handle_host(&mut self, event: HostEvent) {
@@ -202,7 +205,10 @@ impl World {
     /// When something happens next.
     fn next_at(&mut self) -> Option<Instant> {
         let guest = self.guest.next_at(self.now);
-        [self.link.next_at(), self.host.next_at(), self.stack.poll_timeout(), guest].into_iter().flatten().min()
+        [self.link.next_at(), self.host.next_at(), self.stack.poll_timeout(), guest]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Lets time pass until `done`; panics when that takes longer than `limit`.
@@ -254,7 +260,10 @@ impl World {
         });
         let host = self.host.connections.iter().map(|peer| {
             let app = &peer.app;
-            format!("host sent {} got {} end {:?} closed {:?}", app.sent, app.received, app.peer_ended, peer.closed)
+            format!(
+                "host sent {} got {} end {:?} closed {:?}",
+                app.sent, app.received, app.peer_ended, peer.closed
+            )
         });
         guest.chain(host).take(12).collect()
     }
@@ -325,7 +334,11 @@ impl World {
             .filter(is_error)
             .map(|ip| {
                 let quoted = &ip.transport[8..];
-                let quote = if ip.protocol == packet::ICMP { packet::read_ipv4(quoted) } else { packet::read_ipv6(quoted) };
+                let quote = if ip.protocol == packet::ICMP {
+                    packet::read_ipv4(quoted)
+                } else {
+                    packet::read_ipv6(quoted)
+                };
                 let (kind, code) = ip.icmp().unwrap();
                 (kind, code, ip.source, quote.expect("an error quotes a packet"))
             })

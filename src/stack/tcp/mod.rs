@@ -466,7 +466,7 @@ impl Stack {
         frames: &mut impl FrameSink,
     ) -> Result<(), DropReason> {
         let header = self.header(packet.destination, packet.source, ip::protocol::TCP);
-        self.emit_transport(&header, BareSegment::LEN, frames, |transport| segment.write(transport))
+        self.emit_segment(&header, segment, frames)
     }
 }
 

@@ -149,3 +149,13 @@ fn an_independent_reader_understands_the_router_advertisement() {
     assert_eq!((len, out[35]), (64, 0x80));
     assert!(checksum_ok(GATEWAY, CONTAINER, &out[..len]));
 }
+
+#[test]
+fn discovery_is_told_from_other_icmpv6() {
+    for kind in [133, 134, 135, 136, 137] {
+        assert!(is_discovery(&[kind]));
+    }
+    for message in [&[128][..], &[129], &[132], &[138], &[143], &[]] {
+        assert!(!is_discovery(message), "{message:?}");
+    }
+}

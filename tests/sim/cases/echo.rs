@@ -8,7 +8,7 @@ use netferry::stack::drop_reason::DropReason;
 use super::{both_families, everywhere};
 use crate::clock::{ms, secs};
 use crate::host::EchoPeer;
-use crate::packet::{ICMP, ICMPV6, Ip, TCP, SYN, UDP, echo_request, tcp, udp};
+use crate::packet::{ICMP, ICMPV6, Ip, SYN, TCP, UDP, echo_request, tcp, udp};
 use crate::world::{DNS, DNS6, GATEWAY, GATEWAY6, GATEWAY6_LINK_LOCAL, World};
 
 #[test]
@@ -31,7 +31,8 @@ fn the_containers_identifier_is_kept_whatever_the_hosts_is() {
     // The second socket cannot have the identifier of the first.
     world.guest.ping(targets[0], 7, 1, b"one");
     world.run_for(ms(1));
-    let packet = Ip::new(crate::world::CONTAINER, targets[1], ICMP).carrying(echo_request(false, 7, 2, b"two"));
+    let packet =
+        Ip::new(crate::world::CONTAINER, targets[1], ICMP).carrying(echo_request(false, 7, 2, b"two"));
     world.inject(&packet);
     world.run_for(ms(10));
     assert_ne!(world.host.datagrams[1].local_port, 7);
@@ -76,7 +77,8 @@ fn where_ping_sockets_are_forbidden_nothing_is_answered_and_the_user_told_once()
 
 #[test]
 fn the_gateway_and_the_dns_address_answer_by_themselves() {
-    let own: [IpAddr; 5] = [GATEWAY.into(), DNS.into(), GATEWAY6.into(), GATEWAY6_LINK_LOCAL.into(), DNS6.into()];
+    let own: [IpAddr; 5] =
+        [GATEWAY.into(), DNS.into(), GATEWAY6.into(), GATEWAY6_LINK_LOCAL.into(), DNS6.into()];
     for address in own {
         let mut world = World::usual();
         world.host.echo_forbidden = true;
@@ -99,8 +101,10 @@ fn a_hop_limit_of_one_is_answered_by_the_gateway() {
             for hop_limit in [1, 0] {
                 let mut world = World::usual();
                 let link = &world.settings.config.link;
-                let (source, gateway) = (link.container_like(target.ip()).unwrap(), link.gateway_like(target.ip()));
-                let packet = Ip::new(source, target.ip(), protocol).hops(hop_limit).carrying(transport.clone());
+                let (source, gateway) =
+                    (link.container_like(target.ip()).unwrap(), link.gateway_like(target.ip()));
+                let packet =
+                    Ip::new(source, target.ip(), protocol).hops(hop_limit).carrying(transport.clone());
                 world.inject(&packet);
                 world.run_for(ms(10));
                 let errors = world.icmp_errors();

@@ -40,7 +40,7 @@ fn the_least_recently_used_idle_flow_gives_way_to_a_new_one() {
     assert_eq!(world.peer(target(2)).closed, Some(CloseKind::Reset), "the one silent longest is given up");
     assert!(world.guest.streams[1].app.peer_reset, "and the container told");
     assert!(world.peer(target(1)).closed.is_none() && world.peer(target(3)).closed.is_none());
-    assert_eq!((world.stack.stats().flows_evicted, world.most_flows), (1, 3));
+    assert_eq!((world.stack.stats().evicted(), world.most_flows), (1, 3));
     (0..4).for_each(|place| world.guest.abort(crate::guest::StreamId(place)));
     world.finish();
 }
@@ -51,9 +51,11 @@ fn a_full_table_of_busy_flows_refuses_the_newcomer_until_one_ends() {
     open_idle(&mut world, 1..=3);
     assert_eq!(world.host.connects_to(target(3)), 0);
     assert!(world.drops(DropReason::FlowLimit) >= 1);
-    assert_eq!(world.stack.stats().flows_evicted, 0);
+    assert_eq!(world.stack.stats().evicted(), 0);
     world.guest.abort(crate::guest::StreamId(0));
-    world.run_until(secs(20), "the newcomer's next SYN", |world| world.host.connections_to(target(3)).count() == 1);
+    world.run_until(secs(20), "the newcomer's next SYN", |world| {
+        world.host.connections_to(target(3)).count() == 1
+    });
     (1..3).for_each(|place| world.guest.abort(crate::guest::StreamId(place)));
     world.finish();
 }
@@ -87,7 +89,9 @@ fn a_container_that_never_completes_a_handshake_holds_no_more_than_the_half_open
     for port in 1..=10 {
         let syn = tcp((5_000 + port, 80), 1, 0, SYN, &[]);
         world.inject(&Ip::new(CONTAINER, target(1).ip(), TCP).carrying(syn));
-        world.run_until(secs(1), "the SYN is read", |world| world.link.next_at().is_none_or(|at| at > world.now));
+        world.run_until(secs(1), "the SYN is read", |world| {
+            world.link.next_at().is_none_or(|at| at > world.now)
+        });
     }
     assert!(world.most_flows <= 10);
     world.finish_within(secs(120));
@@ -113,7 +117,8 @@ fn a_transfer_completes_in_the_smallest_buffers() {
         config.limits.tcp_buffer_total_bytes = 16 << 10;
         config.limits.tcp_buffer_min_bytes = 8 << 10;
     }));
-    let stream = world.connect(target(1), Script::container(1, 200_000), Target::running(Script::host(1, 200_000)));
+    let stream =
+        world.connect(target(1), Script::container(1, 200_000), Target::running(Script::host(1, 200_000)));
     world.run_until(secs(60), "both ends", World::all_ended);
     world.assert_exchanged(stream, world.peer(target(1)));
     world.finish();
@@ -121,7 +126,8 @@ fn a_transfer_completes_in_the_smallest_buffers() {
 
 #[test]
 fn datagrams_that_wait_for_their_socket_are_bounded() {
-    let mut world = World::new(Settings::default().with(|config| config.limits.datagrams_pending_per_flow = 3));
+    let mut world =
+        World::new(Settings::default().with(|config| config.limits.datagrams_pending_per_flow = 3));
     for number in 0..5u8 {
         world.inject(&Ip::new(CONTAINER, target(1).ip(), UDP).carrying(udp((5_000, 80), &[number])));
     }

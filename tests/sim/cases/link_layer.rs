@@ -9,8 +9,8 @@ use crate::clock::{ms, secs};
 use crate::host::Target;
 use crate::packet::{self, ICMPV6, Ip, Seen, TCP, UDP, arp_request, tcp, udp};
 use crate::world::{
-    CONTAINER, CONTAINER_MAC, CONTAINER6, DNS, DNS6, GATEWAY, GATEWAY_MAC, GATEWAY6, GATEWAY6_LINK_LOCAL, Settings,
-    World, at,
+    CONTAINER, CONTAINER_MAC, CONTAINER6, DNS, DNS6, GATEWAY, GATEWAY_MAC, GATEWAY6, GATEWAY6_LINK_LOCAL,
+    Settings, World, at,
 };
 
 fn replies(world: &World) -> Vec<Seen> {
@@ -32,7 +32,9 @@ fn arp_for_the_gateway_and_the_dns_address_is_answered() {
 
 #[test]
 fn arp_for_anyone_else_is_not_answered() {
-    for target in [Ipv4Addr::new(10, 0, 2, 50), Ipv4Addr::new(203, 0, 113, 5), CONTAINER, Ipv4Addr::UNSPECIFIED] {
+    for target in
+        [Ipv4Addr::new(10, 0, 2, 50), Ipv4Addr::new(203, 0, 113, 5), CONTAINER, Ipv4Addr::UNSPECIFIED]
+    {
         let mut world = World::usual();
         world.inject_frame(arp_request(CONTAINER_MAC, CONTAINER, target));
         world.run_for(ms(1));
@@ -79,7 +81,11 @@ fn neighbor_solicitations_for_our_addresses_are_answered() {
         let ip = seen[0].ip.clone().unwrap();
         assert_eq!((ip.icmp(), ip.hop_limit, ip.destination), (Some((136, 0)), 255, CONTAINER6.into()));
         assert_eq!(ip.transport[8..24], target.octets());
-        assert_eq!(ip.transport[24..32], [&[2, 1], &GATEWAY_MAC[..]].concat()[..], "target link-layer address");
+        assert_eq!(
+            ip.transport[24..32],
+            [&[2, 1], &GATEWAY_MAC[..]].concat()[..],
+            "target link-layer address"
+        );
         assert_ne!(ip.transport[4] & 0x40, 0, "solicited");
     }
 }
@@ -170,7 +176,7 @@ fn a_source_that_is_not_the_containers_is_dropped_and_counted() {
         world.run_for(ms(10));
         assert_eq!(world.host.actions, [], "{source}");
         assert_eq!(replies(&world), [], "{source}");
-        let counted = world.drops(DropReason::SpoofedSource) + world.drops(DropReason::AddressConflict);
+        let counted = world.drops(DropReason::SpoofedSource) + world.drops(DropReason::NeighborConflict);
         assert_eq!(counted, 2, "{source}");
     }
 }
@@ -201,6 +207,6 @@ fn garbage_is_counted_and_answered_with_nothing() {
         world.link.inject_up(header, frame, now);
     }
     world.run_for(secs(1));
-    assert_eq!(world.stack.stats().frames_from_container, 3_000);
+    assert_eq!(world.stack.stats().from_container.frames, 3_000);
     world.finish_within(secs(400));
 }

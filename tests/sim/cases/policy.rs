@@ -85,7 +85,8 @@ fn destinations_that_are_no_place_in_the_world_are_dropped_and_counted() {
             world.run_for(ms(10));
             assert_eq!(world.host.actions, [], "{destination}");
             assert_eq!(world.sent_packets().count(), 0, "{destination} is answered");
-            let counted: u64 = [HostLoopback, Martian, Multicast].map(|reason| world.drops(reason)).iter().sum();
+            let counted: u64 =
+                [HostLoopback, Martian, Multicast].map(|reason| world.drops(reason)).iter().sum();
             assert_eq!(counted, 3, "{destination}");
             assert!(world.drops(reason) >= 2, "{destination} is {reason:?}: {:?}", world.stack.stats());
             world.finish();
@@ -129,7 +130,13 @@ fn an_unknown_transport_is_answered_with_protocol_unreachable() {
 #[test]
 fn frames_for_another_link_address_are_not_forwarded() {
     let mut world = World::usual();
-    let syn = Ip::new(crate::world::CONTAINER, at("203.0.113.5:80").ip(), TCP).carrying(tcp((5, 80), 1, 0, SYN, &[]));
+    let syn = Ip::new(crate::world::CONTAINER, at("203.0.113.5:80").ip(), TCP).carrying(tcp(
+        (5, 80),
+        1,
+        0,
+        SYN,
+        &[],
+    ));
     world.inject_frame(packet::ethernet(crate::world::CONTAINER_MAC, [0x02, 9, 9, 9, 9, 9], &syn));
     world.run_for(ms(10));
     let connects = world.count_actions(|action| matches!(action, Action::ConnectStream { .. }));

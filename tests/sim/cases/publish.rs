@@ -13,8 +13,7 @@ use crate::world::{CONTAINER, GATEWAY, GATEWAY6, Settings, World, at};
 /// A host port of each family, its client outside, the same port on the container.
 fn published(run: impl Fn(World, SocketAddr)) {
     for offload in [Offload::ALL, Offload::NONE] {
-        for (host, client) in
-            [("0.0.0.0:8080", "198.51.100.9:33333"), ("[::]:8080", "[2001:db8:9::9]:33333")]
+        for (host, client) in [("0.0.0.0:8080", "198.51.100.9:33333"), ("[::]:8080", "[2001:db8:9::9]:33333")]
         {
             let settings = Settings::default().offload(offload).publishing(Tcp, at(host), 80);
             run(World::new(settings), at(client));

@@ -39,7 +39,8 @@ fn random_settings(seed: u64, prng: &mut Prng) -> Settings {
         Offload { udp: false, ..Offload::ALL },
         Offload { checksum: true, ..Offload::NONE },
     ]);
-    let (mtu, total) = (prng.pick(&[1_500, 1_500, 1_280, 9_000, 65_520]), prng.pick(&[64 << 20, 512 << 20, 1 << 20]));
+    let (mtu, total) =
+        (prng.pick(&[1_500, 1_500, 1_280, 9_000, 65_520]), prng.pick(&[64 << 20, 512 << 20, 1 << 20]));
     let settings = Settings {
         seed,
         guest_buffer_bytes: prng.pick(&[8 << 10, 64 << 10, 256 << 10]),
@@ -84,7 +85,8 @@ fn live(seed: u64) -> u64 {
     let mut prng = Prng::new(seed, "script");
     let mut world = World::new(random_settings(seed, &mut prng));
     let mut mood = |most| if prng.chance(500) { prng.below(most) as u32 } else { 0 };
-    world.host.moods = Moods { storms: mood(200), short: mood(500), spurious: mood(500), joins: seed % 2 == 0 };
+    world.host.moods =
+        Moods { storms: mood(200), short: mood(500), spurious: mood(500), joins: seed % 2 == 0 };
     let mut pairs: Vec<(StreamId, SocketAddr)> = Vec::new();
     for number in 1..=prng.within(1, 5) {
         let (container, host) = random_scripts(number, &mut prng);

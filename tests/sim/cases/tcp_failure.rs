@@ -58,8 +58,8 @@ fn unreachable_targets_are_told_by_icmp_that_quotes_the_syn() {
 #[test]
 fn a_connect_that_never_ends_is_given_up_after_the_handshake_timeout() {
     both_families(|target| {
-        let settings =
-            Settings::default().with(|config| config.timeouts.tcp_handshake = std::time::Duration::from_secs(20));
+        let settings = Settings::default()
+            .with(|config| config.timeouts.tcp_handshake = std::time::Duration::from_secs(20));
         let mut world = World::new(settings);
         let stream = world.connect(target, Script::container(1, 10), Target::hanging());
         world.run_for(secs(19));
@@ -247,7 +247,8 @@ fn a_container_that_vanishes_is_given_up_with_both_sides_reset() {
 #[test]
 fn segments_with_a_wrong_checksum_are_dropped() {
     let mut world = World::usual();
-    let mut syn = Ip::new(CONTAINER6, at("[2001:db8::5]:80").ip(), TCP).carrying(tcp((5_000, 80), 1, 0, SYN, &[]));
+    let mut syn =
+        Ip::new(CONTAINER6, at("[2001:db8::5]:80").ip(), TCP).carrying(tcp((5_000, 80), 1, 0, SYN, &[]));
     *syn.last_mut().unwrap() ^= 1;
     world.inject(&syn);
     world.run_for(ms(10));

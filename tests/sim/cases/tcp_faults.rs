@@ -12,12 +12,18 @@ const MANY: u64 = 1 << 20;
 
 /// A mebibyte and a bit each way over a link with `faults`, for both families, with and without offload.
 fn completes(faults: Faults) {
-    for (offload, target) in
-        [(Offload::ALL, "203.0.113.5:80"), (Offload::NONE, "203.0.113.5:80"), (Offload::ALL, "[2001:db8::5]:80")]
-    {
+    for (offload, target) in [
+        (Offload::ALL, "203.0.113.5:80"),
+        (Offload::NONE, "203.0.113.5:80"),
+        (Offload::ALL, "[2001:db8::5]:80"),
+    ] {
         let mut world = World::new(Settings::default().offload(offload).faults(faults));
         let target = at(target);
-        let stream = world.connect(target, Script::container(1, MANY + 7), Target::running(Script::host(1, MANY + 13)));
+        let stream = world.connect(
+            target,
+            Script::container(1, MANY + 7),
+            Target::running(Script::host(1, MANY + 13)),
+        );
         world.run_until(secs(900), "both ends", World::all_ended);
         world.assert_exchanged(stream, world.peer(target));
         world.finish_within(secs(300));

@@ -39,7 +39,11 @@ fn a_container_that_does_not_read_stalls_the_host_and_costs_bounded_memory() {
         let (taken, reads) = (world.peer(target).read_by_core, world.host.stream_reads);
         assert!(taken <= held as u64, "{taken} bytes taken off the host");
         world.run_for(secs(30));
-        assert_eq!((world.peer(target).read_by_core, world.host.stream_reads), (taken, reads), "nothing more is read");
+        assert_eq!(
+            (world.peer(target).read_by_core, world.host.stream_reads),
+            (taken, reads),
+            "nothing more is read"
+        );
         world.guest.app_mut(stream).script.reading = Reading::Freely;
         world.run_until(secs(200), "the rest", World::all_ended);
         world.assert_exchanged(stream, world.peer(target));
@@ -78,7 +82,8 @@ fn a_link_that_takes_no_more_for_a_while_loses_nothing() {
     let mut world = World::new(Settings::default().faults(Faults::delay(ms(2))));
     world.link.down_capacity = 20;
     let target = at("203.0.113.5:80");
-    let stream = world.connect(target, Script::container(1, 100_000), Target::running(Script::host(1, 1 << 20)));
+    let stream =
+        world.connect(target, Script::container(1, 100_000), Target::running(Script::host(1, 1 << 20)));
     world.run_until(secs(60), "both ends", World::all_ended);
     world.assert_exchanged(stream, world.peer(target));
     world.finish();

@@ -2,11 +2,11 @@
 
 use smoltcp::socket::tcp::State;
 
+use super::everywhere;
 use crate::app::{Ending, Script};
 use crate::clock::{ms, secs};
 use crate::host::Target;
 use crate::packet::{ACK, FIN, RST, SYN};
-use super::everywhere;
 use crate::world::{World, at};
 
 #[test]
@@ -64,7 +64,8 @@ fn a_repeated_syn_does_not_connect_twice() {
     let mut world = World::usual();
     let target = at("203.0.113.5:80");
     // The container's own patience is one second: it repeats its SYN at least twice meanwhile.
-    let stream = world.connect(target, Script::container(1, 10), Target::running(Script::host(1, 10)).after(secs(4)));
+    let stream =
+        world.connect(target, Script::container(1, 10), Target::running(Script::host(1, 10)).after(secs(4)));
     world.run_until(secs(10), "both streams end", World::all_ended);
     assert_eq!(world.host.connects_to(target), 1);
     world.assert_exchanged(stream, world.peer(target));
@@ -87,7 +88,8 @@ fn data_sent_after_the_containers_fin_still_arrives() {
     let mut world = World::usual();
     let target = at("203.0.113.5:80");
     let script = Script::host(1, 50_000).ending(Ending::Never);
-    let stream = world.connect(target, Script::container(1, 5_000), Target::running(Script { sends: 0, ..script }));
+    let stream =
+        world.connect(target, Script::container(1, 5_000), Target::running(Script { sends: 0, ..script }));
     world.run_for(secs(2));
     assert_eq!(world.peer(target).app.peer_ended, Some(5_000), "the host has seen the container's end");
     assert!(world.guest.app(stream).peer_ended.is_none(), "the container has not seen an end nobody sent");
@@ -127,7 +129,8 @@ fn both_may_close_at_once() {
 fn an_end_is_sent_once_and_only_after_all_bytes() {
     let mut world = World::usual();
     let target = at("203.0.113.5:80");
-    let stream = world.connect(target, Script::container(1, 30_000), Target::running(Script::host(1, 30_000)));
+    let stream =
+        world.connect(target, Script::container(1, 30_000), Target::running(Script::host(1, 30_000)));
     world.run_until(secs(5), "both streams end", World::all_ended);
     let port = world.guest.streams[stream.0].port;
     let segments = world.segments_to(port);

@@ -25,7 +25,8 @@ fn a_datagram_is_answered_from_where_it_was_sent_to() {
             world.guest.udp_send(socket, target, payload);
         }
         world.run_for(ms(100));
-        let expected: Vec<_> = [&b"first"[..], b"second", b"third"].map(|bytes| (target, bytes.to_vec())).into();
+        let expected: Vec<_> =
+            [&b"first"[..], b"second", b"third"].map(|bytes| (target, bytes.to_vec())).into();
         assert_eq!(world.guest.udp_received(socket), expected);
         assert_eq!(opens(&world), 1);
         assert_eq!(world.host.datagrams[0].local_port, 7_000, "the container's own port, where it is free");
@@ -110,7 +111,9 @@ fn other_errors_of_the_network_are_told_by_their_own_names() {
             assert_eq!(errors.len(), 1, "{error:?}");
             assert_eq!((errors[0].0, errors[0].1), if target.is_ipv4() { ipv4 } else { ipv6 }, "{error:?}");
             if let HostError::MessageTooLong { mtu } = error {
-                let told = world.sent_packets().find(|ip| ip.icmp().is_some_and(|icmp| icmp == (3, 4) || icmp == (2, 0)));
+                let told = world
+                    .sent_packets()
+                    .find(|ip| ip.icmp().is_some_and(|icmp| icmp == (3, 4) || icmp == (2, 0)));
                 let field = &told.unwrap().transport[4..8];
                 assert_eq!(u32::from_be_bytes(field.try_into().unwrap()), mtu);
             }
@@ -124,7 +127,10 @@ fn each_peer_has_a_socket_of_its_own_by_default() {
     let mut world = World::usual();
     let socket = world.guest.udp_bind(7_000);
     for target in ["203.0.113.5:80", "203.0.113.6:80"] {
-        world.host.datagram_peers.insert(at(target), DatagramPeer::EchoesFrom { source: at("203.0.113.77:1") });
+        world
+            .host
+            .datagram_peers
+            .insert(at(target), DatagramPeer::EchoesFrom { source: at("203.0.113.77:1") });
         world.guest.udp_send(socket, at(target), b"x");
     }
     world.run_for(ms(10));
@@ -151,7 +157,8 @@ fn an_endpoint_independent_mapping_serves_all_peers_of_a_port() {
         let flow = world.host.datagrams[0].flow;
         world.host.send_to_flow(flow, at(stranger), b"from elsewhere");
         world.run_for(ms(10));
-        let sources: Vec<SocketAddr> = world.guest.udp_received(socket).iter().map(|(from, _)| *from).collect();
+        let sources: Vec<SocketAddr> =
+            world.guest.udp_received(socket).iter().map(|(from, _)| *from).collect();
         assert_eq!(sources, [at(targets[0]), at(targets[1]), at(stranger)]);
         world.finish_within(secs(301));
     }

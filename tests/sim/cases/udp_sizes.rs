@@ -37,12 +37,14 @@ fn a_large_datagram_travels_whole_where_the_mtu_allows() {
             let settings = Settings::default().offload(offload).with(|config| config.link.mtu = 65_520);
             let mut world = echoing(settings, target);
             let socket = world.guest.udp_bind(7_000);
-            let payloads: Vec<Vec<u8>> = [9_000, 65_400].map(|len| (0..len).map(|n| (n % 251) as u8).collect()).into();
+            let payloads: Vec<Vec<u8>> =
+                [9_000, 65_400].map(|len| (0..len).map(|n| (n % 251) as u8).collect()).into();
             for payload in &payloads {
                 world.guest.udp_send(socket, target, payload);
             }
             world.run_for(ms(10));
-            let received: Vec<_> = world.guest.udp_received(socket).iter().map(|(_, bytes)| bytes.clone()).collect();
+            let received: Vec<_> =
+                world.guest.udp_received(socket).iter().map(|(_, bytes)| bytes.clone()).collect();
             assert!(received == payloads);
             world.finish_within(secs(301));
         });
@@ -58,7 +60,11 @@ fn reassemble(fragments: &[SeenIp]) -> Vec<u8> {
     }
     let covered: usize = fragments.iter().map(|fragment| fragment.transport.len()).sum();
     assert_eq!(covered, whole.len(), "the fragments cover the datagram once");
-    assert_eq!(fragments.iter().filter(|fragment| !fragment.fragment.unwrap().1).count(), 1, "one is the last");
+    assert_eq!(
+        fragments.iter().filter(|fragment| !fragment.fragment.unwrap().1).count(),
+        1,
+        "one is the last"
+    );
     assert!(fragments.iter().all(|fragment| fragment.identification == fragments[0].identification));
     let ip = SeenIp { transport: whole, fragment: None, ..fragments[0].clone() };
     assert!(ip.checksum_holds());
@@ -72,7 +78,8 @@ fn a_datagram_above_the_mtu_is_reassembled_and_the_answer_fragmented() {
             let mut world = echoing(Settings::default().offload(offload), target);
             let source = world.settings.config.link.container_like(target.ip()).unwrap();
             let payload: Vec<u8> = (0..9_000u32).map(|n| (n % 251) as u8).collect();
-            let mut fragments = Ip::new(source, target.ip(), UDP).fragments(udp((7_000, target.port()), &payload), 1_500);
+            let mut fragments =
+                Ip::new(source, target.ip(), UDP).fragments(udp((7_000, target.port()), &payload), 1_500);
             if backwards {
                 fragments.reverse();
             }
@@ -96,7 +103,8 @@ fn two_large_answers_have_different_identifications() {
         let socket = world.guest.udp_bind(7_000);
         world.guest.udp_send(socket, target, b"x");
         world.run_for(ms(10));
-        let mut seen: Vec<_> = world.sent_packets().filter(|ip| ip.fragment.is_some()).map(|ip| ip.identification).collect();
+        let mut seen: Vec<_> =
+            world.sent_packets().filter(|ip| ip.fragment.is_some()).map(|ip| ip.identification).collect();
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), 2);
@@ -108,7 +116,8 @@ fn two_large_answers_have_different_identifications() {
 fn fragments_that_never_complete_are_forgotten() {
     let mut world = World::usual();
     let target = at("203.0.113.5:80");
-    let fragments = Ip::new(crate::world::CONTAINER, target.ip(), UDP).fragments(udp((7_000, 80), &[1; 4_000]), 1_500);
+    let fragments =
+        Ip::new(crate::world::CONTAINER, target.ip(), UDP).fragments(udp((7_000, 80), &[1; 4_000]), 1_500);
     world.inject(&fragments[0]);
     world.inject(&fragments[2]);
     world.run_for(secs(120));
@@ -167,7 +176,8 @@ fn a_super_datagram_of_the_container_leaves_as_its_datagrams() {
         let mut datagram = udp((7_000, 80), &payload);
         let pseudo = packet::pseudo_sum(source, target.ip(), UDP, datagram.len());
         datagram[6..8].copy_from_slice(&pseudo.to_be_bytes());
-        let frame = packet::ethernet(CONTAINER_MAC, GATEWAY_MAC, &Ip::new(source, target.ip(), UDP).raw(&datagram));
+        let frame =
+            packet::ethernet(CONTAINER_MAC, GATEWAY_MAC, &Ip::new(source, target.ip(), UDP).raw(&datagram));
         let start = if target.is_ipv4() { 34u8 } else { 54 };
         let size = 1_000u16.to_le_bytes();
         let header = [1, 5, start + 8, 0, size[0], size[1], start, 0, 6, 0];
@@ -177,7 +187,11 @@ fn a_super_datagram_of_the_container_leaves_as_its_datagrams() {
         let sent = &world.host.datagrams[0].sent;
         let lens: Vec<_> = sent.iter().map(|datagram| datagram.bytes.len()).collect();
         assert_eq!(lens, [[1_000; 10].to_vec(), vec![250]].concat());
-        assert!(sent.iter().enumerate().all(|(index, datagram)| datagram.bytes.iter().all(|byte| *byte == index as u8)));
+        assert!(
+            sent.iter()
+                .enumerate()
+                .all(|(index, datagram)| datagram.bytes.iter().all(|byte| *byte == index as u8))
+        );
         world.finish_within(secs(301));
     });
 }

@@ -11,18 +11,32 @@ use netferry::stack::boundary::NetworkErrorReport;
 #[derive(Debug, Clone)]
 pub enum DatagramPeer {
     /// Sends it back.
-    Echoes { after: Duration },
+    Echoes {
+        after: Duration,
+    },
     /// Sends it back from another address.
-    EchoesFrom { source: SocketAddr },
+    EchoesFrom {
+        source: SocketAddr,
+    },
     /// Answers as a resolver would: the query with the response bit, and one byte more.
-    Resolves { after: Duration, mark: u8 },
+    Resolves {
+        after: Duration,
+        mark: u8,
+    },
     /// Answers with so many equal datagrams at once.
-    Bursts { count: usize, bytes: usize },
+    Bursts {
+        count: usize,
+        bytes: usize,
+    },
     Silent,
     /// An ICMP error comes back.
-    Reports { error: HostError },
+    Reports {
+        error: HostError,
+    },
     /// The socket cannot even be opened.
-    OpenFails { error: HostError },
+    OpenFails {
+        error: HostError,
+    },
 }
 
 /// What a pinged address does.
@@ -80,16 +94,15 @@ impl SimHost {
     }
 
     fn add_datagram_socket(&mut self, flow: FlowId, target: SocketAddr, preferred: u16, is_echo: bool) {
-        let taken = |port: u16| {
-            self.datagrams.iter().any(|socket| socket.open && socket.local_port == port)
-        };
+        let taken = |port: u16| self.datagrams.iter().any(|socket| socket.open && socket.local_port == port);
         let local_port = match preferred {
             0 => 40_000 + self.datagrams.len() as u16,
             port if taken(port) => 40_000 + self.datagrams.len() as u16,
             port => port,
         };
         let inbox = Inbox::default();
-        let socket = DatagramSocket { flow, target, local_port, sent: Vec::new(), open: true, is_echo, inbox };
+        let socket =
+            DatagramSocket { flow, target, local_port, sent: Vec::new(), open: true, is_echo, inbox };
         self.datagrams.push(socket);
         self.outbox.push_back(HostEvent::Connected { flow });
     }
@@ -101,12 +114,24 @@ impl SimHost {
     }
 
     /// A datagram from a client reaches a published port at the host's address `local`.
-    pub fn send_to_listener(&mut self, listener: ListenerId, source: SocketAddr, local: IpAddr, bytes: &[u8]) {
+    pub fn send_to_listener(
+        &mut self,
+        listener: ListenerId,
+        source: SocketAddr,
+        local: IpAddr,
+        bytes: &[u8],
+    ) {
         let (port, bytes) = (DatagramPort::Listener(listener), bytes.to_vec());
         self.happenings.push(self.now, Happening::Arrives { port, source, local: Some(local), bytes });
     }
 
-    pub(super) fn arrives(&mut self, port: DatagramPort, source: SocketAddr, local: Option<IpAddr>, bytes: Vec<u8>) {
+    pub(super) fn arrives(
+        &mut self,
+        port: DatagramPort,
+        source: SocketAddr,
+        local: Option<IpAddr>,
+        bytes: Vec<u8>,
+    ) {
         let (inbox, event) = match port {
             DatagramPort::Listener(listener) => {
                 (self.listener_inboxes.entry(listener).or_default(), HostEvent::ListenerReadable { listener })
@@ -158,7 +183,8 @@ impl SimHost {
         let (size, mut len, mut count) = (bytes.len(), bytes.len(), 1);
         while joins && size > 0 && count < 64 {
             let Some((next, _, more)) = inbox.waiting.front() else { break };
-            let fits = *next == source && more.len() <= size && !more.is_empty() && len + more.len() <= buffer.len();
+            let fits =
+                *next == source && more.len() <= size && !more.is_empty() && len + more.len() <= buffer.len();
             if !fits || len + more.len() > 65_000 {
                 break;
             }
@@ -172,16 +198,31 @@ impl SimHost {
             }
         }
         let segment_bytes = if count > 1 { NonZeroU16::new(size as u16) } else { None };
-        DatagramRead::Arrived(ArrivedDatagrams { len, segment_bytes, source, local, traffic_class: 0, hop_limit: 57 })
+        DatagramRead::Arrived(ArrivedDatagrams {
+            len,
+            segment_bytes,
+            source,
+            local,
+            traffic_class: 0,
+            hop_limit: 57,
+        })
     }
 
-    pub(super) fn write_datagrams(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite {
+    pub(super) fn write_datagrams(
+        &mut self,
+        port: DatagramPort,
+        bytes: &[u8],
+        how: &DatagramSend,
+    ) -> DatagramWrite {
         if self.prng.chance(self.moods.storms) {
             return DatagramWrite::Blocked;
         }
         let size = how.segment_bytes.map_or(bytes.len(), |size| usize::from(size.get()));
-        let parts: Vec<Vec<u8>> =
-            if bytes.is_empty() { vec![Vec::new()] } else { bytes.chunks(size).map(<[u8]>::to_vec).collect() };
+        let parts: Vec<Vec<u8>> = if bytes.is_empty() {
+            vec![Vec::new()]
+        } else {
+            bytes.chunks(size).map(<[u8]>::to_vec).collect()
+        };
         match port {
             DatagramPort::Listener(listener) => {
                 let Some(to) = how.to else {
@@ -194,7 +235,9 @@ impl SimHost {
             }
             DatagramPort::Flow(flow) => {
                 self.check_alive("send_datagrams", flow);
-                let Some(&Socket::Datagram(place)) = self.sockets.get(&flow) else { return DatagramWrite::Blocked };
+                let Some(&Socket::Datagram(place)) = self.sockets.get(&flow) else {
+                    return DatagramWrite::Blocked;
+                };
                 let socket = &self.datagrams[place];
                 let connected = !socket.target.ip().is_unspecified();
                 let to = if connected { Some(socket.target) } else { how.to };
@@ -244,7 +287,8 @@ impl SimHost {
         let mut message = sent.bytes.clone();
         let request = if sent.to.is_ipv4() { 8 } else { 128 };
         if message.len() < 8 || message[0] != request {
-            self.violations.push(format!("a ping socket sends {:02x?}", &sent.bytes[..sent.bytes.len().min(8)]));
+            self.violations
+                .push(format!("a ping socket sends {:02x?}", &sent.bytes[..sent.bytes.len().min(8)]));
             return;
         }
         match self.echo_peers.get(&sent.to.ip()).copied().unwrap_or(EchoPeer::Answers { after: ms(0) }) {

@@ -1,0 +1,317 @@
+//! `netferry run` and `netferry attach`.
+//!
+//! The options are texts here, so that each mistake is told in the same words: clap finds what belongs where,
+//! [`values`] judges it. What clap says of a wrong command line is cut down to its first sentence.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use super::values::{self, ValueError};
+use super::{CliError, Mode, Plan, Verbosity};
+use crate::config::address::{self, ExplicitSubnets, Ipv4Link, Ipv6Link};
+use crate::config::{Limits, LinkConfig, UdpMapping, publish};
+
+const DEFAULT_TAP_NAME: &str = "tap0";
+
+const EXAMPLES: &str = "\
+Examples:
+  netferry run                                  a shell with a network of its own
+  netferry run -- curl https://example.org/     one command
+  netferry run -p 8080:80 python3 -m http.server 80
+                                                a server on port 80, reached at the host's port 8080
+  netferry attach 4711                          a network for the namespace of process 4711
+
+`netferry run --help` and `netferry attach --help` explain the options.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  netferry run
+      The user's shell, with TCP, UDP, ping and DNS to wherever the host reaches.
+  netferry run -p 8080:80 python3 -m http.server 80
+      What listens on port 80 in the container is reached at the host's port 8080.
+  netferry run -p 127.0.0.1:5353:53/udp -p '[::1]:8000-8009:8000-8009' -- ./server --port 8000
+      Ports of one host address, of UDP, of IPv6, and a range. `--` ends netferry's own options.
+  netferry run --host-loopback -- curl http://10.0.2.2:3000/
+      A server on the host's own 127.0.0.1:3000, at the gateway's address.
+
+Exit status: that of CMD; 128 plus the signal that killed it; 127 if it is not found, 126 if it cannot be \
+executed; 1 if the network cannot be set up; 2 for a mistake on the command line.";
+
+const ATTACH_EXAMPLES: &str = "\
+Examples:
+  unshare -Urn sleep 1h &
+  netferry attach $!
+      A network for a namespace made by somebody else; it lasts until netferry is ended.
+  netferry attach -p 8080:80 --userns /proc/4711/ns/user /proc/4711/ns/net eth0
+      The same by path, with the interface named eth0.
+
+Exit status: 0 when ended by a signal or with the namespace; 1 if the network cannot be set up; 2 for a mistake on \
+the command line.";
+
+/// A network for processes that have none, without root.
+///
+/// netferry opens a TAP device in a network namespace and carries its traffic over ordinary sockets of the host. It
+/// changes nothing on the host: no bridge, no route, no firewall rule.
+#[derive(Debug, Parser)]
+#[command(name = "netferry", version, after_help = EXAMPLES, arg_required_else_help = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Run),
+    Attach(Attach),
+}
+
+/// Run a command in a new network namespace that has a network.
+///
+/// Makes a user, a network and a mount namespace, sets up an interface there and runs CMD in them. CMD gets an
+/// /etc/resolv.conf that leads to the host's resolvers. The network is gone when CMD ends.
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES, override_usage = "netferry run [OPTIONS] [--] [CMD [ARG]...]")]
+struct Run {
+    #[command(flatten)]
+    link: LinkOptions,
+
+    /// Name of the interface in the container.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_TAP_NAME, help_heading = "Interface")]
+    ifname: String,
+
+    /// The command to run and its arguments; the user's shell if there is none.
+    #[arg(value_name = "CMD", trailing_var_arg = true)]
+    command: Vec<OsString>,
+}
+
+/// Give a network namespace that exists a network.
+///
+/// Sets up an interface in the namespace and serves it until the namespace's process ends or a signal comes.
+#[derive(Debug, Args)]
+#[command(after_help = ATTACH_EXAMPLES)]
+struct Attach {
+    #[command(flatten)]
+    link: LinkOptions,
+
+    /// User namespace that owns the network namespace, when that is named by its path.
+    #[arg(long, value_name = "PATH")]
+    userns: Option<PathBuf>,
+
+    /// Write a line to this descriptor, and close it, when the network is up.
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    ready_fd: Option<String>,
+
+    /// The namespace: a process in it, or its path such as /run/netns/NAME.
+    #[arg(value_name = "PID|PATH")]
+    target: PathBuf,
+
+    /// Name of the interface in the container.
+    #[arg(value_name = "TAPNAME", default_value = DEFAULT_TAP_NAME)]
+    tap_name: String,
+}
+
+/// Options of both.
+#[derive(Debug, Args)]
+struct LinkOptions {
+    /// Publish a port of the container on the host: [HOST_IP:]HOST_PORT[-END]:CONTAINER_PORT[-END][/tcp|udp].
+    ///
+    /// The container's server sees the client's real address. Without HOST_IP all addresses of the host are listened on,
+    /// IPv4 and IPv6; an IPv6 HOST_IP stands in brackets. A single port is the same on both sides. May be repeated.
+    #[arg(short, long, value_name = "SPEC", help_heading = "Ports and DNS")]
+    publish: Vec<String>,
+
+    /// Let the gateway's address stand for the host's loopback.
+    ///
+    /// Without it, what listens only on 127.0.0.1 or ::1 of the host is out of the container's reach.
+    #[arg(long, help_heading = "Ports and DNS")]
+    host_loopback: bool,
+
+    /// Ask this resolver, ADDR or ADDR:PORT, instead of the host's; may be repeated.
+    #[arg(long, value_name = "ADDR[:PORT]", help_heading = "Ports and DNS")]
+    dns: Vec<String>,
+
+    /// Who may answer to a UDP port of the container.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Ports and DNS")]
+    udp_mapping: UdpMappingArg,
+
+    /// IPv4 subnet of the container [default: 10.0.2.0/24, or another if the host uses that].
+    ///
+    /// Gateway, DNS and container are the addresses .2, .3 and .100 in it; in a subnet smaller than /24 the container
+    /// is the last one. An address with host bits, as in 10.0.2.50/24, is the container's.
+    #[arg(long, value_name = "CIDR", help_heading = "Interface")]
+    cidr: Option<String>,
+
+    /// IPv6 prefix of the container [default: fd40:6ce4:2b9f::/64, or another if the host uses that].
+    ///
+    /// Gateway, DNS and container are ::2, ::3 and ::100 in it. An address with host bits is the container's.
+    #[arg(long, value_name = "CIDR6", conflicts_with = "no_ipv6", help_heading = "Interface")]
+    cidr6: Option<String>,
+
+    /// Do without IPv6.
+    #[arg(long, help_heading = "Interface")]
+    no_ipv6: bool,
+
+    /// Largest packet in bytes, from 1280 (576 without IPv6) to 65520 [default: 1500].
+    #[arg(long, value_name = "N", help_heading = "Interface")]
+    mtu: Option<String>,
+
+    /// Ethernet address of the container [default: made from its IPv4 address].
+    #[arg(long, value_name = "MAC", help_heading = "Interface")]
+    mac: Option<String>,
+
+    /// Do not use the interface's checksum and segmentation offloads: slower, for debugging.
+    #[arg(long, help_heading = "Interface")]
+    no_offload: bool,
+
+    /// Say nothing but errors.
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
+    quiet: bool,
+
+    /// Tell of each flow; twice, of each packet.
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
+    verbose: u8,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum UdpMappingArg {
+    /// Only the peer that was asked.
+    #[default]
+    Connected,
+    /// Anyone who learns the port on the host.
+    EndpointIndependent,
+}
+
+impl From<UdpMappingArg> for UdpMapping {
+    fn from(mapping: UdpMappingArg) -> Self {
+        match mapping {
+            UdpMappingArg::Connected => UdpMapping::Connected,
+            UdpMappingArg::EndpointIndependent => UdpMapping::EndpointIndependent,
+        }
+    }
+}
+
+pub(super) fn command() -> clap::Command {
+    Cli::command()
+}
+
+pub(super) fn parse(args: Vec<OsString>) -> Result<Plan, CliError> {
+    let command = help_command(&args);
+    let cli = Cli::try_parse_from(args).map_err(|error| reduce(&error, command))?;
+    resolve(cli.command).map_err(|error| match error {
+        ValueError::Malformed(message) => CliError::Usage { message, command },
+        ValueError::Unusable(message) => CliError::Unusable(message),
+    })
+}
+
+fn resolve(command: Command) -> Result<Plan, ValueError> {
+    match command {
+        Command::Run(Run { link, ifname, command }) => {
+            let tap_name = values::interface_name("--ifname", &ifname)?;
+            link.resolve(Mode::Run { command }, tap_name)
+        }
+        Command::Attach(Attach { link, userns, ready_fd, target, tap_name }) => {
+            let target = values::attach_target(target)?;
+            if userns.is_some() && matches!(target, super::AttachTarget::Pid(_)) {
+                let message =
+                    "--userns is for a PATH, and a PID has its own; leave it out, or give /proc/PID/ns/net";
+                return Err(ValueError::Malformed(message.to_owned()));
+            }
+            let ready_fd = ready_fd.map(|text| values::ready_fd("--ready-fd", &text)).transpose()?;
+            let tap_name = values::interface_name("TAPNAME", &tap_name)?;
+            link.resolve(Mode::Attach { target, userns, ready_fd }, tap_name)
+        }
+    }
+}
+
+impl LinkOptions {
+    fn resolve(self, mode: Mode, tap_name: String) -> Result<Plan, ValueError> {
+        let link = self.link()?;
+        let specs = self.publish.iter().map(|text| values::publish_spec("--publish", text));
+        let specs = specs.collect::<Result<Vec<_>, _>>()?;
+        let publish = publish::resolve(&specs, &link, Limits::default().published_ports)
+            .map_err(|error| ValueError::Unusable(error.to_string()))?;
+        let resolvers = self.dns.iter().map(|text| values::resolver("--dns", text));
+        let resolvers = resolvers.collect::<Result<Vec<_>, _>>()?;
+        Ok(Plan {
+            mode,
+            explicit_subnets: ExplicitSubnets { ipv4: self.cidr.is_some(), ipv6: self.cidr6.is_some() },
+            link,
+            tap_name,
+            publish,
+            host_loopback: self.host_loopback,
+            udp_mapping: self.udp_mapping.into(),
+            resolvers: (!resolvers.is_empty()).then_some(resolvers),
+            offload: !self.no_offload,
+            verbosity: self.verbosity(),
+        })
+    }
+
+    fn link(&self) -> Result<LinkConfig, ValueError> {
+        let ipv4 = match &self.cidr {
+            Some(text) => values::ipv4_link("--cidr", text)?,
+            None => Ipv4Link::default(),
+        };
+        let ipv6 = match &self.cidr6 {
+            Some(text) => Some(values::ipv6_link("--cidr6", text)?),
+            None if self.no_ipv6 => None,
+            None => Some(Ipv6Link::default()),
+        };
+        let mtu = match &self.mtu {
+            Some(text) => values::mtu("--mtu", text, ipv6.is_some())?,
+            None => address::DEFAULT_MTU,
+        };
+        let container_mac = match &self.mac {
+            Some(text) => values::container_mac("--mac", text)?,
+            None => address::derived_mac(ipv4.container),
+        };
+        Ok(LinkConfig {
+            ipv4: Some(ipv4),
+            ipv6,
+            mtu,
+            gateway_mac: address::GATEWAY_MAC,
+            container_mac: Some(container_mac),
+        })
+    }
+
+    fn verbosity(&self) -> Verbosity {
+        match self.verbose {
+            0 if self.quiet => Verbosity::Quiet,
+            0 => Verbosity::Normal,
+            1 => Verbosity::Debug,
+            2.. => Verbosity::Trace,
+        }
+    }
+}
+
+/// Whose help a mistake in this command line is explained by.
+fn help_command(args: &[OsString]) -> &'static str {
+    match args.get(1).and_then(|word| word.to_str()) {
+        Some("run") => "netferry run",
+        Some("attach") => "netferry attach",
+        Some(_) | None => "netferry",
+    }
+}
+
+/// Help and version as they are; of an error its first paragraph, on one line, and a suggestion if there is one.
+fn reduce(error: &clap::Error, command: &'static str) -> CliError {
+    let text = error.render().to_string();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return CliError::Information(text.trim_end().to_owned());
+    }
+    if error.kind() == ErrorKind::MissingSubcommand {
+        let message = "no command is given; start with 'netferry run' or 'netferry attach PID'".to_owned();
+        return CliError::Usage { message, command };
+    }
+    let paragraph = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+    let sentence = paragraph.collect::<Vec<_>>().join(" ");
+    let mut message = sentence.strip_prefix("error: ").unwrap_or(&sentence).to_owned();
+    if let Some((_, similar)) = text.split_once("tip: a similar ") {
+        let similar = similar.lines().next().unwrap_or_default();
+        message.push_str("; a similar ");
+        message.push_str(similar);
+    }
+    CliError::Usage { message, command }
+}

@@ -1,0 +1,3 @@
+//! What the user is told while it runs.
+
+pub mod log;

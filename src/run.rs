@@ -1,0 +1,367 @@
+//! Start-up, in an order in which every error comes before anything is created.
+//!
+//! Plan; facts about the host; a child that waits, forked while there is one thread and nothing to inherit;
+//! published ports. Only then may the child go to work: it makes or enters the namespaces, opens the TAP there,
+//! configures it and hands it over ([`container`]). With the TAP the driver is built, the user is told, and
+//! the child becomes the command, or ends. From then on this process only serves ([`crate::worker`]), and ends
+//! with the command's status, or with the namespace.
+//!
+//! Whatever fails on the way ends the child, and with it all that was made.
+
+mod banner;
+mod container;
+mod handshake;
+mod supervise;
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::level_filters::LevelFilter;
+use tracing::{debug, info, warn};
+
+use self::container::{Command, Container};
+use self::handshake::{HandshakeError, Line, Word};
+use crate::cli::{AttachTarget, Mode, Plan, Verbosity};
+use crate::config::address::{AddressError, HostNetworks, avoid_collisions};
+use crate::config::{Config, Limits, LinkConfig, PublishRule, Timeouts};
+use crate::observe::log;
+use crate::sys::host;
+use crate::sys::id_map::{IdMapError, IdMapping, write_id_maps};
+use crate::sys::namespace::{NamespaceError, NamespaceTarget};
+use crate::sys::netlink::Netlink;
+use crate::sys::process::{self, Child, FORWARDED_SIGNALS, Signal, Signals};
+use crate::sys::ready::ReadyDescriptor;
+use crate::sys::resolv_conf::{self, ResolvConf};
+use crate::sys::socket::ListenError;
+use crate::sys::tap::{Tap, TapError, TapFeatures};
+use crate::worker::{ExitReason, Listener, Source, Worker};
+
+/// What ends `netferry attach`.
+const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
+/// The shell of a user who has named none.
+const DEFAULT_SHELL: &str = "/bin/sh";
+
+/// There exactly where the kernel has IPv6.
+const IPV6_SYSCTLS: &str = "/proc/sys/net/ipv6";
+
+/// Why there is no network. The text is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The subnets do not fit this host.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// A port cannot be published.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The namespace to attach to.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The identities of the new user namespace.
+    #[error(transparent)]
+    IdMap(#[from] IdMapError),
+    /// The TAP that was handed over.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// Whatever went wrong inside.
+    #[error(transparent)]
+    Inside(#[from] HandshakeError),
+    /// `--ready-fd`.
+    #[error("--ready-fd {number}: {source}; give the number of a descriptor that is open for writing")]
+    Ready {
+        /// As given.
+        number: i32,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// The host refused something that no host should.
+    #[error("cannot {doing}: {source}")]
+    Host {
+        /// What was being done.
+        doing: &'static str,
+        /// The kernel's word.
+        source: io::Error,
+    },
+}
+
+trait Doing<T> {
+    /// Says what was being done when it failed.
+    fn doing(self, doing: &'static str) -> Result<T, RunError>;
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing(self, doing: &'static str) -> Result<T, RunError> {
+        self.map_err(|source| RunError::Host { doing, source })
+    }
+}
+
+/// Carries a plan out; the status to exit with.
+pub fn run(plan: Plan) -> Result<u8, RunError> {
+    log::install(level(plan.verbosity));
+    match plan.mode.clone() {
+        Mode::Run { command } => run_command(&plan, command),
+        Mode::Attach { target, userns, ready_fd } => {
+            // First of all, while no descriptor is ours yet.
+            let ready = ready_fd.map(take_ready_descriptor).transpose()?;
+            attach(&plan, &namespace_target(target, userns), ready)
+        }
+    }
+}
+
+fn level(verbosity: Verbosity) -> LevelFilter {
+    match verbosity {
+        Verbosity::Quiet => LevelFilter::ERROR,
+        Verbosity::Normal => LevelFilter::WARN,
+        Verbosity::Debug => LevelFilter::DEBUG,
+        Verbosity::Trace => LevelFilter::TRACE,
+    }
+}
+
+fn take_ready_descriptor(number: i32) -> Result<ReadyDescriptor, RunError> {
+    ReadyDescriptor::take(number).map_err(|source| RunError::Ready { number, source })
+}
+
+fn namespace_target(target: AttachTarget, userns: Option<std::path::PathBuf>) -> NamespaceTarget {
+    match target {
+        AttachTarget::Pid(pid) => NamespaceTarget::Pid(pid),
+        AttachTarget::Path(netns) => NamespaceTarget::Paths { netns, userns },
+    }
+}
+
+/// What has to be known of the host before anything is made.
+struct Facts {
+    /// Free of collisions with the host's networks.
+    link: LinkConfig,
+    host_addresses: Vec<IpAddr>,
+    resolv_conf: ResolvConf,
+    resolvers: Vec<SocketAddr>,
+}
+
+impl Facts {
+    fn gather(plan: &Plan) -> Result<Facts, RunError> {
+        let resolv_conf = resolv_conf::read(Path::new(resolv_conf::PATH)).doing("read /etc/resolv.conf")?;
+        let resolvers = plan.resolvers.clone().unwrap_or_else(|| resolv_conf.servers.clone());
+        let interfaces = host_interfaces();
+        let resolver_addresses: Vec<IpAddr> = resolvers.iter().map(SocketAddr::ip).collect();
+        let networks = HostNetworks { interfaces: &interfaces, resolvers: &resolver_addresses };
+        let mut link = avoid_collisions(plan.link.clone(), plan.explicit_subnets, networks)?;
+        if link.ipv6.is_some() && !Path::new(IPV6_SYSCTLS).exists() {
+            info!("this kernel has no IPv6, and neither has the container");
+            link.ipv6 = None;
+        }
+        let host_addresses = interfaces.into_iter().map(|(address, _)| address).collect();
+        Ok(Facts { link, host_addresses, resolv_conf, resolvers })
+    }
+
+    fn container<'a>(&'a self, plan: &'a Plan) -> Container<'a> {
+        Container { link: &self.link, tap_name: &plan.tap_name, tap_features: tap_features(plan) }
+    }
+}
+
+/// Address and prefix length of each interface; a host that does not tell is taken to have none.
+fn host_interfaces() -> Vec<(IpAddr, u8)> {
+    match Netlink::open().and_then(|mut netlink| netlink.addresses()) {
+        Ok(found) => found.into_iter().map(|(_, address, prefix_len)| (address, prefix_len)).collect(),
+        Err(error) => {
+            debug!("the host's networks are unknown: {error}");
+            Vec::new()
+        }
+    }
+}
+
+fn tap_features(plan: &Plan) -> TapFeatures {
+    if plan.offload { TapFeatures::ALL } else { TapFeatures::NONE }
+}
+
+fn run_command(plan: &Plan, command: Vec<OsString>) -> Result<u8, RunError> {
+    let facts = Facts::gather(plan)?;
+    let mapping = IdMapping::root_with_ranges()?;
+    let words = if command.is_empty() { vec![shell()] } else { command };
+    let mask = process::block_signals(&FORWARDED_SIGNALS).doing("block signals")?;
+    let signals = Signals::open(&FORWARDED_SIGNALS).doing("watch signals")?;
+    let container = facts.container(plan);
+    let command = Command { words: &words, mask, host_resolv_conf: &facts.resolv_conf };
+    let parent = std::process::id();
+    let (child, line) = fork(|line| container.run_command(line, &command, parent))?;
+    match serve_command(plan, &facts, &mapping, &signals, &child, line) {
+        Ok(ExitReason::Finished(status)) => Ok(status),
+        Ok(ExitReason::LinkGone) => {
+            warn!("the container's interface was removed: the command goes on without a network");
+            supervise::wait_for_command(&signals, &child).doing("wait for the command")
+        }
+        Err(error) => {
+            end(child);
+            Err(error)
+        }
+    }
+}
+
+fn serve_command(
+    plan: &Plan,
+    facts: &Facts,
+    mapping: &IdMapping,
+    signals: &Signals,
+    child: &Child,
+    line: Line,
+) -> Result<ExitReason, RunError> {
+    let ports = Ports::bind(plan, &facts.link)?;
+    line.say(Word::Begin)?;
+    line.hear(Word::Unmapped)?;
+    if let Some(note) = write_id_maps(child.pid(), mapping)? {
+        info!("{note}");
+    }
+    line.say(Word::Mapped)?;
+    let tap = receive_tap(plan, &line)?;
+    tell_user(plan, &facts.link, &ports.rules);
+    let worker = ports.into_worker(plan, facts, tap)?;
+    let mut sources = supervise::command_sources(signals, child).doing("watch the command")?;
+    sources.extend(resolver_source(plan, facts));
+    line.say(Word::Go)?;
+    drop(line);
+    worker.run(sources).doing("wait for events")
+}
+
+fn attach(plan: &Plan, target: &NamespaceTarget, ready: Option<ReadyDescriptor>) -> Result<u8, RunError> {
+    let namespaces = target.open()?;
+    let process = match target {
+        NamespaceTarget::Pid(pid) => {
+            Some((process::watch_process(*pid).doing("watch the process of the namespace")?, *pid))
+        }
+        NamespaceTarget::Paths { .. } => None,
+    };
+    let facts = Facts::gather(plan)?;
+    process::block_signals(&ENDING_SIGNALS).doing("block signals")?;
+    let signals = Signals::open(&ENDING_SIGNALS).doing("watch signals")?;
+    let container = facts.container(plan);
+    let parent = std::process::id();
+    let (child, line) = fork(|line| container.join(line, &namespaces, parent))?;
+    let (worker, rules) = match set_up_attached(plan, &facts, &line) {
+        Ok(set_up) => set_up,
+        Err(error) => {
+            drop(line);
+            end(child);
+            return Err(error);
+        }
+    };
+    child.wait().doing("wait for the set-up process")?;
+    let mut sources = vec![supervise::ending_signal(&signals).doing("watch signals")?];
+    if let Some((pidfd, pid)) = &process {
+        sources.push(supervise::ending_process(pidfd, *pid).doing("watch the process of the namespace")?);
+    }
+    sources.extend(resolver_source(plan, &facts));
+    tell_user(plan, &facts.link, &rules);
+    if let Some(ready) = ready {
+        // Whoever asked to be told may have lost interest: the network is up all the same.
+        if let Err(error) = ready.tell() {
+            warn!("--ready-fd: {error}");
+        }
+    }
+    match worker.run(sources).doing("wait for events")? {
+        ExitReason::Finished(status) => Ok(status),
+        ExitReason::LinkGone => {
+            info!("the interface is gone, and so is our work");
+            Ok(0)
+        }
+    }
+}
+
+fn set_up_attached(plan: &Plan, facts: &Facts, line: &Line) -> Result<(Worker, Vec<PublishRule>), RunError> {
+    let ports = Ports::bind(plan, &facts.link)?;
+    line.say(Word::Begin)?;
+    let tap = receive_tap(plan, line)?;
+    let rules = ports.rules.clone();
+    Ok((ports.into_worker(plan, facts, tap)?, rules))
+}
+
+fn shell() -> OsString {
+    std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| DEFAULT_SHELL.into())
+}
+
+/// Forks a child with its own end of a line, and nothing of the other.
+fn fork(body: impl FnOnce(Line) -> i32) -> Result<(Child, Line), RunError> {
+    let (outside, inside) = Line::pair()?;
+    let mut outside = Some(outside);
+    let kept = &mut outside;
+    let child = process::fork_child(move || {
+        // In the child's memory only. Its copy would keep it from hearing that we are gone.
+        drop(kept.take());
+        body(inside)
+    });
+    let child = child.doing("start a process")?;
+    let line = outside.ok_or(HandshakeError::Gone)?;
+    Ok((child, line))
+}
+
+/// Leaves nothing of a set-up behind.
+fn end(child: Child) {
+    if let Err(error) = child.kill_and_wait() {
+        debug!(%error, "the set-up process could not be ended");
+    }
+}
+
+/// Published ports, bound.
+struct Ports {
+    rules: Vec<PublishRule>,
+    listeners: Vec<Listener>,
+    descriptors: u64,
+}
+
+impl Ports {
+    /// Binds every port, or none. To be called after the child is forked: neither the descriptors nor the
+    /// raised limit are meant for it.
+    fn bind(plan: &Plan, link: &LinkConfig) -> Result<Ports, RunError> {
+        let descriptors = host::raise_descriptor_limit().doing("read the limit of descriptors")?;
+        let mut ports = Ports { rules: Vec::new(), listeners: Vec::new(), descriptors };
+        for rule in &plan.publish {
+            if link.container_like(rule.host_address).is_none() {
+                // The family was taken away because this host has none of it.
+                continue;
+            }
+            ports.listeners.push(Listener::bind(rule)?);
+            ports.rules.push(*rule);
+        }
+        Ok(ports)
+    }
+
+    fn into_worker(self, plan: &Plan, facts: &Facts, tap: Tap) -> Result<Worker, RunError> {
+        let published = u64::try_from(self.rules.len()).unwrap_or(u64::MAX);
+        let config = Config {
+            link: facts.link.clone(),
+            host_loopback: plan.host_loopback,
+            udp_mapping: plan.udp_mapping,
+            publish: self.rules,
+            host_addresses: facts.host_addresses.clone(),
+            limits: Limits::default().within_descriptors(self.descriptors.saturating_sub(published)),
+            timeouts: Timeouts::default(),
+        };
+        let secret = host::random_secret().doing("draw a random number")?;
+        Worker::new(Arc::new(config), tap, self.listeners, facts.resolvers.clone(), secret)
+            .doing("watch the interface")
+    }
+}
+
+fn receive_tap(plan: &Plan, line: &Line) -> Result<Tap, RunError> {
+    let descriptor = line.hear(Word::Configured)?.ok_or(HandshakeError::Gone)?;
+    let tap = Tap::from_fd(descriptor, tap_features(plan))?;
+    debug!(features = ?tap.features(), "the interface is open");
+    Ok(tap)
+}
+
+/// New resolvers are followed unless the user named some.
+fn resolver_source(plan: &Plan, facts: &Facts) -> Option<Source<'static>> {
+    if plan.resolvers.is_some() {
+        return None;
+    }
+    supervise::resolver_changes(facts.resolvers.clone())
+        .inspect_err(|error| debug!(%error, "changes of /etc/resolv.conf are not followed"))
+        .ok()
+}
+
+fn tell_user(plan: &Plan, link: &LinkConfig, rules: &[PublishRule]) {
+    if plan.verbosity != Verbosity::Quiet {
+        eprintln!("netferry: {}", banner::banner(&plan.tap_name, link, rules));
+    }
+}

@@ -1,0 +1,218 @@
+//! The container's side of a start-up, in a forked child: its namespaces, its TAP, its addresses.
+//!
+//! Everything here happens in the container's network namespace, so that nothing of the host is touched, and
+//! goes away with the process that holds it: the device with its last descriptor, new namespaces with their
+//! last process.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use tracing::{debug, warn};
+
+use super::handshake::{HandshakeError, Line, Word};
+use crate::config::LinkConfig;
+use crate::sys::mounts::{self, MountError};
+use crate::sys::namespace::{self, NamespaceError, Namespaces};
+use crate::sys::netlink::{Netlink, NetlinkError};
+use crate::sys::process::{self, Signal, SignalMask};
+use crate::sys::resolv_conf::ResolvConf;
+use crate::sys::sysctl;
+use crate::sys::tap::{Tap, TapError, TapFeatures};
+
+/// The command's status when it was never started because the process outside gave up.
+const GIVEN_UP: i32 = 1;
+
+/// What the container is to have.
+#[derive(Debug)]
+pub struct Container<'a> {
+    /// The segment.
+    pub link: &'a LinkConfig,
+    /// Name of its TAP.
+    pub tap_name: &'a str,
+    /// What to ask of the TAP.
+    pub tap_features: TapFeatures,
+}
+
+/// The command of `netferry run`, and what it is to be born with.
+#[derive(Debug)]
+pub struct Command<'a> {
+    /// Program and arguments.
+    pub words: &'a [OsString],
+    /// Signals blocked before we blocked ours.
+    pub mask: SignalMask,
+    /// The host's resolver settings, of which the search list is passed on.
+    pub host_resolv_conf: &'a ResolvConf,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ContainerError {
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error("{0}")]
+    Orphaned(std::io::Error),
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+}
+
+impl Container<'_> {
+    /// The child of `netferry run`: makes the namespaces, sets them up, and becomes the command. Returns the
+    /// status to end with where it does not come to that. `parent` is the process outside.
+    pub fn run_command(&self, line: Line, command: &Command<'_>, parent: u32) -> i32 {
+        if let Err(error) = self.make(&line, command, parent) {
+            return give_up(&line, &error);
+        }
+        if line.hear(Word::Go).is_err() {
+            return GIVEN_UP;
+        }
+        drop(line);
+        match process::exec(command.words, &command.mask) {
+            Err(error) => {
+                eprintln!("netferry: {error}");
+                error.shell_status()
+            }
+            Ok(never) => absurd(never),
+        }
+    }
+
+    /// The child of `netferry attach`: enters the namespaces, sets them up, hands the TAP over and ends.
+    pub fn join(&self, line: Line, namespaces: &Namespaces, parent: u32) -> i32 {
+        match self.enter(&line, namespaces, parent) {
+            Ok(()) => 0,
+            Err(error) => give_up(&line, &error),
+        }
+    }
+
+    fn make(&self, line: &Line, command: &Command<'_>, parent: u32) -> Result<(), ContainerError> {
+        line.hear(Word::Begin)?;
+        namespace::unshare_user_net_mount()?;
+        die_with(parent)?;
+        line.say(Word::Unmapped)?;
+        line.hear(Word::Mapped)?;
+        mounts::make_private()?;
+        if !mounts::show_own_sysfs() {
+            debug!("/sys of the container is the host's: it could not be mounted anew");
+        }
+        self.replace_resolv_conf(command.host_resolv_conf);
+        let allowed = (sysctl::permit_ping(), sysctl::permit_low_ports());
+        debug!(ping = allowed.0, low_ports = allowed.1, "the container's own sysctls");
+        let tap = self.configure()?;
+        Ok(line.hand_over(tap.as_fd())?)
+    }
+
+    fn enter(&self, line: &Line, namespaces: &Namespaces, parent: u32) -> Result<(), ContainerError> {
+        line.hear(Word::Begin)?;
+        namespaces.enter()?;
+        die_with(parent)?;
+        let tap = self.configure()?;
+        Ok(line.hand_over(tap.as_fd())?)
+    }
+
+    /// Makes the TAP in the current network namespace and gives it its addresses.
+    fn configure(&self) -> Result<Tap, ContainerError> {
+        let tap = Tap::open(self.tap_name, self.tap_features)?;
+        let mut netlink = Netlink::open()?;
+        let loopback = netlink.link_index("lo")?;
+        netlink.set_up(loopback)?;
+        let index = netlink.link_index(tap.name())?;
+        if self.link.ipv6.is_some() && !sysctl::settle_ipv6(tap.name()) {
+            debug!("IPv6 of the container may take a second to settle");
+        }
+        if let Some(mac) = self.link.container_mac {
+            netlink.set_mac(index, mac.0)?;
+        }
+        netlink.set_mtu(index, self.link.mtu.into())?;
+        for (address, prefix_len) in container_addresses(self.link) {
+            netlink.add_address(index, address, prefix_len, true)?;
+        }
+        netlink.set_up(index)?;
+        if let Some(ipv4) = self.link.ipv4 {
+            netlink.add_default_route(index, ipv4.gateway.into())?;
+        }
+        if let Some(ipv6) = self.link.ipv6 {
+            netlink.add_default_route(index, ipv6.gateway_link_local.into())?;
+        }
+        Ok(tap)
+    }
+
+    /// Without it the command has a network all the same, and names to look up elsewhere.
+    fn replace_resolv_conf(&self, host: &ResolvConf) {
+        if let Err(error) = mounts::bind_resolv_conf(&resolv_conf_text(self.link, host)) {
+            warn!("the command sees the host's /etc/resolv.conf: {error}");
+        }
+    }
+}
+
+/// The container's addresses with the length of their prefix.
+pub fn container_addresses(link: &LinkConfig) -> Vec<(IpAddr, u8)> {
+    let ipv4 = link.ipv4.map(|ipv4| (ipv4.container.into(), ipv4.subnet.prefix_len()));
+    let ipv6 = link.ipv6.map(|ipv6| (ipv6.container.into(), ipv6.prefix.prefix_len()));
+    ipv4.into_iter().chain(ipv6).collect()
+}
+
+/// The addresses at which the container asks for names.
+pub fn dns_addresses(link: &LinkConfig) -> Vec<IpAddr> {
+    let ipv4 = link.ipv4.map(|ipv4| ipv4.dns.into());
+    let ipv6 = link.ipv6.map(|ipv6| ipv6.dns.into());
+    ipv4.into_iter().chain(ipv6).collect()
+}
+
+fn resolv_conf_text(link: &LinkConfig, host: &ResolvConf) -> String {
+    let mut text = String::new();
+    for address in dns_addresses(link) {
+        text.push_str(&format!("nameserver {address}\n"));
+    }
+    for (keyword, words) in [("search", &host.search), ("options", &host.options)] {
+        if !words.is_empty() {
+            text.push_str(&format!("{keyword} {}\n", words.join(" ")));
+        }
+    }
+    text
+}
+
+/// So that nothing is left behind should the process outside be killed.
+fn die_with(parent: u32) -> Result<(), ContainerError> {
+    let parent = i32::try_from(parent).unwrap_or(i32::MAX);
+    process::set_parent_death_signal(Signal::SIGKILL, parent).map_err(ContainerError::Orphaned)
+}
+
+fn give_up(line: &Line, error: &ContainerError) -> i32 {
+    // A line that is gone needs no telling: it was the other side that gave up.
+    line.fail(&error.to_string());
+    GIVEN_UP
+}
+
+fn absurd(never: Infallible) -> i32 {
+    match never {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_names_our_forwarder_and_the_hosts_search_list() {
+        let host = ResolvConf {
+            servers: vec!["192.0.2.53:53".parse().unwrap()],
+            search: vec!["example.org".into(), "example.net".into()],
+            options: vec!["ndots:2".into()],
+        };
+        let link = LinkConfig::default();
+        let dns = link.ipv6.unwrap().dns;
+        assert_eq!(
+            resolv_conf_text(&link, &host),
+            format!(
+                "nameserver 10.0.2.3\nnameserver {dns}\nsearch example.org example.net\noptions ndots:2\n"
+            )
+        );
+        let link = LinkConfig { ipv6: None, ..link };
+        assert_eq!(resolv_conf_text(&link, &ResolvConf::default()), "nameserver 10.0.2.3\n");
+    }
+}

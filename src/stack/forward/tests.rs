@@ -1,0 +1,159 @@
+//! Tables of what goes where, and of what goes nowhere.
+
+use rstest::rstest;
+
+use super::*;
+use crate::config::{Ipv4Link, Ipv6Link, Limits, PortProtocol, Timeouts, UdpMapping};
+use crate::wire::MacAddr;
+
+fn config(host_loopback: bool) -> Config {
+    Config {
+        link: LinkConfig {
+            ipv4: Some(Ipv4Link {
+                subnet: "10.0.2.0/24".parse().expect("literal"),
+                gateway: "10.0.2.2".parse().expect("literal"),
+                dns: "10.0.2.3".parse().expect("literal"),
+                container: "10.0.2.100".parse().expect("literal"),
+            }),
+            ipv6: Some(Ipv6Link {
+                prefix: "fd00:2::/64".parse().expect("literal"),
+                gateway: "fd00:2::2".parse().expect("literal"),
+                gateway_link_local: "fe80::2".parse().expect("literal"),
+                dns: "fd00:2::3".parse().expect("literal"),
+                container: "fd00:2::100".parse().expect("literal"),
+            }),
+            mtu: 1_500,
+            gateway_mac: MacAddr([2, 0, 0, 0, 0, 2]),
+            container_mac: None,
+        },
+        host_loopback,
+        udp_mapping: UdpMapping::Connected,
+        publish: Vec::new(),
+        host_addresses: Vec::new(),
+        limits: Limits::default(),
+        timeouts: Timeouts::default(),
+    }
+}
+
+fn decide(host_loopback: bool, source: &str, destination: &str) -> Outbound {
+    let destination = destination.parse().expect("literal");
+    outbound(&config(host_loopback), FlowProtocol::Tcp, source.parse().expect("literal"), destination)
+}
+
+#[rstest]
+#[case("10.0.2.100", "203.0.113.2:80")]
+#[case("10.0.2.77", "192.168.1.1:443")]
+#[case("fd00:2::100", "[2001:db8::1]:80")]
+fn the_world_is_reached_where_it_is(#[case] source: &str, #[case] destination: &str) {
+    assert_eq!(decide(false, source, destination), Outbound::Host(destination.parse().expect("literal")));
+}
+
+#[rstest]
+#[case("10.0.2.100", "10.0.2.2:80", "127.0.0.1:80")]
+#[case("fd00:2::100", "[fd00:2::2]:80", "[::1]:80")]
+#[case("fe80::99", "[fe80::2]:80", "[::1]:80")]
+fn the_gateway_is_the_hosts_loopback_only_where_asked(
+    #[case] source: &str,
+    #[case] gateway: &str,
+    #[case] loopback: &str,
+) {
+    assert_eq!(decide(false, source, gateway), Outbound::Closed(DropReason::HostLoopback));
+    assert_eq!(decide(true, source, gateway), Outbound::Host(loopback.parse().expect("literal")));
+}
+
+#[rstest]
+#[case("10.0.2.100", "127.0.0.1:22", DropReason::HostLoopback)]
+#[case("10.0.2.100", "127.8.8.8:22", DropReason::HostLoopback)]
+#[case("fd00:2::100", "[::1]:22", DropReason::HostLoopback)]
+#[case("fd00:2::100", "[::ffff:127.0.0.1]:22", DropReason::HostLoopback)]
+#[case("fd00:2::100", "[::ffff:203.0.113.2]:22", DropReason::Martian)]
+#[case("fd00:2::100", "[::127.0.0.1]:22", DropReason::Martian)]
+#[case("fd00:2::100", "[::]:22", DropReason::Martian)]
+#[case("10.0.2.100", "0.0.0.0:22", DropReason::Martian)]
+#[case("10.0.2.100", "0.1.2.3:22", DropReason::Martian)]
+#[case("10.0.2.100", "240.0.0.1:22", DropReason::Martian)]
+#[case("10.0.2.100", "255.255.255.255:67", DropReason::Multicast)]
+#[case("10.0.2.100", "10.0.2.255:137", DropReason::Multicast)]
+#[case("10.0.2.100", "224.0.0.251:5353", DropReason::Multicast)]
+#[case("fd00:2::100", "[ff02::fb]:5353", DropReason::Multicast)]
+fn what_would_mean_this_host_or_nobody_is_dropped(
+    #[values(false, true)] host_loopback: bool,
+    #[case] source: &str,
+    #[case] destination: &str,
+    #[case] reason: DropReason,
+) {
+    assert_eq!(decide(host_loopback, source, destination), Outbound::Drop(reason));
+}
+
+#[rstest]
+#[case("10.0.2.2")]
+#[case("10.0.2.3")]
+#[case("10.0.2.255")]
+#[case("10.0.2.0")]
+#[case("127.0.0.1")]
+#[case("203.0.113.9")]
+#[case("0.0.0.0")]
+#[case("fd00:2::2")]
+#[case("fe80::2")]
+#[case("2001:db8::1")]
+#[case("::1")]
+#[case("::")]
+fn a_source_that_is_not_the_containers_is_spoofed(#[case] source: &str) {
+    assert_eq!(decide(true, source, "203.0.113.2:80"), Outbound::Drop(DropReason::SpoofedSource));
+}
+
+#[test]
+fn the_dns_address_offers_the_dns_and_nothing_else() {
+    assert_eq!(decide(true, "10.0.2.100", "10.0.2.3:53"), Outbound::Resolver);
+    assert_eq!(decide(true, "fd00:2::100", "[fd00:2::3]:53"), Outbound::Resolver);
+    assert_eq!(decide(true, "10.0.2.100", "10.0.2.3:80"), Outbound::Closed(DropReason::Denied));
+    let echo = |address: &str| {
+        let destination = SocketAddr::new(address.parse().expect("literal"), 0);
+        outbound(&config(false), FlowProtocol::Echo, "10.0.2.100".parse().expect("literal"), destination)
+    };
+    assert_eq!(echo("10.0.2.2"), Outbound::Gateway);
+    assert_eq!(echo("10.0.2.3"), Outbound::Gateway);
+}
+
+#[test]
+fn an_address_of_the_segment_that_nobody_has_is_unreachable() {
+    assert_eq!(decide(false, "10.0.2.100", "10.0.2.9:80"), Outbound::Unreachable(DropReason::NotForUs));
+    assert_eq!(decide(false, "fd00:2::100", "[fd00:2::9]:80"), Outbound::Unreachable(DropReason::NotForUs));
+    assert_eq!(decide(false, "fd00:2::100", "[fe80::9]:80"), Outbound::Unreachable(DropReason::NotForUs));
+}
+
+fn rule(host_address: &str) -> PublishRule {
+    PublishRule {
+        protocol: PortProtocol::Tcp,
+        host_address: host_address.parse().expect("literal"),
+        host_port: 8_080,
+        container_port: 80,
+    }
+}
+
+#[rstest]
+#[case("0.0.0.0", "203.0.113.9:50000", "203.0.113.9:50000", "10.0.2.100:80", false)]
+#[case("::", "[2001:db8::9]:50000", "[2001:db8::9]:50000", "[fd00:2::100]:80", false)]
+#[case("0.0.0.0", "127.0.0.1:50000", "10.0.2.2:50000", "10.0.2.100:80", true)]
+#[case("::", "[::1]:50000", "[fd00:2::2]:50000", "[fd00:2::100]:80", true)]
+#[case("0.0.0.0", "10.0.2.100:50000", "10.0.2.2:50000", "10.0.2.100:80", true)]
+#[case("0.0.0.0", "[::ffff:203.0.113.9]:50000", "203.0.113.9:50000", "10.0.2.100:80", false)]
+fn a_client_keeps_its_address_wherever_the_container_could_answer_it(
+    #[case] bound: &str,
+    #[case] client: &str,
+    #[case] shown: &str,
+    #[case] server: &str,
+    #[case] masked: bool,
+) {
+    let expected =
+        Inbound { client: shown.parse().expect("literal"), server: server.parse().expect("literal"), masked };
+    assert_eq!(inbound(&config(false), &rule(bound), client.parse().expect("literal")), Ok(expected));
+}
+
+#[test]
+fn without_the_family_a_client_is_refused() {
+    let mut config = config(false);
+    config.link.ipv6 = None;
+    let client = "[2001:db8::9]:50000".parse().expect("literal");
+    assert_eq!(inbound(&config, &rule("::"), client), Err(DropReason::Denied));
+}

@@ -1,0 +1,31 @@
+//! What only the kernel can do: devices, namespaces, processes and facts about the host.
+//!
+//! The one place with `unsafe` code; everything it offers is safe. It knows nothing of the rest of the crate:
+//! arguments are plain numbers, paths and addresses, results are owned descriptors and typed errors. Each
+//! error is one line that says what was asked, what was found and, where there is a remedy, what to do.
+//!
+//! Functions that change which namespaces the calling *process* is in ([`namespace`], [`mounts`]) are meant
+//! for a forked, single-threaded child ([`process::fork_child`]); `netferry` itself never leaves the
+//! namespaces it was started in, since that is where its host sockets belong.
+//!
+//! - [`tap`]: the Ethernet device the container sees
+//! - [`namespace`], [`id_map`]: entering namespaces that exist, making new ones
+//! - [`netlink`], [`sysctl`]: configuring the container's network
+//! - [`mounts`]: what a private mount namespace shows (`/etc/resolv.conf`, `/sys`)
+//! - [`descriptor`]: handing a descriptor from one process to another
+//! - [`process`]: children, signals, exit statuses
+//! - [`host`], [`resolv_conf`]: facts about the machine
+#![allow(unsafe_code)] // ioctls, fork and a few system calls have no safe wrapper; the rest of the crate denies it.
+
+pub mod descriptor;
+pub mod host;
+pub mod id_map;
+pub mod mounts;
+pub mod namespace;
+pub mod netlink;
+pub mod process;
+pub mod ready;
+pub mod resolv_conf;
+pub mod socket;
+pub mod sysctl;
+pub mod tap;

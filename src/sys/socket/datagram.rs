@@ -1,0 +1,493 @@
+//! Datagram sockets: UDP flows, published UDP ports, and ping sockets.
+//!
+//! A run of equal datagrams travels in one system call where the kernel joins (`UDP_GRO`) and cuts
+//! (`UDP_SEGMENT`) them. TTL, traffic class and fragmentation belong to the socket and are set only when they
+//! change, which for a flow is once. Errors of the network come from the error queue (`IP_RECVERR`) and never
+//! cost a datagram: a send that only reports an earlier one's error is repeated.
+//!
+//! Read first: `udp(7)`, `ip(7)`, `ipv6(7)`, and `icmp(7)` for ping sockets.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+
+use super::control::{ControlBuffer, DatagramNotes, QueuedError, RawAddress};
+use super::{ListenError, SocketError, Transfer, bind_published, set_int_option, unspecified_like};
+
+/// Bytes of a refused datagram's payload that are kept for the report.
+const REPORT_PAYLOAD_BYTES: usize = 128;
+/// Queued datagrams of a burst, best effort: the kernel lowers it to `net.core.rmem_max`.
+const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
+/// Most datagrams of one `UDP_SEGMENT` send that every kernel accepts (`UDP_MAX_SEGMENTS`).
+const MAX_SEGMENTS: usize = 64;
+/// Reports that are kept while looking for another; more are forgotten, as the kernel's own queue would.
+const STASHED_REPORTS: usize = 16;
+/// What a hop limit is taken to be where the kernel does not say.
+const DEFAULT_HOP_LIMIT: u8 = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Udp,
+    Ping,
+}
+
+/// A UDP or ping socket.
+#[derive(Debug)]
+pub struct DatagramSocket {
+    fd: OwnedFd,
+    kind: Kind,
+    is_ipv6: bool,
+    peer: Option<SocketAddr>,
+    hop_limit: Option<u8>,
+    traffic_class: Option<u8>,
+    dont_fragment: Option<bool>,
+    can_segment: bool,
+    stash: VecDeque<ErrorReport>,
+}
+
+/// One datagram, or a joined run, that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArrivedDatagram {
+    /// Bytes in the buffer.
+    pub len: usize,
+    /// Bytes of each datagram but the last, when several were joined.
+    pub segment_bytes: Option<NonZeroU16>,
+    /// Who sent it; for a ping socket the port is the message's identifier.
+    pub source: SocketAddr,
+    /// The host's address it was sent to, where the socket is bound to all.
+    pub local: Option<IpAddr>,
+    /// As received.
+    pub traffic_class: u8,
+    /// As received.
+    pub hop_limit: u8,
+}
+
+/// Outcome of receiving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// This.
+    Datagram(ArrivedDatagram),
+    /// Nothing now.
+    Blocked,
+    /// A pending error; the socket stays usable.
+    Failed(SocketError),
+}
+
+/// How a datagram is to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Peer, where the socket is not connected.
+    pub to: Option<SocketAddr>,
+    /// Host address to send from, where the socket is bound to all.
+    pub from: Option<IpAddr>,
+    /// Bytes of each datagram but the last, when there are several.
+    pub segment_bytes: Option<NonZeroU16>,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// TOS or traffic class.
+    pub traffic_class: u8,
+    /// Not to be fragmented, here or on the way.
+    pub dont_fragment: bool,
+}
+
+/// An error that the network sent back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorReport {
+    /// What was wrong.
+    pub error: SocketError,
+    /// Who said so.
+    pub offender: Option<IpAddr>,
+    /// Where the datagram was going.
+    pub destination: Option<SocketAddr>,
+    /// The beginning of its payload.
+    pub payload: Vec<u8>,
+}
+
+impl DatagramSocket {
+    /// A UDP socket for one flow, connected to `target` unless that is unspecified; its source port is
+    /// `preferred_port` where that is free and allowed.
+    pub fn open(target: SocketAddr, preferred_port: u16) -> Result<DatagramSocket, SocketError> {
+        let kind = Type::DGRAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::UDP))?;
+        if target.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        prepare(&socket, target.is_ipv6())?;
+        let any = unspecified_like(target.ip());
+        let preferred = SockAddr::from(SocketAddr::new(any, preferred_port));
+        if preferred_port == 0 || socket.bind(&preferred).is_err() {
+            socket.bind(&SockAddr::from(SocketAddr::new(any, 0)))?;
+        }
+        let peer = (!target.ip().is_unspecified()).then_some(target);
+        if let Some(peer) = peer {
+            socket.connect(&SockAddr::from(peer))?;
+        }
+        Ok(Self::new(socket, Kind::Udp, target.is_ipv6(), peer))
+    }
+
+    /// A ping socket for one flow, with the identifier where that is free. `Prohibited` where the host's
+    /// `net.ipv4.ping_group_range` leaves this user out.
+    pub fn open_echo(target: IpAddr, identifier: u16) -> Result<DatagramSocket, SocketError> {
+        let (domain, protocol) = match target {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+        };
+        let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
+        prepare(&socket, target.is_ipv6())?;
+        let any = unspecified_like(target);
+        if socket.bind(&SockAddr::from(SocketAddr::new(any, identifier))).is_err() {
+            socket.bind(&SockAddr::from(SocketAddr::new(any, 0)))?;
+        }
+        let peer = SocketAddr::new(target, 0);
+        socket.connect(&SockAddr::from(peer))?;
+        Ok(Self::new(socket, Kind::Ping, target.is_ipv6(), Some(peer)))
+    }
+
+    /// The socket of a published UDP port.
+    pub fn bind(address: SocketAddr) -> Result<DatagramSocket, ListenError> {
+        bind_published(address, Type::DGRAM, Protocol::UDP)
+            .and_then(|socket| {
+                prepare(&socket, address.is_ipv6())?;
+                if address.ip().is_unspecified() {
+                    // Replies must leave from the address that the client asked.
+                    let (level, name) = if address.is_ipv6() {
+                        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+                    } else {
+                        (libc::IPPROTO_IP, libc::IP_PKTINFO)
+                    };
+                    set_int_option(&socket, level, name, 1)?;
+                }
+                Ok(Self::new(socket, Kind::Udp, address.is_ipv6(), None))
+            })
+            .map_err(|error| ListenError::new(address, "udp", error))
+    }
+
+    fn new(socket: Socket, kind: Kind, is_ipv6: bool, peer: Option<SocketAddr>) -> DatagramSocket {
+        let fd = OwnedFd::from(socket);
+        if kind == Kind::Udp {
+            // Joined runs are a gain, not a need: kernels before 5.0 have none.
+            let _ = set_int_option(&fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+        }
+        DatagramSocket {
+            fd,
+            kind,
+            is_ipv6,
+            peer,
+            hop_limit: None,
+            traffic_class: None,
+            dont_fragment: None,
+            can_segment: kind == Kind::Udp,
+            stash: VecDeque::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn disable_segmentation_unless(&mut self, can_segment: bool) {
+        self.can_segment = can_segment;
+    }
+
+    /// The address it is bound to.
+    pub fn local_address(&self) -> Result<SocketAddr, SocketError> {
+        super::local_address(&self.fd)
+    }
+
+    /// Reads the next datagram or joined run. One that is larger than `buffer` is skipped, and so is one from a
+    /// stranger that arrived before the socket was connected.
+    pub fn receive(&self, buffer: &mut [u8]) -> Received {
+        let mut address = RawAddress::new();
+        let mut control = ControlBuffer::new();
+        let mut first_error = None;
+        loop {
+            let (len, flags) = match receive_message(&self.fd, buffer, &mut address, &mut control, 0) {
+                Ok(read) => read,
+                Err(error) => match error.raw_os_error().unwrap_or(libc::EINVAL) {
+                    libc::EAGAIN => return Received::Blocked,
+                    libc::EINTR => continue,
+                    // The error queue has the whole story; here it would be told twice.
+                    errno if first_error != Some(errno) && is_echo_of_the_network(errno) => {
+                        first_error = Some(errno);
+                        continue;
+                    }
+                    errno => return Received::Failed(SocketError::from_errno(errno)),
+                },
+            };
+            let Some(mut source) = address.read() else { continue };
+            if flags & libc::MSG_TRUNC != 0 || self.is_stranger(source) {
+                continue;
+            }
+            if self.kind == Kind::Ping {
+                // RFC 792, RFC 4443 §4: the identifier follows type, code and checksum.
+                let Some(identifier) = buffer[..len].get(4..6).and_then(|bytes| bytes.first_chunk::<2>())
+                else {
+                    continue;
+                };
+                source.set_port(u16::from_be_bytes(*identifier));
+            }
+            let notes = DatagramNotes::read(control.messages());
+            return Received::Datagram(ArrivedDatagram {
+                len,
+                // A joined run of one is a datagram.
+                segment_bytes: notes.segment_bytes.filter(|bytes| usize::from(bytes.get()) < len),
+                source,
+                local: notes.local,
+                traffic_class: notes.traffic_class.unwrap_or(0),
+                hop_limit: notes.hop_limit.unwrap_or(DEFAULT_HOP_LIMIT),
+            });
+        }
+    }
+
+    fn is_stranger(&self, source: SocketAddr) -> bool {
+        self.kind == Kind::Udp
+            && self.peer.is_some_and(|peer| peer.ip() != source.ip() || peer.port() != source.port())
+    }
+
+    /// Sends one datagram or a run of several.
+    pub fn send(&mut self, bytes: &[u8], how: &Outgoing) -> Transfer {
+        if let Err(error) = self.apply(how) {
+            return Transfer::Failed(error.into());
+        }
+        match how.segment_bytes {
+            Some(segment_bytes) if usize::from(segment_bytes.get()) < bytes.len() => {
+                self.send_run(bytes, usize::from(segment_bytes.get()), how)
+            }
+            Some(_) | None => self.send_one(bytes, how, None),
+        }
+    }
+
+    /// Sets what has changed since the last datagram.
+    fn apply(&mut self, how: &Outgoing) -> io::Result<()> {
+        let socket = SockRef::from(&self.fd);
+        // The kernel has no TTL of zero; nothing of the kind is to be forwarded anyway.
+        let hop_limit = how.hop_limit.max(1);
+        if self.hop_limit != Some(hop_limit) {
+            if self.is_ipv6 {
+                socket.set_unicast_hops_v6(hop_limit.into())?;
+            } else {
+                socket.set_ttl_v4(hop_limit.into())?;
+            }
+            self.hop_limit = Some(hop_limit);
+        }
+        if self.traffic_class != Some(how.traffic_class) {
+            if self.is_ipv6 {
+                socket.set_tclass_v6(how.traffic_class.into())?;
+            } else {
+                socket.set_tos_v4(how.traffic_class.into())?;
+            }
+            self.traffic_class = Some(how.traffic_class);
+        }
+        if self.dont_fragment != Some(how.dont_fragment) {
+            // IPv6 without "don't fragment" is a datagram that the container had fragmented itself: the host
+            // may fragment it in its turn, to the path's MTU.
+            let (level, name, value) = match (self.is_ipv6, how.dont_fragment) {
+                (false, true) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+                (false, false) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+                (true, true) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+                (true, false) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT),
+            };
+            set_int_option(&self.fd, level, name, value)?;
+            self.dont_fragment = Some(how.dont_fragment);
+        }
+        Ok(())
+    }
+
+    fn send_run(&mut self, bytes: &[u8], segment_bytes: usize, how: &Outgoing) -> Transfer {
+        for run in bytes.chunks(segment_bytes * MAX_SEGMENTS) {
+            if self.can_segment && run.len() > segment_bytes {
+                match self.send_one(run, how, Some(segment_bytes)) {
+                    // This run does not fit what the path can cut; the next may.
+                    Transfer::Failed(
+                        SocketError::Other(libc::EINVAL) | SocketError::MessageTooLong { .. },
+                    ) => {}
+                    // The kernel, or the device on the way, cannot cut at all.
+                    Transfer::Failed(
+                        SocketError::Other(libc::EIO | libc::EOPNOTSUPP) | SocketError::ProtocolUnreachable,
+                    ) => self.can_segment = false,
+                    Transfer::Bytes(_) => continue,
+                    other @ (Transfer::Blocked | Transfer::Failed(_)) => return other,
+                }
+            }
+            for datagram in run.chunks(segment_bytes) {
+                match self.send_one(datagram, how, None) {
+                    Transfer::Bytes(_) => {}
+                    other @ (Transfer::Blocked | Transfer::Failed(_)) => return other,
+                }
+            }
+        }
+        Transfer::Bytes(bytes.len())
+    }
+
+    fn send_one(&mut self, bytes: &[u8], how: &Outgoing, segment_bytes: Option<usize>) -> Transfer {
+        let mut control = ControlBuffer::new();
+        if let Some(source) = how.from {
+            control.push_source(source);
+        }
+        if let Some(segment) = segment_bytes.and_then(|bytes| u16::try_from(bytes).ok()) {
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+        }
+        let mut address = how.to.filter(|_| self.peer.is_none()).map(RawAddress::from);
+        let mut first_error = None;
+        loop {
+            let error = match send_message(&self.fd, bytes, address.as_mut(), &mut control) {
+                Ok(len) => return Transfer::Bytes(len),
+                Err(error) => error.raw_os_error().unwrap_or(libc::EINVAL),
+            };
+            match error {
+                libc::EINTR => {}
+                // A full device queue says ENOBUFS, a full socket EAGAIN: for a datagram they are the same.
+                libc::EAGAIN | libc::ENOBUFS => return Transfer::Blocked,
+                libc::EMSGSIZE => {
+                    return Transfer::Failed(SocketError::MessageTooLong { mtu: self.refused_mtu() });
+                }
+                // An earlier datagram's ICMP error is handed to the next send, which is then not made. Saying
+                // it clears it; the error queue has the whole story. What is said twice is this datagram's own.
+                _ if first_error != Some(error) && is_echo_of_the_network(error) => first_error = Some(error),
+                _ => return Transfer::Failed(SocketError::from_errno(error)),
+            }
+        }
+    }
+
+    /// The MTU that a datagram refused by this host ran into. It stands in the error queue; reports of the
+    /// network in front of it are kept for [`Self::take_report`].
+    fn refused_mtu(&mut self) -> u32 {
+        for _ in 0..STASHED_REPORTS {
+            match self.read_error_queue() {
+                Some((true, ErrorReport { error: SocketError::MessageTooLong { mtu }, .. })) => return mtu,
+                Some((true, _)) => {}
+                Some((false, report)) => {
+                    if self.stash.len() < STASHED_REPORTS {
+                        self.stash.push_back(report);
+                    }
+                }
+                None => break,
+            }
+        }
+        0
+    }
+
+    /// The next error that the network has sent back. Errors of this host are left out: the send that met
+    /// them has told already.
+    pub fn take_report(&mut self) -> Option<ErrorReport> {
+        if let Some(report) = self.stash.pop_front() {
+            return Some(report);
+        }
+        loop {
+            match self.read_error_queue()? {
+                (true, _) => {}
+                (false, report) => return Some(report),
+            }
+        }
+    }
+
+    fn read_error_queue(&self) -> Option<(bool, ErrorReport)> {
+        let mut address = RawAddress::new();
+        let mut control = ControlBuffer::new();
+        let mut payload = [0u8; REPORT_PAYLOAD_BYTES];
+        loop {
+            let read =
+                receive_message(&self.fd, &mut payload, &mut address, &mut control, libc::MSG_ERRQUEUE);
+            let (len, _) = read.ok()?;
+            let Some(queued) = QueuedError::read(control.messages()) else { continue };
+            let report = ErrorReport {
+                error: queued.error,
+                offender: queued.offender,
+                destination: address.read(),
+                payload: payload[..len].to_vec(),
+            };
+            return Some((queued.is_local, report));
+        }
+    }
+}
+
+impl AsFd for DatagramSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Errors that the network sends back for earlier datagrams.
+fn is_echo_of_the_network(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECONNREFUSED
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::ENOPROTOOPT
+            | libc::EPROTO
+            | libc::EACCES
+            | libc::EHOSTDOWN
+            | libc::EOPNOTSUPP
+            | libc::ENONET
+    )
+}
+
+fn prepare(socket: &Socket, is_ipv6: bool) -> io::Result<()> {
+    // Best effort: a smaller queue loses bursts, as a smaller router would.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
+    if is_ipv6 {
+        socket.set_recv_tclass_v6(true)?;
+        socket.set_recv_hoplimit_v6(true)?;
+        set_int_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)
+    } else {
+        socket.set_recv_tos_v4(true)?;
+        set_int_option(socket, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
+        set_int_option(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
+    }
+}
+
+fn empty_message() -> libc::msghdr {
+    // SAFETY: all-zero bytes are a valid `msghdr`: null pointers with zero lengths.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Receives one message: its length and flags; `address` and `control` are filled in.
+fn receive_message(
+    fd: &OwnedFd,
+    buffer: &mut [u8],
+    address: &mut RawAddress,
+    control: &mut ControlBuffer,
+    flags: i32,
+) -> io::Result<(usize, i32)> {
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut message = empty_message();
+    message.msg_name = address.as_mut_ptr().cast();
+    message.msg_namelen = RawAddress::CAPACITY as libc::socklen_t;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = ControlBuffer::CAPACITY as _;
+    // SAFETY: every pointer in `message` is to a live, exclusively borrowed buffer of the length beside it, and
+    // the kernel writes no further.
+    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
+    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+    address.set_len(message.msg_namelen as usize);
+    control.set_len(message.msg_controllen as _);
+    Ok((len, message.msg_flags))
+}
+
+/// Sends one message to `address`, or to the connected peer.
+fn send_message(
+    fd: &OwnedFd,
+    bytes: &[u8],
+    address: Option<&mut RawAddress>,
+    control: &mut ControlBuffer,
+) -> io::Result<usize> {
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut message = empty_message();
+    if let Some(address) = address {
+        message.msg_name = address.as_mut_ptr().cast();
+        message.msg_namelen = address.len() as libc::socklen_t;
+    }
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if control.len() > 0 {
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = control.len() as _;
+    }
+    // SAFETY: every pointer in `message` is to a live buffer of the length beside it; the kernel only reads them.
+    let len = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    usize::try_from(len).map_err(|_| io::Error::last_os_error())
+}

@@ -1,0 +1,243 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::process::Command;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::datagram::Received;
+use super::*;
+
+const PRIVATE_NETWORK: &str = "NETFERRY_TEST_PRIVATE_NETWORK";
+
+/// Runs `body` in a network namespace of its own, where only loopback exists: the test starts itself again
+/// there, by its full name.
+pub(crate) fn in_private_network(name: &str, body: fn()) {
+    if std::env::var_os(PRIVATE_NETWORK).is_some() {
+        body();
+        return;
+    }
+    let test = std::env::current_exe().unwrap();
+    let script = "ip link set lo up && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["-Urn", "--", "sh", "-ec", script, "sh"])
+        .arg(test)
+        .args(["--exact", name, "--nocapture"])
+        .env(PRIVATE_NETWORK, "1")
+        .output()
+        .expect("these tests need unshare (util-linux) and ip (iproute2)");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+}
+
+fn wait(fd: &impl AsFd, flags: PollFlags) {
+    let mut fds = [PollFd::new(fd.as_fd(), flags)];
+    assert_eq!(poll(&mut fds, PollTimeout::from(2_000u16)), Ok(1), "nothing happened");
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+fn plain() -> Outgoing {
+    Outgoing {
+        to: None,
+        from: None,
+        segment_bytes: None,
+        hop_limit: 33,
+        traffic_class: 0x28,
+        dont_fragment: true,
+    }
+}
+
+fn receive(socket: &DatagramSocket, buffer: &mut [u8]) -> ArrivedDatagram {
+    wait(socket, PollFlags::POLLIN);
+    match socket.receive(buffer) {
+        Received::Datagram(datagram) => datagram,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn stream_connects_carries_bytes_and_ends() {
+    in_private_network("sys::socket::tests::stream_connects_carries_bytes_and_ends", || {
+        let listener = StreamListener::bind(loopback(0)).unwrap();
+        assert!(matches!(listener.accept(), Accepted::Blocked));
+        let address = listener.local_address().unwrap();
+        let (ours, _) = StreamSocket::connect(address).unwrap();
+        wait(&ours, PollFlags::POLLOUT);
+        assert_eq!(ours.take_error(), Ok(()));
+        let Accepted::Connection(theirs, client, local) = listener.accept() else { panic!("no connection") };
+        assert_eq!((client, local), (ours.local_address().unwrap(), address));
+        let mut buffer = [0; 16];
+        assert_eq!(theirs.receive(&mut buffer), Transfer::Blocked);
+        assert_eq!(ours.send(b"over"), Transfer::Bytes(4));
+        ours.shutdown_write();
+        wait(&theirs, PollFlags::POLLIN);
+        assert_eq!(theirs.receive(&mut buffer), Transfer::Bytes(4));
+        assert_eq!(theirs.receive(&mut buffer), Transfer::Bytes(0));
+        theirs.reset();
+        wait(&ours, PollFlags::POLLIN);
+        assert_eq!(ours.receive(&mut buffer), Transfer::Failed(SocketError::Reset));
+    });
+}
+
+#[test]
+fn connect_to_a_closed_port_is_refused() {
+    in_private_network("sys::socket::tests::connect_to_a_closed_port_is_refused", || {
+        let outcome = StreamSocket::connect(loopback(9)).and_then(|(socket, _)| {
+            wait(&socket, PollFlags::POLLOUT);
+            socket.take_error()
+        });
+        assert_eq!(outcome, Err(SocketError::Refused));
+        let elsewhere = StreamSocket::connect("203.0.113.1:9".parse().unwrap());
+        assert_eq!(elsewhere.err(), Some(SocketError::NetworkUnreachable));
+    });
+}
+
+#[test]
+fn listen_errors_say_what_to_do() {
+    in_private_network("sys::socket::tests::listen_errors_say_what_to_do", || {
+        let first = StreamListener::bind(loopback(8080)).unwrap();
+        let text = StreamListener::bind(loopback(8080)).unwrap_err().to_string();
+        assert!(text.starts_with("cannot publish 127.0.0.1:8080/tcp: the port is in use"), "{text}");
+        drop(first);
+        let elsewhere = DatagramSocket::bind("203.0.113.1:5000".parse().unwrap()).unwrap_err().to_string();
+        assert!(elsewhere.contains("the host has no address 203.0.113.1"), "{elsewhere}");
+        let low =
+            ListenError::new(loopback(80), "tcp", io::Error::from_raw_os_error(libc::EACCES)).to_string();
+        assert!(low.contains("net.ipv4.ip_unprivileged_port_start"), "{low}");
+    });
+}
+
+#[test]
+fn datagrams_carry_hop_limit_class_and_addresses() {
+    in_private_network("sys::socket::tests::datagrams_carry_hop_limit_class_and_addresses", || {
+        for any in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+            let local: IpAddr =
+                if any.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            let server = DatagramSocket::bind(SocketAddr::new(any, 5353)).unwrap();
+            let mut client = DatagramSocket::open(SocketAddr::new(local, 5353), 40_000).unwrap();
+            let mut second = DatagramSocket::open(SocketAddr::new(local, 5353), 40_000).unwrap();
+            assert_eq!(client.local_address().unwrap().port(), 40_000);
+            assert_ne!(second.local_address().unwrap().port(), 40_000);
+            assert_eq!(client.send(b"ping", &plain()), Transfer::Bytes(4));
+            let mut buffer = [0; 64];
+            let arrived = receive(&server, &mut buffer);
+            assert_eq!(
+                arrived,
+                ArrivedDatagram {
+                    len: 4,
+                    segment_bytes: None,
+                    source: SocketAddr::new(local, 40_000),
+                    local: Some(local),
+                    traffic_class: 0x28,
+                    hop_limit: 33,
+                }
+            );
+            let mut server = server;
+            let reply = Outgoing { to: Some(arrived.source), from: arrived.local, ..plain() };
+            assert_eq!(server.send(b"", &reply), Transfer::Bytes(0));
+            assert_eq!(receive(&client, &mut buffer).len, 0);
+            assert_eq!(second.send(b"x", &plain()), Transfer::Bytes(1));
+        }
+    });
+}
+
+#[test]
+fn a_run_of_datagrams_arrives_as_each_of_them() {
+    in_private_network("sys::socket::tests::a_run_of_datagrams_arrives_as_each_of_them", || {
+        let server = DatagramSocket::bind(loopback(5000)).unwrap();
+        let mut client = DatagramSocket::open(loopback(5000), 0).unwrap();
+        let sent: Vec<u8> = (0..100 * 100 + 7).map(|i| i as u8).collect();
+        let how = Outgoing { segment_bytes: NonZeroU16::new(100), ..plain() };
+        for can_segment in [true, false] {
+            client.disable_segmentation_unless(can_segment);
+            assert_eq!(client.send(&sent, &how), Transfer::Bytes(sent.len()));
+            let mut received = Vec::new();
+            let mut datagrams = 0;
+            while received.len() < sent.len() {
+                let mut buffer = vec![0; 65_536];
+                let arrived = receive(&server, &mut buffer);
+                let segment = arrived.segment_bytes.map_or(arrived.len, |bytes| bytes.get().into());
+                datagrams += arrived.len.div_ceil(segment);
+                received.extend_from_slice(&buffer[..arrived.len]);
+            }
+            assert!(received == sent);
+            assert_eq!(datagrams, 101);
+        }
+    });
+}
+
+#[test]
+fn refused_datagram_is_reported_with_its_payload_and_costs_no_other() {
+    in_private_network(
+        "sys::socket::tests::refused_datagram_is_reported_with_its_payload_and_costs_no_other",
+        || {
+            let target = loopback(5000);
+            let mut client = DatagramSocket::open(target, 0).unwrap();
+            assert_eq!(client.send(b"first", &plain()), Transfer::Bytes(5));
+            wait(&client, PollFlags::empty());
+            let server = DatagramSocket::bind(target).unwrap();
+            assert_eq!(client.send(b"second", &plain()), Transfer::Bytes(6));
+            assert_eq!(receive(&server, &mut [0; 64]).len, 6);
+            let report = client.take_report().unwrap();
+            assert_eq!(report.error, SocketError::Refused);
+            assert_eq!(report.offender, Some(Ipv4Addr::LOCALHOST.into()));
+            assert_eq!(report.destination, Some(target));
+            assert_eq!(report.payload, b"first");
+            assert_eq!(client.take_report(), None);
+        },
+    );
+}
+
+#[test]
+fn datagram_larger_than_the_path_names_the_mtu() {
+    in_private_network("sys::socket::tests::datagram_larger_than_the_path_names_the_mtu", || {
+        assert!(Command::new("ip").args("link set lo mtu 1400".split(' ')).status().unwrap().success());
+        let server = DatagramSocket::bind(loopback(5000)).unwrap();
+        for target in [loopback(5000), loopback(0)] {
+            let target = if target.port() == 0 { "0.0.0.0:0".parse().unwrap() } else { target };
+            let mut client = DatagramSocket::open(target, 0).unwrap();
+            let how = Outgoing { to: Some(loopback(5000)), ..plain() };
+            let too_long = Transfer::Failed(SocketError::MessageTooLong { mtu: 1400 });
+            assert_eq!(client.send(&[0; 2000], &how), too_long);
+            assert_eq!(client.take_report(), None);
+            let fragmented = Outgoing { dont_fragment: false, ..how };
+            assert_eq!(client.send(&[0; 2000], &fragmented), Transfer::Bytes(2000));
+            assert_eq!(receive(&server, &mut [0; 4096]).len, 2000);
+        }
+    });
+}
+
+#[test]
+fn echo_keeps_its_identifier_and_says_when_it_is_forbidden() {
+    in_private_network("sys::socket::tests::echo_keeps_its_identifier_and_says_when_it_is_forbidden", || {
+        // A new network namespace starts with ping sockets forbidden to all.
+        let refused = DatagramSocket::open_echo(Ipv6Addr::LOCALHOST.into(), 7);
+        assert_eq!(refused.err(), Some(SocketError::Prohibited));
+        std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+        let mut socket = DatagramSocket::open_echo(Ipv4Addr::LOCALHOST.into(), 0x1234).unwrap();
+        let request = [8, 0, 0, 0, 0x12, 0x34, 0, 1, b'h', b'i'];
+        assert_eq!(socket.send(&request, &plain()), Transfer::Bytes(10));
+        let mut buffer = [0; 64];
+        let arrived = receive(&socket, &mut buffer);
+        assert_eq!((arrived.len, arrived.source), (10, loopback(0x1234)));
+        assert_eq!((buffer[0], &buffer[8..10]), (0, b"hi".as_slice()));
+    });
+}
+
+#[test]
+fn a_waiting_accept_without_descriptors_is_exhaustion() {
+    in_private_network("sys::socket::tests::a_waiting_accept_without_descriptors_is_exhaustion", || {
+        let listener = StreamListener::bind(loopback(0)).unwrap();
+        let (ours, _) = StreamSocket::connect(listener.local_address().unwrap()).unwrap();
+        wait(&listener, PollFlags::POLLIN);
+        let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+        assert!(matches!(listener.accept(), Accepted::Exhausted));
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+        assert!(matches!(listener.accept(), Accepted::Connection(..)));
+        drop(ours);
+    });
+}

@@ -1,0 +1,138 @@
+//! The TAP as the core's frame sink.
+//!
+//! One buffer, with room for the virtio-net header in front of the frame, so that a frame leaves in one
+//! `write` and is never copied. What the link does not take is dropped and counted, as a full queue would.
+
+use std::io;
+
+use crate::config::limits::MAX_FRAME_BYTES;
+use crate::stack::boundary::FrameSink;
+use crate::sys::tap::Tap;
+use crate::wire::vnet_header::{Offload, VNET_HEADER_LEN};
+
+/// The largest thing that one `read` or `write` of the TAP moves; a VLAN tag and some air included.
+const BUFFER_BYTES: usize = VNET_HEADER_LEN + MAX_FRAME_BYTES + 64;
+
+/// The TAP and what it needs for writing.
+#[derive(Debug)]
+pub struct Link {
+    tap: Tap,
+    has_header: bool,
+    buffer: Box<[u8]>,
+    dropped: u64,
+    is_gone: bool,
+}
+
+/// Outcome of reading the TAP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkRead {
+    /// A frame of so many bytes, its header included where the link has one.
+    Frame(usize),
+    /// Nothing now.
+    Blocked,
+    /// The device is no more.
+    Gone,
+}
+
+impl Link {
+    /// Takes over an open TAP.
+    #[must_use]
+    pub fn new(tap: Tap) -> Link {
+        let has_header = tap.features().vnet_header;
+        Link { tap, has_header, buffer: vec![0; BUFFER_BYTES].into(), dropped: 0, is_gone: false }
+    }
+
+    /// A buffer that [`Link::read`] fills.
+    #[must_use]
+    pub fn read_buffer() -> Box<[u8]> {
+        vec![0; BUFFER_BYTES].into()
+    }
+
+    /// What the core may leave to the kernel.
+    #[must_use]
+    pub fn offload(&self) -> Offload {
+        let features = self.tap.features();
+        if !features.vnet_header {
+            return Offload::NONE;
+        }
+        Offload { checksum: features.checksum, tcp4: features.tso4, tcp6: features.tso6, udp: features.uso }
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    /// Frames that the device did not take.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether a read or write has found the device gone.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// Reads one frame.
+    pub fn read(&mut self, buffer: &mut [u8]) -> LinkRead {
+        loop {
+            match self.tap.read(buffer) {
+                // tun(4) never ends; a device that does has been taken away.
+                Ok(0) => break,
+                Ok(len) => return LinkRead::Frame(len),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return LinkRead::Blocked,
+                    io::ErrorKind::Interrupted => {}
+                    // EBADFD once the device is deleted; nothing else is known, and nothing else could be
+                    // waited for.
+                    _ => break,
+                },
+            }
+        }
+        self.is_gone = true;
+        LinkRead::Gone
+    }
+
+    /// Splits what was read into virtio-net header and frame; `None` when it is shorter than the header.
+    #[must_use]
+    pub fn split<'b>(&self, read: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
+        const NO_HEADER: &[u8] = &[0; VNET_HEADER_LEN];
+        if self.has_header { read.split_at_checked(VNET_HEADER_LEN) } else { Some((NO_HEADER, read)) }
+    }
+}
+
+impl FrameSink for Link {
+    fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
+        let room = self.buffer.get_mut(VNET_HEADER_LEN..VNET_HEADER_LEN + len);
+        if room.is_none() {
+            self.dropped += 1;
+        }
+        room
+    }
+
+    fn commit(&mut self, len: usize, header: [u8; VNET_HEADER_LEN]) {
+        let end = VNET_HEADER_LEN + len;
+        let start = if self.has_header {
+            self.buffer[..VNET_HEADER_LEN].copy_from_slice(&header);
+            0
+        } else {
+            VNET_HEADER_LEN
+        };
+        loop {
+            match self.tap.write(&self.buffer[start..end]) {
+                Ok(_) => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // EIO is an interface that is down, EINVAL a frame that the kernel finds malformed, EAGAIN and
+                // ENOBUFS want of room: each costs this frame only. EBADFD is found by the next read as well.
+                Err(error) => {
+                    self.dropped += 1;
+                    self.is_gone |= error.raw_os_error() == Some(libc::EBADFD);
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The driver: one thread that owns one TAP, one `Stack`, one poll and every host socket of its flows.
+//!
+//! A turn of the loop: wait; hand every event to the core; read a batch of frames; accept a batch of
+//! connections; let deadlines pass; then let the core flush and carry out its actions, whose immediate results
+//! go straight back to it. Everything is edge-triggered: what a budget leaves undone is remembered here and
+//! done next turn without waiting, so one busy source never starves the others.
+//!
+//! The clock is read here and nowhere else, once a turn.
+
+mod link;
+mod sockets;
+mod token;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+use tracing::{debug, warn};
+
+use self::link::{Link, LinkRead};
+use self::sockets::{Noticed, Sockets};
+use self::token::{FlowMark, Subject};
+use crate::config::Config;
+use crate::stack::Stack;
+use crate::stack::boundary::{Duration, FlowId, HostEvent, Instant, Io, ListenerId, StackEvent};
+use crate::sys::socket::Accepted;
+use crate::sys::tap::Tap;
+
+pub use self::sockets::Listener;
+
+/// Readiness events taken from the kernel at once; more wait there.
+const EVENTS_PER_TURN: usize = 512;
+/// Frames read before the others get their turn.
+const FRAMES_PER_TURN: usize = 32;
+/// Connections accepted before the others get their turn.
+const ACCEPTS_PER_TURN: usize = 32;
+/// Actions carried out before the others get their turn.
+const ACTIONS_PER_TURN: usize = 1_024;
+/// When to try to accept again after the host ran out of something that others hold.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+
+/// Another descriptor to watch, and what to do when it is readable. It must be drained then: its next event
+/// comes only after that.
+pub struct Source<'a> {
+    descriptor: OwnedFd,
+    on_readable: Box<dyn FnMut() -> Reaction + 'a>,
+}
+
+impl<'a> Source<'a> {
+    /// Watches a duplicate of `watched`, so that `on_readable` may own or borrow the thing itself.
+    pub fn new(watched: &impl AsFd, on_readable: impl FnMut() -> Reaction + 'a) -> io::Result<Source<'a>> {
+        let descriptor = watched.as_fd().try_clone_to_owned()?;
+        Ok(Source { descriptor, on_readable: Box::new(on_readable) })
+    }
+}
+
+/// What a [`Source`] asks of the driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reaction {
+    /// Nothing.
+    Continue,
+    /// To tell the core of new resolvers.
+    ResolversChanged(Vec<SocketAddr>),
+    /// To end, with this exit status.
+    Finish(u8),
+}
+
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitReason {
+    /// The TAP was taken away, with its namespace or from it.
+    LinkGone,
+    /// A source asked for it.
+    Finished(u8),
+}
+
+/// The driver of one link.
+pub struct Worker {
+    poll: Poll,
+    stack: Stack,
+    link: Link,
+    sockets: Sockets,
+    clock: Clock,
+    now: Instant,
+    read_buffer: Box<[u8]>,
+    /// The TAP has not said "nothing more" since its last event.
+    is_link_ready: bool,
+    /// Actions are left from the last turn.
+    is_behind: bool,
+    /// Published TCP ports that have not said "nothing more" since their last event, each once.
+    ready_listeners: VecDeque<ListenerId>,
+    /// The host had no descriptor or memory for a connection; when to try again.
+    accept_retry: Option<Instant>,
+}
+
+/// The process's monotonic clock, from zero at start-up.
+struct Clock {
+    started: std::time::Instant,
+}
+
+impl Clock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+    fn read() -> std::time::Instant {
+        std::time::Instant::now()
+    }
+
+    fn start() -> Clock {
+        Clock { started: Self::read() }
+    }
+
+    fn now(&self) -> Instant {
+        let elapsed = Self::read().duration_since(self.started);
+        Instant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+impl Worker {
+    /// A driver for `tap`. `listeners` are the sockets of `config.publish`, in its order; `secret` seeds what
+    /// must not be guessed.
+    pub fn new(
+        config: Arc<Config>,
+        tap: Tap,
+        listeners: Vec<Listener>,
+        resolvers: Vec<SocketAddr>,
+        secret: [u64; 4],
+    ) -> io::Result<Worker> {
+        let clock = Clock::start();
+        let now = clock.now();
+        let poll = Poll::new()?;
+        let link = Link::new(tap);
+        let descriptor = link.tap().as_fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&descriptor), Subject::Link.token(), Interest::READABLE)?;
+        let sockets = Sockets::new(poll.registry().try_clone()?, listeners)?;
+        let stack = Stack::new(config, link.offload(), resolvers, secret, now);
+        Ok(Worker {
+            poll,
+            stack,
+            link,
+            sockets,
+            clock,
+            now,
+            read_buffer: Link::read_buffer(),
+            is_link_ready: true,
+            is_behind: false,
+            ready_listeners: VecDeque::new(),
+            accept_retry: None,
+        })
+    }
+
+    /// Drives until the link goes away or a source asks for the end.
+    pub fn run(mut self, mut sources: Vec<Source<'_>>) -> io::Result<ExitReason> {
+        for (place, source) in (0..).zip(&sources) {
+            let descriptor = source.descriptor.as_raw_fd();
+            let token = Subject::Source(place).token();
+            self.poll.registry().register(&mut SourceFd(&descriptor), token, Interest::READABLE)?;
+        }
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        loop {
+            match self.poll.poll(&mut events, self.patience()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                // An interrupted wait has no events.
+                Err(_) => events.clear(),
+                Ok(()) => {}
+            }
+            self.now = self.clock.now();
+            for event in &events {
+                match Subject::from_token(event.token()) {
+                    Some(Subject::Link) => self.is_link_ready = true,
+                    Some(Subject::Listener(listener)) => self.handle_listener(listener, event),
+                    Some(Subject::Flow(mark)) => self.handle_flow(mark, event),
+                    Some(Subject::Source(place)) => {
+                        let Some(source) = sources.get_mut(place as usize) else { continue };
+                        match (source.on_readable)() {
+                            Reaction::Continue => {}
+                            Reaction::ResolversChanged(resolvers) => {
+                                debug!(?resolvers, "the host's resolvers changed");
+                                self.tell_stack(HostEvent::ResolversChanged(resolvers));
+                            }
+                            Reaction::Finish(status) => return Ok(self.end(ExitReason::Finished(status))),
+                        }
+                    }
+                    None => {}
+                }
+            }
+            self.read_link();
+            self.accept();
+            self.expire();
+            self.settle();
+            while let Some(event) = self.stack.poll_event() {
+                log_event(&event);
+            }
+            if self.link.is_gone() {
+                return Ok(self.end(ExitReason::LinkGone));
+            }
+        }
+    }
+
+    fn end(&self, reason: ExitReason) -> ExitReason {
+        debug!(dropped_by_link = self.link.dropped(), stats = ?self.stack.stats(), "ended");
+        reason
+    }
+
+    /// How long to wait for events; `None` for as long as it takes.
+    fn patience(&self) -> Option<std::time::Duration> {
+        if self.is_link_ready || self.is_behind || (self.can_accept() && !self.ready_listeners.is_empty()) {
+            return Some(std::time::Duration::ZERO);
+        }
+        let deadlines = [self.stack.poll_timeout(), self.accept_retry];
+        let earliest = deadlines.into_iter().flatten().min()?;
+        let wait_micros = earliest.total_micros().saturating_sub(self.clock.now().total_micros());
+        Some(std::time::Duration::from_micros(u64::try_from(wait_micros).unwrap_or(0)))
+    }
+
+    fn tell_stack(&mut self, event: HostEvent) {
+        let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
+        self.stack.handle_host(event, self.now, &mut io);
+    }
+
+    fn handle_flow(&mut self, mark: FlowMark, event: &Event) {
+        let Some(flow) = self.sockets.flow_of(mark) else { return };
+        match self.sockets.note(flow, event) {
+            Noticed::Nothing => {}
+            Noticed::Connect(Ok(())) => self.tell_stack(HostEvent::Connected { flow }),
+            Noticed::Connect(Err(error)) => self.tell_stack(HostEvent::ConnectFailed { flow, error }),
+            Noticed::Stream { writable } => {
+                if writable {
+                    self.tell_stack(HostEvent::Writable { flow });
+                }
+                self.tell_stack(HostEvent::Readable { flow });
+            }
+            Noticed::Datagram { readable, reports } => {
+                if reports {
+                    self.relay_reports(flow);
+                }
+                if readable {
+                    self.tell_stack(HostEvent::Readable { flow });
+                }
+            }
+        }
+    }
+
+    /// The kernel bounds the queue of reports by the socket's receive buffer.
+    fn relay_reports(&mut self, flow: FlowId) {
+        while let Some(report) = self.sockets.take_report(flow) {
+            self.tell_stack(HostEvent::NetworkError { flow, report });
+        }
+    }
+
+    fn handle_listener(&mut self, listener: ListenerId, event: &Event) {
+        if self.sockets.is_stream_listener(listener) {
+            if !self.ready_listeners.contains(&listener) {
+                self.ready_listeners.push_back(listener);
+            }
+            return;
+        }
+        if event.is_error() {
+            self.sockets.discard_reports(listener);
+        }
+        if event.is_readable() {
+            self.tell_stack(HostEvent::ListenerReadable { listener });
+        }
+    }
+
+    /// Reads frames until there are none or the others must have their turn.
+    fn read_link(&mut self) {
+        if !self.is_link_ready {
+            return;
+        }
+        for _ in 0..FRAMES_PER_TURN {
+            match self.link.read(&mut self.read_buffer) {
+                LinkRead::Frame(len) => {
+                    let Some((header, frame)) = self.link.split(&self.read_buffer[..len]) else { continue };
+                    let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
+                    self.stack.handle_frame(header, frame, self.now, &mut io);
+                }
+                LinkRead::Blocked | LinkRead::Gone => {
+                    self.is_link_ready = false;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn can_accept(&self) -> bool {
+        self.accept_retry.is_none()
+    }
+
+    /// Accepts connections until there are none, the others must have their turn, or the host has run out of
+    /// descriptors: then not before one is free, and the clients wait in the kernel's queue meanwhile.
+    fn accept(&mut self) {
+        let has_closed = self.sockets.take_closed();
+        if has_closed || self.accept_retry.is_some_and(|retry| retry <= self.now) {
+            self.accept_retry = None;
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.can_accept() {
+                return;
+            }
+            let Some(listener) = self.ready_listeners.pop_front() else { return };
+            match self.sockets.accept(listener) {
+                Accepted::Connection(socket, client, local) => {
+                    self.ready_listeners.push_back(listener);
+                    match self.stack.accept_stream(listener, client, local, self.now) {
+                        Ok(flow) => {
+                            if let Some(event) = self.sockets.adopt(flow, socket) {
+                                self.tell_stack(event);
+                            }
+                        }
+                        Err(reason) => {
+                            debug!(%client, %local, ?reason, "connection to a published port refused");
+                            socket.reset();
+                        }
+                    }
+                }
+                Accepted::Blocked => {}
+                Accepted::Exhausted => {
+                    debug!("out of descriptors: published ports wait");
+                    self.ready_listeners.push_front(listener);
+                    self.accept_retry = Some(self.now + ACCEPT_RETRY);
+                }
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        if self.stack.poll_timeout().is_some_and(|deadline| deadline <= self.now) {
+            let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
+            self.stack.handle_timeout(self.now, &mut io);
+        }
+    }
+
+    /// Lets the core send what it holds back and carries out its actions, until it wants nothing more.
+    fn settle(&mut self) {
+        let mut budget = ACTIONS_PER_TURN;
+        loop {
+            let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
+            self.stack.flush(self.now, &mut io);
+            let before = budget;
+            while budget > 0 {
+                let Some(action) = self.stack.poll_action() else { break };
+                budget -= 1;
+                if let Some(event) = self.sockets.execute(action) {
+                    self.tell_stack(event);
+                }
+            }
+            self.is_behind = budget == 0;
+            if self.is_behind || budget == before {
+                return;
+            }
+        }
+    }
+}
+
+fn log_event(event: &StackEvent) {
+    match event {
+        StackEvent::FlowOpened { flow, protocol, container, remote, target } => {
+            debug!(slot = flow.slot, protocol, %container, %remote, %target, "flow opened");
+        }
+        StackEvent::FlowClosed { flow } => debug!(slot = flow.slot, "flow closed"),
+        StackEvent::EchoForbidden => warn!(
+            "ping does not work: the host's sysctl net.ipv4.ping_group_range leaves this user's groups out; as its \
+             administrator run `sysctl -w net.ipv4.ping_group_range='0 2147483647'`"
+        ),
+        StackEvent::NoResolver => warn!(
+            "DNS does not work: /etc/resolv.conf of the host names no resolver; add one there or give --dns ADDRESS"
+        ),
+    }
+}

@@ -1,0 +1,432 @@
+//! The host's sockets of this worker, by flow and by published port.
+//!
+//! A table indexed by the flow's slot, checked by its generation; no hashing. Registration is edge-triggered
+//! and for everything at once, made once in a socket's life, so a half-dead socket whose `EPOLLHUP` cannot be
+//! masked is told once and never again. A socket leaves the poll by being closed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+
+use super::token::{FlowMark, Subject};
+use crate::config::{PortProtocol, PublishRule};
+use crate::stack::boundary::{
+    Action, ArrivedDatagrams, CloseKind, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId,
+    HostError, HostEvent, HostIo, ListenerId, NetworkErrorReport, StreamRead, StreamWrite,
+};
+use crate::sys::socket::datagram::Received;
+use crate::sys::socket::{
+    Accepted, ConnectProgress, DatagramSocket, ListenError, Outgoing, SocketError, StreamListener,
+    StreamSocket, Transfer,
+};
+
+/// The socket of a published port.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Stream(StreamListener),
+    /// UDP.
+    Datagram(DatagramSocket),
+}
+
+impl Listener {
+    /// Binds what a rule publishes.
+    pub fn bind(rule: &PublishRule) -> Result<Listener, ListenError> {
+        let address = SocketAddr::new(rule.host_address, rule.host_port);
+        match rule.protocol {
+            PortProtocol::Tcp => StreamListener::bind(address).map(Listener::Stream),
+            PortProtocol::Udp => DatagramSocket::bind(address).map(Listener::Datagram),
+        }
+    }
+}
+
+/// Every socket of this worker.
+#[derive(Debug)]
+pub struct Sockets {
+    registry: Registry,
+    slots: Vec<Slot>,
+    listeners: Vec<Listener>,
+    has_closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    socket: Option<FlowSocket>,
+}
+
+#[derive(Debug)]
+enum FlowSocket {
+    Connecting(StreamSocket),
+    Stream(Stream),
+    Datagram(DatagramSocket),
+}
+
+#[derive(Debug)]
+struct Stream {
+    socket: StreamSocket,
+    /// The last read came back short: nothing to read until the next event.
+    is_drained: bool,
+    /// FIN, RST, an error or urgent data has been seen: a short read proves nothing any more.
+    is_special: bool,
+    /// The last write came back short: no room until the next event.
+    is_full: bool,
+}
+
+impl Stream {
+    fn new(socket: StreamSocket) -> Stream {
+        Stream { socket, is_drained: false, is_special: false, is_full: false }
+    }
+
+    /// Takes note of an event; whether the core waits for room to write.
+    fn note(&mut self, event: &Event) -> bool {
+        self.is_drained = false;
+        self.is_special |=
+            event.is_read_closed() || event.is_write_closed() || event.is_error() || event.is_priority();
+        let has_room = event.is_writable() || self.is_special;
+        has_room && std::mem::take(&mut self.is_full)
+    }
+}
+
+/// What an event of a flow's socket means for the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noticed {
+    /// The flow is no more.
+    Nothing,
+    /// A connect has come to its end.
+    Connect(Result<(), HostError>),
+    /// A stream has something to read, an end or an error included.
+    Stream {
+        /// And room to write, which the core waits for.
+        writable: bool,
+    },
+    /// A datagram socket.
+    Datagram {
+        /// Something to read.
+        readable: bool,
+        /// Reports of the network wait.
+        reports: bool,
+    },
+}
+
+impl Sockets {
+    /// An empty table over the sockets of the published ports, in the order of the configuration.
+    pub fn new(registry: Registry, listeners: Vec<Listener>) -> io::Result<Sockets> {
+        for (place, listener) in (0..).zip(&listeners) {
+            let token = Subject::Listener(ListenerId(place)).token();
+            match listener {
+                Listener::Stream(socket) => register(&registry, socket, token, Interest::READABLE)?,
+                Listener::Datagram(socket) => register(&registry, socket, token, Interest::READABLE)?,
+            }
+        }
+        Ok(Sockets { registry, slots: Vec::new(), listeners, has_closed: false })
+    }
+
+    /// Carries out an action; what came of it, when that is known at once.
+    pub fn execute(&mut self, action: Action) -> Option<HostEvent> {
+        match action {
+            Action::ConnectStream { flow, target } => {
+                let opened = StreamSocket::connect(target);
+                self.install(
+                    flow,
+                    opened.map(|(socket, progress)| match progress {
+                        ConnectProgress::Done => FlowSocket::Stream(Stream::new(socket)),
+                        ConnectProgress::Pending => FlowSocket::Connecting(socket),
+                    }),
+                )
+            }
+            Action::OpenDatagram { flow, target, preferred_port } => {
+                self.install(flow, DatagramSocket::open(target, preferred_port).map(FlowSocket::Datagram))
+            }
+            Action::OpenEcho { flow, target, identifier } => {
+                self.install(flow, DatagramSocket::open_echo(target, identifier).map(FlowSocket::Datagram))
+            }
+            Action::ShutdownWrite { flow } => {
+                if let Some(FlowSocket::Stream(stream)) = self.socket(flow) {
+                    stream.socket.shutdown_write();
+                }
+                None
+            }
+            Action::Close { flow, how } => {
+                match (self.remove(flow), how) {
+                    (Some(FlowSocket::Stream(stream)), CloseKind::Reset) => stream.socket.reset(),
+                    // Closing what is still connecting cancels it; a datagram socket has nobody to reset.
+                    (Some(_) | None, CloseKind::Graceful | CloseKind::Reset) => {}
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes over an accepted connection; what to tell the core when that fails.
+    pub fn adopt(&mut self, flow: FlowId, socket: StreamSocket) -> Option<HostEvent> {
+        match self.install(flow, Ok(FlowSocket::Stream(Stream::new(socket)))) {
+            Some(HostEvent::Connected { .. }) | None => None,
+            failed => failed,
+        }
+    }
+
+    /// Puts a flow's socket in its place and watches it.
+    fn install(&mut self, flow: FlowId, opened: Result<FlowSocket, SocketError>) -> Option<HostEvent> {
+        let _previous = self.remove(flow);
+        let watched = opened.and_then(|socket| {
+            let token = Subject::Flow(FlowMark::new(flow)).token();
+            // Watched only after connect(): before it, a stream looks hung up.
+            match &socket {
+                FlowSocket::Connecting(stream) => register(&self.registry, stream, token, STREAM_INTEREST),
+                FlowSocket::Stream(stream) => {
+                    register(&self.registry, &stream.socket, token, STREAM_INTEREST)
+                }
+                FlowSocket::Datagram(datagram) => {
+                    register(&self.registry, datagram, token, Interest::READABLE)
+                }
+            }?;
+            Ok(socket)
+        });
+        match watched {
+            Ok(socket) => {
+                let is_pending = matches!(socket, FlowSocket::Connecting(_));
+                let place = flow.slot as usize;
+                if self.slots.len() <= place {
+                    self.slots.resize_with(place + 1, Slot::default);
+                }
+                self.slots[place] = Slot { generation: flow.generation, socket: Some(socket) };
+                (!is_pending).then_some(HostEvent::Connected { flow })
+            }
+            Err(error) => {
+                self.has_closed |= error != SocketError::Exhausted;
+                Some(HostEvent::ConnectFailed { flow, error: host_error(error) })
+            }
+        }
+    }
+
+    fn slot(&mut self, flow: FlowId) -> Option<&mut Slot> {
+        self.slots.get_mut(flow.slot as usize).filter(|slot| slot.generation == flow.generation)
+    }
+
+    fn socket(&mut self, flow: FlowId) -> Option<&mut FlowSocket> {
+        self.slot(flow)?.socket.as_mut()
+    }
+
+    fn remove(&mut self, flow: FlowId) -> Option<FlowSocket> {
+        let removed = self.slot(flow)?.socket.take();
+        self.has_closed |= removed.is_some();
+        removed
+    }
+
+    /// Whether a descriptor has become free since the last call.
+    pub fn take_closed(&mut self) -> bool {
+        std::mem::take(&mut self.has_closed)
+    }
+
+    /// The flow that an event is about, if it still lives.
+    #[must_use]
+    pub fn flow_of(&self, mark: FlowMark) -> Option<FlowId> {
+        let slot = self.slots.get(mark.slot() as usize)?;
+        let flow = FlowId { slot: mark.slot(), generation: slot.generation };
+        (slot.socket.is_some() && FlowMark::new(flow) == mark).then_some(flow)
+    }
+
+    /// Takes note of an event of a flow's socket.
+    pub fn note(&mut self, flow: FlowId, event: &Event) -> Noticed {
+        let Some(slot) = self.slot(flow) else { return Noticed::Nothing };
+        match slot.socket.take() {
+            None => Noticed::Nothing,
+            Some(FlowSocket::Connecting(socket)) => match connect_outcome(&socket, event) {
+                None => {
+                    slot.socket = Some(FlowSocket::Connecting(socket));
+                    Noticed::Nothing
+                }
+                Some(Ok(())) => {
+                    let mut stream = Stream::new(socket);
+                    stream.note(event);
+                    slot.socket = Some(FlowSocket::Stream(stream));
+                    Noticed::Connect(Ok(()))
+                }
+                Some(Err(error)) => {
+                    self.has_closed = true;
+                    Noticed::Connect(Err(host_error(error)))
+                }
+            },
+            Some(FlowSocket::Stream(mut stream)) => {
+                let writable = stream.note(event);
+                slot.socket = Some(FlowSocket::Stream(stream));
+                Noticed::Stream { writable }
+            }
+            Some(FlowSocket::Datagram(socket)) => {
+                slot.socket = Some(FlowSocket::Datagram(socket));
+                Noticed::Datagram { readable: event.is_readable(), reports: event.is_error() }
+            }
+        }
+    }
+
+    /// The next report of the network about a flow's datagrams.
+    pub fn take_report(&mut self, flow: FlowId) -> Option<NetworkErrorReport> {
+        let Some(FlowSocket::Datagram(socket)) = self.socket(flow) else { return None };
+        let report = socket.take_report()?;
+        Some(NetworkErrorReport {
+            error: host_error(report.error),
+            offender: report.offender,
+            destination: report.destination,
+            payload: report.payload,
+        })
+    }
+
+    /// Throws away what the network reports about the datagrams of a published port: those are replies, and
+    /// the container's server has no socket of ours to be told by.
+    pub fn discard_reports(&mut self, listener: ListenerId) {
+        if let Some(Listener::Datagram(socket)) = self.listeners.get_mut(listener.0 as usize) {
+            while socket.take_report().is_some() {}
+        }
+    }
+
+    /// Takes the next connection of a published TCP port.
+    pub fn accept(&self, listener: ListenerId) -> Accepted {
+        match self.listeners.get(listener.0 as usize) {
+            Some(Listener::Stream(socket)) => socket.accept(),
+            Some(Listener::Datagram(_)) | None => Accepted::Blocked,
+        }
+    }
+
+    /// Whether a published port is a TCP port.
+    #[must_use]
+    pub fn is_stream_listener(&self, listener: ListenerId) -> bool {
+        matches!(self.listeners.get(listener.0 as usize), Some(Listener::Stream(_)))
+    }
+
+    fn datagram_socket(&mut self, port: DatagramPort) -> Option<&mut DatagramSocket> {
+        match port {
+            DatagramPort::Flow(flow) => match self.socket(flow)? {
+                FlowSocket::Datagram(socket) => Some(socket),
+                FlowSocket::Connecting(_) | FlowSocket::Stream(_) => None,
+            },
+            DatagramPort::Listener(ListenerId(place)) => match self.listeners.get_mut(place as usize)? {
+                Listener::Datagram(socket) => Some(socket),
+                Listener::Stream(_) => None,
+            },
+        }
+    }
+}
+
+/// Urgent data is watched for because it makes reads come back short.
+const STREAM_INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+
+fn register(
+    registry: &Registry,
+    socket: &impl AsFd,
+    token: mio::Token,
+    interest: Interest,
+) -> io::Result<()> {
+    registry.register(&mut SourceFd(&socket.as_fd().as_raw_fd()), token, interest)
+}
+
+/// How a pending connect ended; `None` while it has not.
+fn connect_outcome(socket: &StreamSocket, event: &Event) -> Option<Result<(), SocketError>> {
+    match socket.take_error() {
+        Err(error) => Some(Err(error)),
+        // The error may have been taken off by then; what is hung up is still not a connection.
+        Ok(()) if event.is_write_closed() => Some(Err(SocketError::Reset)),
+        Ok(()) if event.is_writable() => Some(Ok(())),
+        Ok(()) => None,
+    }
+}
+
+fn host_error(error: SocketError) -> HostError {
+    match error {
+        SocketError::Refused => HostError::Refused,
+        SocketError::Reset => HostError::Reset,
+        SocketError::NetworkUnreachable => HostError::NetworkUnreachable,
+        SocketError::HostUnreachable => HostError::HostUnreachable,
+        SocketError::ProtocolUnreachable => HostError::ProtocolUnreachable,
+        SocketError::Prohibited => HostError::Prohibited,
+        SocketError::TimedOut => HostError::TimedOut,
+        SocketError::HopLimitExceeded => HostError::HopLimitExceeded,
+        SocketError::MessageTooLong { mtu } => HostError::MessageTooLong { mtu },
+        SocketError::Exhausted => HostError::Exhausted,
+        SocketError::Other(_) => HostError::Other,
+    }
+}
+
+impl HostIo for Sockets {
+    // A short read or write means that the kernel has no more data or room (epoll(7), "Do I need to
+    // continuously read/write a file descriptor until EAGAIN"), so the call that would say EAGAIN is spared.
+    // Whatever happens to the socket later makes an event, and the event clears the mark. Two things could
+    // make a short read lie: a FIN or RST behind the data, and urgent data, at which a read stops. Both show
+    // in the event that told of them; from then on every read asks the kernel.
+    fn receive_stream(&mut self, flow: FlowId, buffer: &mut [u8]) -> StreamRead {
+        let Some(FlowSocket::Stream(stream)) = self.socket(flow) else { return StreamRead::Blocked };
+        if stream.is_drained || buffer.is_empty() {
+            return StreamRead::Blocked;
+        }
+        match stream.socket.receive(buffer) {
+            Transfer::Bytes(0) => StreamRead::End,
+            Transfer::Bytes(len) => {
+                stream.is_drained = len < buffer.len() && !stream.is_special;
+                StreamRead::Bytes(len)
+            }
+            Transfer::Blocked => {
+                stream.is_drained = true;
+                StreamRead::Blocked
+            }
+            Transfer::Failed(error) => StreamRead::Failed(host_error(error)),
+        }
+    }
+
+    fn send_stream(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite {
+        let Some(FlowSocket::Stream(stream)) = self.socket(flow) else { return StreamWrite::Blocked };
+        if stream.is_full {
+            return StreamWrite::Blocked;
+        }
+        match stream.socket.send(bytes) {
+            Transfer::Bytes(len) => {
+                stream.is_full = len < bytes.len();
+                StreamWrite::Bytes(len)
+            }
+            Transfer::Blocked => {
+                stream.is_full = true;
+                StreamWrite::Blocked
+            }
+            Transfer::Failed(error) => StreamWrite::Failed(host_error(error)),
+        }
+    }
+
+    fn receive_datagrams(&mut self, port: DatagramPort, buffer: &mut [u8]) -> DatagramRead {
+        let Some(socket) = self.datagram_socket(port) else { return DatagramRead::Blocked };
+        match socket.receive(buffer) {
+            Received::Datagram(arrived) => DatagramRead::Arrived(ArrivedDatagrams {
+                len: arrived.len,
+                segment_bytes: arrived.segment_bytes,
+                source: arrived.source,
+                local: arrived.local,
+                traffic_class: arrived.traffic_class,
+                hop_limit: arrived.hop_limit,
+            }),
+            Received::Blocked => DatagramRead::Blocked,
+            Received::Failed(error) => DatagramRead::Failed(host_error(error)),
+        }
+    }
+
+    fn send_datagrams(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite {
+        let Some(socket) = self.datagram_socket(port) else { return DatagramWrite::Blocked };
+        let outgoing = Outgoing {
+            to: how.to,
+            from: how.from,
+            segment_bytes: how.segment_bytes,
+            hop_limit: how.hop_limit,
+            traffic_class: how.traffic_class,
+            dont_fragment: how.dont_fragment,
+        };
+        match socket.send(bytes, &outgoing) {
+            Transfer::Bytes(_) => DatagramWrite::Sent,
+            Transfer::Blocked => DatagramWrite::Blocked,
+            Transfer::Failed(error) => DatagramWrite::Failed(host_error(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! The native command line: which words lead to which plan, and what is said of the others.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod binary;
+mod manual;
+mod plan;

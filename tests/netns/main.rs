@@ -1,0 +1,30 @@
+//! The real program against the real kernel, on sealed ground.
+//!
+//! [`ground`] tells how a case is sealed off; the other modules hold the cases, by what they are about. Run by
+//! `tests/run` with everything they need; `cargo test --test netns` when that is installed already.
+//!
+//! What is not shown here: behaviour that needs a clock or a loss on the wire (`tests/sim`), the command line's
+//! grammar (`tests/cli`).
+
+#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::must_use_candidate)]
+
+mod dns;
+mod ground;
+mod pattern;
+mod process;
+mod servers;
+
+mod attach;
+mod bad_input;
+mod echo;
+mod host_access;
+mod lifecycle;
+mod load;
+mod output;
+mod publish;
+mod resolver;
+mod soundness;
+mod streams;
+mod transfer;
+mod udp;
+mod web;
