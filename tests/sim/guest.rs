@@ -10,7 +10,8 @@ use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::wire::{EthernetAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress, IpCidr};
 
 use crate::app::{App, Script, Wish};
-use crate::clock::Instant;
+use crate::clock::{Instant, secs};
+use crate::packet;
 
 /// Where the guest's frames wait.
 #[derive(Debug)]
@@ -99,6 +100,9 @@ pub struct Guest {
     udp: Vec<UdpSocket>,
     pings: Vec<SocketHandle>,
     next_port: u16,
+    link: LinkConfig,
+    mac: [u8; 6],
+    neighbors_fresh_until: Instant,
 }
 
 /// A socket address of the standard library.
@@ -138,6 +142,10 @@ impl Guest {
             udp: Vec::new(),
             pings: Vec::new(),
             next_port: 49_152,
+            link: link.clone(),
+            mac,
+            // The first time it asks for itself.
+            neighbors_fresh_until: Instant::ZERO + secs(20),
         }
     }
 
@@ -257,8 +265,33 @@ impl Guest {
         self.device.received.push_back(frame);
     }
 
+    /// Says again who the gateway is: smoltcp 0.14 forgets a segment for good that it was about to retransmit fast
+    /// while its neighbor entry, which lives for 60 s, has just expired.
+    fn refresh_neighbors(&mut self, now: Instant) {
+        if now < self.neighbors_fresh_until {
+            return;
+        }
+        self.neighbors_fresh_until = now + secs(20);
+        let (ours, theirs) = (self.link.gateway_mac.0, self.mac);
+        if let Some(ipv4) = self.link.ipv4 {
+            let mut reply = packet::arp_request(ours, ipv4.gateway, ipv4.container);
+            reply[21] = 2;
+            reply[32..38].copy_from_slice(&theirs);
+            self.receive(reply);
+        }
+        if let Some(ipv6) = self.link.ipv6 {
+            let mut message = vec![136, 0, 0, 0, 0xa0, 0, 0, 0];
+            message.extend(ipv6.gateway_link_local.octets());
+            message.extend([2, 1]);
+            message.extend(ours);
+            let ip = packet::Ip::new(ipv6.gateway_link_local, ipv6.container, packet::ICMPV6).hops(255);
+            self.receive(packet::ethernet(ours, theirs, &ip.carrying(message)));
+        }
+    }
+
     /// Lets stack and programs work until nothing moves; what they sent comes out.
     pub fn step(&mut self, now: Instant) -> Vec<Vec<u8>> {
+        self.refresh_neighbors(now);
         for _ in 0..64 {
             self.interface.poll(now, &mut self.device, &mut self.sockets);
             let mut moved = false;

@@ -265,6 +265,11 @@ impl SeenIp {
         matches!(self.protocol, ICMP | ICMPV6).then(|| (self.transport[0], self.transport[1]))
     }
 
+    /// Whether it is a router advertisement to all nodes.
+    pub fn is_unsolicited_advertisement(&self) -> bool {
+        self.icmp() == Some((134, 0)) && self.destination.is_multicast()
+    }
+
     /// Whether the transport checksum holds; `true` for fragments and for transports without one.
     pub fn checksum_holds(&self) -> bool {
         let Some(offset) = checksum_offset(self.protocol) else { return true };

@@ -312,9 +312,9 @@ impl World {
         self.host.actions.iter().filter(|action| which(action)).count()
     }
 
-    /// IP packets the core sent so far.
+    /// IP packets the core sent so far, its unsolicited router advertisements left out.
     pub fn sent_packets(&self) -> impl Iterator<Item = packet::SeenIp> + '_ {
-        self.link.seen().filter_map(|seen| seen.ip)
+        self.link.seen().filter_map(|seen| seen.ip).filter(|ip| !ip.is_unsolicited_advertisement())
     }
 
     /// TCP segments the core sent so far to the container's `port`.
