@@ -1,3 +1,5 @@
+//! Tests of `emit`, sentences of its behaviour.
+
 use super::*;
 use crate::config::{Ipv4Link, Ipv6Link, LinkConfig};
 use crate::wire::MacAddr;

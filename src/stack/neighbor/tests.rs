@@ -1,3 +1,5 @@
+//! Tests of `neighbor`, sentences of its behaviour.
+
 use super::*;
 use crate::stack::emit::tests::{CONTAINER_MAC, GATEWAY_MAC, Link, link_config};
 use crate::wire::frame::{self, Body};

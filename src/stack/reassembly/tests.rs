@@ -1,3 +1,5 @@
+//! Tests of `reassembly`, sentences of its behaviour.
+
 use super::*;
 use crate::stack::emit::tests::ETHERNET;
 use crate::wire::ip::{Header, protocol, write_fragment_headers};

@@ -1,3 +1,5 @@
+//! Tests of `unreachable`, sentences of its behaviour.
+
 use super::*;
 use crate::stack::boundary::Duration;
 use crate::stack::emit::tests::{CONTAINER_MAC, ETHERNET, Link};

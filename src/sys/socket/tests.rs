@@ -1,3 +1,5 @@
+//! Tests of `socket`, sentences of its behaviour.
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::process::Command;

@@ -1,3 +1,5 @@
+//! Tests of `icmp`, sentences of its behaviour.
+
 use super::*;
 use crate::wire::ip::transport_checksum_ok;
 use etherparse::{

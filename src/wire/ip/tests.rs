@@ -1,3 +1,5 @@
+//! Tests of `ip`, sentences of its behaviour.
+
 use super::*;
 use etherparse::{IpNumber, Ipv4Slice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, PacketBuilder};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of `ndp`, sentences of its behaviour.
+
 use super::*;
 use crate::wire::ip::{protocol, transport_checksum_ok};
 use etherparse::{Icmpv6Slice, Icmpv6Type};

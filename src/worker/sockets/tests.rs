@@ -1,3 +1,5 @@
+//! Tests of `sockets`, sentences of its behaviour.
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;

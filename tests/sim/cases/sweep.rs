@@ -86,7 +86,7 @@ fn live(seed: u64) -> u64 {
     let mut world = World::new(random_settings(seed, &mut prng));
     let mut mood = |most| if prng.chance(500) { prng.below(most) as u32 } else { 0 };
     world.host.moods =
-        Moods { storms: mood(200), short: mood(500), spurious: mood(500), joins: seed % 2 == 0 };
+        Moods { storms: mood(200), short: mood(500), spurious: mood(500), joins: seed.is_multiple_of(2) };
     let mut pairs: Vec<(StreamId, SocketAddr)> = Vec::new();
     for number in 1..=prng.within(1, 5) {
         let (container, host) = random_scripts(number, &mut prng);
