@@ -64,6 +64,8 @@ pub struct Endpoint {
     /// Largest payload the container takes in one segment.
     segment_bytes: u16,
     is_ipv6: bool,
+    /// Acknowledgement number of the container's latest segment.
+    acknowledged: u32,
 }
 
 impl Endpoint {
@@ -118,7 +120,8 @@ impl Endpoint {
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Endpoint { interface, sockets, handle, segment_bytes: link.max_segment_size(is_ipv6), is_ipv6 }
+        let segment_bytes = link.max_segment_size(is_ipv6);
+        Endpoint { interface, sockets, handle, segment_bytes, is_ipv6, acknowledged: 0 }
     }
 
     /// Takes one segment of the container, as a whole IP packet whose checksums have been seen to.
@@ -131,10 +134,27 @@ impl Endpoint {
         frames: &mut impl FrameSink,
     ) {
         if segment.flags.contains(Flags::SYN) {
+            self.acknowledged = segment.acknowledgement;
             self.handle_syn(packet, segment, link, now, frames);
-        } else {
+        } else if !self.repeats_before_our_fin(segment) {
+            self.acknowledged = segment.acknowledgement;
             self.ingress(packet, link, now, frames);
         }
+    }
+
+    /// Whether nothing but our FIN is unacknowledged and the segment only says so again.
+    ///
+    /// The third of these would start smoltcp 0.14's fast retransmission, which finds no data to send and has
+    /// by then stopped the timer that would have sent the FIN again.
+    fn repeats_before_our_fin(&self, segment: &tcp::Segment<'_>) -> bool {
+        let awaits_ack_of_fin = matches!(self.view().state(), State::FinWait1 | State::Closing);
+        awaits_ack_of_fin
+            && self.view().send_queue() == 0
+            && segment.payload.is_empty()
+            && segment.flags.contains(Flags::ACK)
+            && !segment.flags.contains(Flags::FIN)
+            && !segment.flags.contains(Flags::RST)
+            && segment.acknowledgement == self.acknowledged
     }
 
     /// Notes the container's segment size and tells the engine the lifted one.
