@@ -78,6 +78,8 @@ pub struct Stream {
     pub established: bool,
     handle: SocketHandle,
     last: tcp::State,
+    /// The latest acknowledgement number that came.
+    acknowledged: u32,
 }
 
 struct UdpSocket {
@@ -161,6 +163,7 @@ impl Guest {
             established: false,
             handle,
             last: tcp::State::Closed,
+            acknowledged: 0,
         });
         StreamId(self.streams.len() - 1)
     }
@@ -262,7 +265,32 @@ impl Guest {
 
     /// Gives the guest a frame.
     pub fn receive(&mut self, frame: Vec<u8>) {
-        self.device.received.push_back(frame);
+        if !self.repeats_before_a_fin(&frame) {
+            self.device.received.push_back(frame);
+        }
+    }
+
+    /// Whether a frame is a bare ACK that only repeats the one before, to a connection that waits for nothing but
+    /// the ACK of its FIN: the third would make smoltcp 0.14 stop the timer that sends the FIN again.
+    fn repeats_before_a_fin(&mut self, frame: &[u8]) -> bool {
+        let ip = packet::read(frame).ok().and_then(|seen| seen.ip);
+        let Some(ip) =
+            ip.filter(|ip| ip.protocol == packet::TCP && ip.transport.len() >= 20 && ip.checksum_holds())
+        else {
+            return false;
+        };
+        let (from, port) = (Some(ip.from()), ip.ports().1);
+        let Some(stream) =
+            self.streams.iter_mut().find(|stream| stream.port == port && stream.remote == from)
+        else {
+            return false;
+        };
+        let socket = self.sockets.get::<tcp::Socket>(stream.handle);
+        let is_bare = ip.tcp_payload().is_empty() && ip.transport[13] == packet::ACK;
+        let repeats = stream.acknowledged == ip.acknowledgement();
+        stream.acknowledged = ip.acknowledgement();
+        let awaits_ack_of_fin = matches!(socket.state(), tcp::State::FinWait1 | tcp::State::Closing);
+        is_bare && repeats && awaits_ack_of_fin && socket.send_queue() == 0
     }
 
     /// Says again who the gateway is: smoltcp 0.14 forgets a segment for good that it was about to retransmit fast
