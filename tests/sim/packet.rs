@@ -18,7 +18,13 @@ pub const CWR: u8 = 0x80;
 /// Ones' complement sum of `bytes`, folded, not inverted (RFC 1071).
 pub fn sum(initial: u32, bytes: &[u8]) -> u16 {
     let mut total = u64::from(initial);
-    for pair in bytes.chunks(2) {
+    // Words of 32 bits fold to the same sum, in half the time.
+    let words = bytes.chunks_exact(4);
+    let rest = words.remainder();
+    for word in words {
+        total += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
+    }
+    for pair in rest.chunks(2) {
         total += u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
     }
     while total > 0xffff {
