@@ -78,8 +78,10 @@ pub struct Stream {
     pub established: bool,
     handle: SocketHandle,
     last: tcp::State,
-    /// The latest acknowledgement number that came.
-    acknowledged: u32,
+    /// Bits by which the other end's windows are shifted.
+    window_shift: u8,
+    /// The latest acknowledgement number that came, and the right edge of its window.
+    grant: Option<(u32, u32)>,
 }
 
 struct UdpSocket {
@@ -98,6 +100,7 @@ pub struct Guest {
     pub buffer_bytes: usize,
     interface: Interface,
     device: GuestDevice,
+    inbox: VecDeque<Vec<u8>>,
     sockets: SocketSet<'static>,
     udp: Vec<UdpSocket>,
     pings: Vec<SocketHandle>,
@@ -140,6 +143,7 @@ impl Guest {
             buffer_bytes: 64 << 10,
             interface,
             device,
+            inbox: VecDeque::new(),
             sockets: SocketSet::new(Vec::new()),
             udp: Vec::new(),
             pings: Vec::new(),
@@ -163,7 +167,8 @@ impl Guest {
             established: false,
             handle,
             last: tcp::State::Closed,
-            acknowledged: 0,
+            window_shift: 0,
+            grant: None,
         });
         StreamId(self.streams.len() - 1)
     }
@@ -265,30 +270,40 @@ impl Guest {
 
     /// Gives the guest a frame.
     pub fn receive(&mut self, frame: Vec<u8>) {
-        if !self.repeats_before_a_fin(&frame) {
-            self.device.received.push_back(frame);
-        }
+        self.inbox.push_back(frame);
     }
 
-    /// Whether a frame is a bare ACK that only repeats the one before, to a connection that waits for nothing but
-    /// the ACK of its FIN: the third would make smoltcp 0.14 stop the timer that sends the FIN again.
-    fn repeats_before_a_fin(&mut self, frame: &[u8]) -> bool {
+    /// Whether a frame is a bare ACK over which smoltcp 0.14 would hang: one that was overtaken, whose smaller
+    /// window it would believe, or one that repeats itself to a connection that waits for nothing but the ACK of
+    /// its FIN, the third of which stops the timer that sends the FIN again.
+    fn misleads(&mut self, frame: &[u8]) -> bool {
         let ip = packet::read(frame).ok().and_then(|seen| seen.ip);
-        let Some(ip) =
-            ip.filter(|ip| ip.protocol == packet::TCP && ip.transport.len() >= 20 && ip.checksum_holds())
-        else {
-            return false;
-        };
+        let is_sound = |ip: &packet::SeenIp| ip.transport.len() >= 20 && ip.checksum_holds();
+        let Some(ip) = ip.filter(|ip| ip.protocol == packet::TCP && is_sound(ip)) else { return false };
         let (from, port) = (Some(ip.from()), ip.ports().1);
         let Some(stream) =
             self.streams.iter_mut().find(|stream| stream.port == port && stream.remote == from)
         else {
             return false;
         };
+        let flags = ip.transport[13];
+        if flags & packet::SYN != 0 {
+            stream.window_shift = ip.window_shift().unwrap_or(0);
+            return false;
+        }
+        let edge = ip.acknowledgement().wrapping_add(u32::from(ip.window()) << stream.window_shift);
+        let grant = (ip.acknowledgement(), edge);
+        let is_bare = ip.tcp_payload().is_empty() && flags == packet::ACK;
+        let repeats = stream.grant.is_some_and(|(acknowledged, _)| acknowledged == grant.0);
+        let overtaken = |(acknowledged, edge)| {
+            (grant.0.wrapping_sub(acknowledged) as i32) < 0
+                || (repeats && (grant.1.wrapping_sub(edge) as i32) < 0)
+        };
+        if stream.grant.is_some_and(overtaken) {
+            return is_bare;
+        }
+        stream.grant = Some(grant);
         let socket = self.sockets.get::<tcp::Socket>(stream.handle);
-        let is_bare = ip.tcp_payload().is_empty() && ip.transport[13] == packet::ACK;
-        let repeats = stream.acknowledged == ip.acknowledgement();
-        stream.acknowledged = ip.acknowledgement();
         let awaits_ack_of_fin = matches!(socket.state(), tcp::State::FinWait1 | tcp::State::Closing);
         is_bare && repeats && awaits_ack_of_fin && socket.send_queue() == 0
     }
@@ -321,13 +336,19 @@ impl Guest {
     pub fn step(&mut self, now: Instant) -> Vec<Vec<u8>> {
         self.refresh_neighbors(now);
         for _ in 0..64 {
+            while let Some(frame) = self.inbox.pop_front() {
+                if !self.misleads(&frame) {
+                    self.device.received.push_back(frame);
+                    self.interface.poll_ingress_single(now, &mut self.device, &mut self.sockets);
+                }
+            }
             self.interface.poll(now, &mut self.device, &mut self.sockets);
             let mut moved = false;
             for stream in &mut self.streams {
                 moved |= step_stream(stream, self.sockets.get_mut(stream.handle), now);
             }
             self.collect();
-            if !moved && self.device.received.is_empty() {
+            if !moved {
                 break;
             }
         }

@@ -258,6 +258,21 @@ impl SeenIp {
         self.word(14)
     }
 
+    /// Bits of the window scale option, if there is one.
+    pub fn window_shift(&self) -> Option<u8> {
+        let mut options = &self.transport[20..usize::from(self.transport[12] >> 4) * 4];
+        while let [kind, rest @ ..] = options {
+            match (kind, rest) {
+                (0, _) => return None,
+                (1, _) => options = rest,
+                (3, [3, shift, ..]) => return Some(*shift),
+                (_, [len, ..]) if *len >= 2 => options = options.get(usize::from(*len)..)?,
+                _ => return None,
+            }
+        }
+        None
+    }
+
     pub fn tcp_payload(&self) -> &[u8] {
         &self.transport[usize::from(self.transport[12] >> 4) * 4..]
     }
