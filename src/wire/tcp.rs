@@ -13,6 +13,7 @@ pub const MIN_HEADER_LEN: usize = 20;
 const OPTION_END: u8 = 0;
 const OPTION_NOP: u8 = 1;
 const OPTION_MAX_SEGMENT_SIZE: u8 = 2;
+const OPTION_WINDOW_SCALE: u8 = 3;
 
 /// Control bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -106,7 +107,7 @@ pub fn parse(transport: &[u8]) -> Result<Segment<'_>, TcpError> {
     let (header, payload) = transport.split_at(header_len);
     let flags = Flags(fixed[13]);
     let max_segment_size = match flags.contains(Flags::SYN) {
-        true => max_segment_size_at(header).map(|at| be16(header, at)),
+        true => option_at(header, OPTION_MAX_SEGMENT_SIZE, 4).map(|at| be16(header, at)),
         false => None,
     };
     Ok(Segment {
@@ -122,8 +123,16 @@ pub fn parse(transport: &[u8]) -> Result<Segment<'_>, TcpError> {
     })
 }
 
-/// Offset of the value of the MSS option in `header`, which ends with its last option.
-fn max_segment_size_at(header: &[u8]) -> Option<usize> {
+/// Bits by which the sender of this SYN shifts its later windows (RFC 7323 §2.2), if it says so.
+#[must_use]
+pub fn window_shift(syn: &[u8]) -> Option<u8> {
+    let header = syn.get(..usize::from(syn.get(12)? >> 4) * 4)?;
+    // RFC 7323 §2.3: a larger shift counts as 14.
+    option_at(header, OPTION_WINDOW_SCALE, 3).map(|at| header[at].min(14))
+}
+
+/// Offset of the value of the first option of this kind and length in `header`, which ends with its last option.
+fn option_at(header: &[u8], wanted: u8, wanted_len: usize) -> Option<usize> {
     let mut at = MIN_HEADER_LEN;
     while let Some(&kind) = header.get(at) {
         let len = match kind {
@@ -134,7 +143,7 @@ fn max_segment_size_at(header: &[u8]) -> Option<usize> {
                 Some(_) | None => return None,
             },
         };
-        if kind == OPTION_MAX_SEGMENT_SIZE && len == 4 && at + len <= header.len() {
+        if kind == wanted && len == wanted_len && at + len <= header.len() {
             return Some(at + 2);
         }
         at += len;
@@ -148,7 +157,7 @@ pub fn set_max_segment_size(transport: &mut [u8], value: u16) -> bool {
     let Some(&offset) = transport.get(12) else { return false };
     let header_len = usize::from(offset >> 4) * 4;
     let Some(header) = transport.get_mut(..header_len) else { return false };
-    let Some(at) = max_segment_size_at(header) else { return false };
+    let Some(at) = option_at(header, OPTION_MAX_SEGMENT_SIZE, 4) else { return false };
     header[at..at + 2].copy_from_slice(&value.to_be_bytes());
     true
 }

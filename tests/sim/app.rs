@@ -116,16 +116,23 @@ pub struct App {
     next_read_at: Instant,
 }
 
+/// The first `count` bytes of a queue.
+pub fn front(queue: &VecDeque<u8>, count: usize) -> Vec<u8> {
+    let (first, second) = queue.as_slices();
+    let split = count.min(first.len());
+    [&first[..split], &second[..count - split]].concat()
+}
+
 /// The bytes of the pattern from `position` on.
 pub fn fill(key: u64, position: u64, buffer: &mut [u8]) {
-    let mut word = [0; 8];
-    let mut word_index = u64::MAX;
-    for (place, byte) in (position..).zip(buffer) {
-        if place / 8 != word_index {
-            word_index = place / 8;
-            word = scramble(key.wrapping_mul(0x1000_0001) ^ word_index).to_le_bytes();
-        }
-        *byte = word[(place % 8) as usize];
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let place = position + filled as u64;
+        let word = scramble(key.wrapping_mul(0x1000_0001) ^ (place / 8)).to_le_bytes();
+        let from = (place % 8) as usize;
+        let count = (8 - from).min(buffer.len() - filled);
+        buffer[filled..filled + count].copy_from_slice(&word[from..from + count]);
+        filled += count;
     }
 }
 
@@ -186,7 +193,7 @@ impl App {
             return Vec::new();
         }
         if self.script.echoes {
-            return self.echo.iter().take(room).copied().collect();
+            return front(&self.echo, room.min(self.echo.len()));
         }
         let len = room.min((self.script.sends - self.sent).min(1 << 20) as usize);
         let mut bytes = vec![0; len];

@@ -10,7 +10,8 @@ use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::wire::{EthernetAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress, IpCidr};
 
 use crate::app::{App, Script, Wish};
-use crate::clock::Instant;
+use crate::clock::{Instant, secs};
+use crate::packet;
 
 /// Where the guest's frames wait.
 #[derive(Debug)]
@@ -77,6 +78,10 @@ pub struct Stream {
     pub established: bool,
     handle: SocketHandle,
     last: tcp::State,
+    /// Bits by which the other end's windows are shifted.
+    window_shift: u8,
+    /// The latest acknowledgement number that came, and the right edge of its window.
+    grant: Option<(u32, u32)>,
 }
 
 struct UdpSocket {
@@ -95,10 +100,14 @@ pub struct Guest {
     pub buffer_bytes: usize,
     interface: Interface,
     device: GuestDevice,
+    inbox: VecDeque<Vec<u8>>,
     sockets: SocketSet<'static>,
     udp: Vec<UdpSocket>,
     pings: Vec<SocketHandle>,
     next_port: u16,
+    link: LinkConfig,
+    mac: [u8; 6],
+    neighbors_fresh_until: Instant,
 }
 
 /// A socket address of the standard library.
@@ -134,10 +143,15 @@ impl Guest {
             buffer_bytes: 64 << 10,
             interface,
             device,
+            inbox: VecDeque::new(),
             sockets: SocketSet::new(Vec::new()),
             udp: Vec::new(),
             pings: Vec::new(),
             next_port: 49_152,
+            link: link.clone(),
+            mac,
+            // The first time it asks for itself.
+            neighbors_fresh_until: Instant::ZERO + secs(20),
         }
     }
 
@@ -153,6 +167,8 @@ impl Guest {
             established: false,
             handle,
             last: tcp::State::Closed,
+            window_shift: 0,
+            grant: None,
         });
         StreamId(self.streams.len() - 1)
     }
@@ -254,19 +270,85 @@ impl Guest {
 
     /// Gives the guest a frame.
     pub fn receive(&mut self, frame: Vec<u8>) {
-        self.device.received.push_back(frame);
+        self.inbox.push_back(frame);
+    }
+
+    /// Whether a frame is a bare ACK over which smoltcp 0.14 would hang: one that was overtaken, whose smaller
+    /// window it would believe, or one that repeats itself to a connection that waits for nothing but the ACK of
+    /// its FIN, the third of which stops the timer that sends the FIN again.
+    fn misleads(&mut self, frame: &[u8]) -> bool {
+        let ip = packet::read(frame).ok().and_then(|seen| seen.ip);
+        let is_sound = |ip: &packet::SeenIp| ip.transport.len() >= 20 && ip.checksum_holds();
+        let Some(ip) = ip.filter(|ip| ip.protocol == packet::TCP && is_sound(ip)) else { return false };
+        let (from, port) = (Some(ip.from()), ip.ports().1);
+        let Some(stream) =
+            self.streams.iter_mut().find(|stream| stream.port == port && stream.remote == from)
+        else {
+            return false;
+        };
+        let flags = ip.transport[13];
+        if flags & packet::SYN != 0 {
+            stream.window_shift = ip.window_shift().unwrap_or(0);
+            return false;
+        }
+        let edge = ip.acknowledgement().wrapping_add(u32::from(ip.window()) << stream.window_shift);
+        let grant = (ip.acknowledgement(), edge);
+        let is_bare = ip.tcp_payload().is_empty() && flags == packet::ACK;
+        let repeats = stream.grant.is_some_and(|(acknowledged, _)| acknowledged == grant.0);
+        let overtaken = |(acknowledged, edge)| {
+            (grant.0.wrapping_sub(acknowledged) as i32) < 0
+                || (repeats && (grant.1.wrapping_sub(edge) as i32) < 0)
+        };
+        if stream.grant.is_some_and(overtaken) {
+            return is_bare;
+        }
+        stream.grant = Some(grant);
+        let socket = self.sockets.get::<tcp::Socket>(stream.handle);
+        let awaits_ack_of_fin = matches!(socket.state(), tcp::State::FinWait1 | tcp::State::Closing);
+        is_bare && repeats && awaits_ack_of_fin && socket.send_queue() == 0
+    }
+
+    /// Says again who the gateway is: smoltcp 0.14 forgets a segment for good that it was about to retransmit fast
+    /// while its neighbor entry, which lives for 60 s, has just expired.
+    fn refresh_neighbors(&mut self, now: Instant) {
+        if now < self.neighbors_fresh_until {
+            return;
+        }
+        self.neighbors_fresh_until = now + secs(20);
+        let (ours, theirs) = (self.link.gateway_mac.0, self.mac);
+        if let Some(ipv4) = self.link.ipv4 {
+            let mut reply = packet::arp_request(ours, ipv4.gateway, ipv4.container);
+            reply[21] = 2;
+            reply[32..38].copy_from_slice(&theirs);
+            self.receive(reply);
+        }
+        if let Some(ipv6) = self.link.ipv6 {
+            let mut message = vec![136, 0, 0, 0, 0xa0, 0, 0, 0];
+            message.extend(ipv6.gateway_link_local.octets());
+            message.extend([2, 1]);
+            message.extend(ours);
+            let ip = packet::Ip::new(ipv6.gateway_link_local, ipv6.container, packet::ICMPV6).hops(255);
+            self.receive(packet::ethernet(ours, theirs, &ip.carrying(message)));
+        }
     }
 
     /// Lets stack and programs work until nothing moves; what they sent comes out.
     pub fn step(&mut self, now: Instant) -> Vec<Vec<u8>> {
+        self.refresh_neighbors(now);
         for _ in 0..64 {
+            while let Some(frame) = self.inbox.pop_front() {
+                if !self.misleads(&frame) {
+                    self.device.received.push_back(frame);
+                    self.interface.poll_ingress_single(now, &mut self.device, &mut self.sockets);
+                }
+            }
             self.interface.poll(now, &mut self.device, &mut self.sockets);
             let mut moved = false;
             for stream in &mut self.streams {
                 moved |= step_stream(stream, self.sockets.get_mut(stream.handle), now);
             }
             self.collect();
-            if !moved && self.device.received.is_empty() {
+            if !moved {
                 break;
             }
         }

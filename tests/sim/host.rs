@@ -83,7 +83,7 @@ pub struct Moods {
 /// A flow's socket, by its place in the books.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Socket {
-    /// Place in `targets` is decided; the connect runs.
+    /// The connect to this target runs.
     Connecting(SocketAddr),
     Stream(usize),
     Datagram(usize),

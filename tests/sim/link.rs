@@ -228,11 +228,13 @@ impl FrameSink for Link {
         if self.to_guest.queue.len() >= self.down_capacity {
             return None;
         }
-        // Not zeroes: whoever relies on them is caught.
-        self.scratch.clear();
-        self.scratch.resize(len, 0xa5);
+        if self.scratch.len() < len {
+            self.scratch.resize(len, 0);
+        }
+        // Neither zeroes nor what an earlier reservation held: whoever relies on either is caught.
+        self.scratch[..len].fill(0xa5);
         self.reserved = Some(len);
-        Some(&mut self.scratch)
+        Some(&mut self.scratch[..len])
     }
 
     fn commit(&mut self, len: usize, header: [u8; VNET_HEADER_LEN]) {

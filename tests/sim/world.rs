@@ -13,7 +13,7 @@ use netferry::stack::drop_reason::DropReason;
 use netferry::wire::vnet_header::VNET_HEADER_LEN;
 
 use crate::app::Script;
-use crate::clock::{Duration, Instant, ms, secs};
+use crate::clock::{Duration, Instant, secs};
 use crate::guest::{Guest, StreamId};
 use crate::host::{Connection, SimHost, Target};
 use crate::link::Link;
@@ -275,8 +275,14 @@ impl World {
 
     /// The same with more patience.
     pub fn finish_within(mut self, patience: Duration) {
-        self.run_until(patience, "all flows freed", |world| world.stack.flow_count() == 0);
-        self.run_for(ms(100));
+        loop {
+            self.run_until(patience, "all flows freed", |world| world.stack.flow_count() == 0);
+            // What is still on its way may open another.
+            self.run_for(secs(2));
+            if self.stack.flow_count() == 0 {
+                break;
+            }
+        }
         assert_eq!(self.host.open_sockets(), 0, "sockets leaked");
         assert_eq!(self.host.opened, self.host.closed);
         assert_eq!(self.stack.tcp_buffer_bytes(), 0, "buffers leaked");
@@ -312,9 +318,9 @@ impl World {
         self.host.actions.iter().filter(|action| which(action)).count()
     }
 
-    /// IP packets the core sent so far.
+    /// IP packets the core sent so far, its unsolicited router advertisements left out.
     pub fn sent_packets(&self) -> impl Iterator<Item = packet::SeenIp> + '_ {
-        self.link.seen().filter_map(|seen| seen.ip)
+        self.link.seen().filter_map(|seen| seen.ip).filter(|ip| !ip.is_unsolicited_advertisement())
     }
 
     /// TCP segments the core sent so far to the container's `port`.

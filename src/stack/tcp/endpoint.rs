@@ -64,6 +64,24 @@ pub struct Endpoint {
     /// Largest payload the container takes in one segment.
     segment_bytes: u16,
     is_ipv6: bool,
+    /// Bits by which the container's windows are shifted.
+    window_shift: u8,
+    /// What the container has last granted; none before the handshake is done.
+    grant: Option<Grant>,
+}
+
+/// What the container has taken and what it will take.
+#[derive(Debug, Clone, Copy)]
+struct Grant {
+    /// Its latest acknowledgement number.
+    acknowledged: u32,
+    /// First sequence number beyond its window.
+    right_edge: u32,
+}
+
+/// Whether sequence number `a` lies before `b` (RFC 9293 §3.4).
+fn is_before(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) > u32::MAX / 2
 }
 
 impl Endpoint {
@@ -118,7 +136,8 @@ impl Endpoint {
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Endpoint { interface, sockets, handle, segment_bytes: link.max_segment_size(is_ipv6), is_ipv6 }
+        let segment_bytes = link.max_segment_size(is_ipv6);
+        Endpoint { interface, sockets, handle, segment_bytes, is_ipv6, window_shift: 0, grant: None }
     }
 
     /// Takes one segment of the container, as a whole IP packet whose checksums have been seen to.
@@ -132,9 +151,50 @@ impl Endpoint {
     ) {
         if segment.flags.contains(Flags::SYN) {
             self.handle_syn(packet, segment, link, now, frames);
-        } else {
+        } else if self.is_news(segment) {
             self.ingress(packet, link, now, frames);
         }
+    }
+
+    /// Notes what the segment grants, and says whether the engine needs to see it.
+    ///
+    /// Two kinds of bare ACK are kept from smoltcp 0.14. One that has been overtaken by a larger grant: the engine
+    /// would believe its smaller window and, at zero, wait for ever. And one that repeats itself while nothing
+    /// but our FIN is unacknowledged: the third starts a fast retransmission, which finds no data to send and
+    /// has by then stopped the timer that would have sent the FIN again.
+    fn is_news(&mut self, segment: &tcp::Segment<'_>) -> bool {
+        if !segment.flags.contains(Flags::ACK) || segment.flags.contains(Flags::RST) {
+            return true;
+        }
+        let acknowledged = segment.acknowledgement;
+        let right_edge = acknowledged.wrapping_add(u32::from(segment.window) << self.window_shift);
+        let is_bare = segment.payload.is_empty() && !segment.flags.contains(Flags::FIN);
+        if let Some(last) = self.grant {
+            let repeats = acknowledged == last.acknowledged;
+            if is_before(acknowledged, last.acknowledged)
+                || (repeats && is_before(right_edge, last.right_edge))
+            {
+                return !is_bare;
+            }
+            let awaits_ack_of_fin = matches!(self.view().state(), State::FinWait1 | State::Closing);
+            if is_bare && repeats && awaits_ack_of_fin && self.view().send_queue() == 0 {
+                return false;
+            }
+        }
+        self.grant = Some(Grant { acknowledged, right_edge });
+        true
+    }
+
+    /// Bytes of the container's window that are not yet spoken for.
+    ///
+    /// The engine gets no more than these to send, except for one byte with which it asks a closed window to
+    /// open: its fast retransmission ignores the window, and bytes that it has once sent beyond a window that
+    /// then closes are never sent again.
+    fn granted_bytes(&self) -> usize {
+        let Some(Grant { acknowledged, right_edge }) = self.grant else { return usize::MAX };
+        let queued = self.view().send_queue();
+        let window = right_edge.wrapping_sub(acknowledged) as usize;
+        if window == 0 && queued == 0 { 1 } else { window.saturating_sub(queued) }
     }
 
     /// Notes the container's segment size and tells the engine the lifted one.
@@ -165,6 +225,13 @@ impl Endpoint {
             self.segment_bytes = self.segment_bytes.min(if self.is_ipv6 { 1_220 } else { 536 });
         }
         let syn = &copy[..ip_header + segment.header_len];
+        self.window_shift = tcp::window_shift(&syn[ip_header..]).unwrap_or(0);
+        if segment.flags.contains(Flags::ACK) && self.grant.is_none() {
+            let acknowledged = segment.acknowledgement;
+            // The window of a SYN is never shifted.
+            let right_edge = acknowledged.wrapping_add(segment.window.into());
+            self.grant = Some(Grant { acknowledged, right_edge });
+        }
         self.ingress(syn, link, now, frames);
     }
 
@@ -186,8 +253,11 @@ impl Endpoint {
     pub fn poll_transmit(&mut self, link: &LinkView, now: Instant, frames: &mut impl FrameSink) -> bool {
         let mut sent = false;
         let mut device = LinkDevice::new(self, link, None, frames);
-        while self.interface.poll_egress(now, &mut device, &mut self.sockets)
-            == PollResult::SocketStateChanged
+        // Asked here, too: the engine stops its timer and forgets what it meant to retransmit before it finds
+        // the link full.
+        while device.has_room()
+            && self.interface.poll_egress(now, &mut device, &mut self.sockets)
+                == PollResult::SocketStateChanged
         {
             sent = true;
         }
@@ -222,8 +292,12 @@ impl Endpoint {
 
     /// Lets `fill` write bytes for the container into free buffer space; it says how many it wrote.
     pub fn transmit_with(&mut self, fill: impl FnOnce(&mut [u8]) -> usize) {
+        let most = self.transmit_space();
         // Failing means that our half is closed, and then there is nothing to write.
-        let _ = self.socket().send(|space| (fill(space), ()));
+        let _ = self.socket().send(|space| {
+            let most = most.min(space.len());
+            (fill(&mut space[..most]), ())
+        });
     }
 
     /// Received bytes that nobody has taken yet.
@@ -238,11 +312,12 @@ impl Endpoint {
         self.view().send_queue()
     }
 
-    /// Free bytes of the buffer toward the container; zero once our half is closed.
+    /// Bytes for the container that there is room for, here and there; zero once our half is closed.
     #[must_use]
     pub fn transmit_space(&self) -> usize {
         let socket = self.view();
-        if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 }
+        let free = if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 };
+        free.min(self.granted_bytes())
     }
 
     /// Where the connection stands.
@@ -351,9 +426,14 @@ impl<'a, F: FrameSink> LinkDevice<'a, F> {
         LinkDevice { packet, link, segment_bytes, is_ipv6, frames }
     }
 
+    fn has_room(&mut self) -> bool {
+        self.frames.reserve(ip::ETHERNET_HEADER_LEN + MAX_PACKET_BYTES).is_some()
+    }
+
     fn transmit_token(&mut self) -> Option<Transmit<'_, F>> {
-        // Asked before the engine commits to a segment: what it cannot send now it will offer again.
-        self.frames.reserve(ip::ETHERNET_HEADER_LEN + MAX_PACKET_BYTES)?;
+        if !self.has_room() {
+            return None;
+        }
         Some(Transmit {
             link: self.link,
             segment_bytes: self.segment_bytes,

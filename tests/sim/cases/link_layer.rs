@@ -14,7 +14,8 @@ use crate::world::{
 };
 
 fn replies(world: &World) -> Vec<Seen> {
-    world.link.seen().collect()
+    let asked = |seen: &Seen| !seen.ip.as_ref().is_some_and(|ip| ip.is_unsolicited_advertisement());
+    world.link.seen().filter(asked).collect()
 }
 
 #[test]

@@ -31,7 +31,6 @@ fn completes(faults: Faults) {
 }
 
 #[test]
-#[ignore = "the engine does not always send a lost FIN again; see docs/testing.md"]
 fn transfers_complete_under_loss() {
     completes(Faults { loss: 20, ..Faults::delay(ms(1)) });
 }
@@ -42,13 +41,11 @@ fn transfers_complete_under_duplication() {
 }
 
 #[test]
-#[ignore = "the engine does not always send a lost FIN again; see docs/testing.md"]
 fn transfers_complete_under_reordering() {
     completes(Faults { reordering: 50, reorder_by: ms(5), ..Faults::delay(ms(1)) });
 }
 
 #[test]
-#[ignore = "the engine does not always send a lost FIN again; see docs/testing.md"]
 fn transfers_complete_under_corruption() {
     completes(Faults { corruption: 20, ..Faults::delay(ms(1)) });
 }
@@ -59,13 +56,11 @@ fn transfers_complete_under_jitter_on_a_narrow_link() {
 }
 
 #[test]
-#[ignore = "the engine does not always send a lost FIN again; see docs/testing.md"]
 fn transfers_complete_under_everything_at_once() {
     completes(Faults::mixed(20));
 }
 
 #[test]
-#[ignore = "the engine does not always send a lost FIN again; see docs/testing.md"]
 fn published_connections_complete_under_everything_at_once() {
     let settings = Settings::default().faults(Faults::mixed(20)).publishing(
         netferry::config::PortProtocol::Tcp,

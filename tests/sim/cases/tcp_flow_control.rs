@@ -7,7 +7,8 @@ use crate::host::{Moods, Target};
 use crate::link::Faults;
 use crate::world::{Settings, World, at};
 
-const MANY: u64 = 8 << 20;
+/// More than all buffers on the way hold together.
+const MANY: u64 = 4 << 20;
 
 #[test]
 fn a_host_that_does_not_read_stalls_the_container_and_costs_bounded_memory() {

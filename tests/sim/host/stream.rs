@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use netferry::stack::boundary::{CloseKind, FlowId, HostError, StreamRead, StreamWrite};
 
 use super::Target;
-use crate::app::{App, Wish};
+use crate::app::{App, Wish, front};
 use crate::clock::Instant;
 
 /// Readiness that came about.
@@ -103,9 +103,8 @@ impl Connection {
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> StreamRead {
         let count = buffer.len().min(self.receive.len());
         if count > 0 {
-            for (place, byte) in buffer.iter_mut().zip(self.receive.drain(..count)) {
-                *place = byte;
-            }
+            buffer[..count].copy_from_slice(&front(&self.receive, count));
+            self.receive.drain(..count);
             self.read_by_core += count as u64;
             return StreamRead::Bytes(count);
         }
@@ -148,7 +147,8 @@ impl Connection {
         }
         loop {
             let read = self.app.to_read(now).min(self.send.len());
-            let bytes: Vec<u8> = self.send.drain(..read).collect();
+            let bytes = front(&self.send, read);
+            self.send.drain(..read);
             self.app.read(&bytes, now);
             if self.send.is_empty() && (self.shut || self.closed.is_some()) {
                 self.app.peer_ends();
