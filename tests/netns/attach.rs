@@ -1,7 +1,7 @@
 //! `netferry attach`: a network for a namespace that somebody else made.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -15,7 +15,17 @@ fn target(ground: &Ground) -> Running {
     command.args(["--user", "--map-root-user", "--net", "sh", "-c", "echo up; exec sleep 60"]);
     let mut target = start(command);
     target.wait_for(Stream::Out, "up");
+    // What is compared later is to see `sleep`, not the shell that is about to become it.
+    await_name(target.pid(), "sleep");
     target
+}
+
+fn await_name(pid: i32, name: &str) {
+    let deadline = Instant::now() + SOON;
+    while std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end() != name {
+        assert!(Instant::now() < deadline, "process {pid} did not become {name}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Runs `program` inside `target`.
