@@ -74,7 +74,7 @@ fn a_tun_device_without_permission_is_refused_with_a_way_out() {
 fn a_tap_name_too_long_is_refused() {
     sealed(|ground| {
         let name = "sixteen-letters-";
-        refused(ground, &["run", "--ifname", name, "--", "true"], 2, &[name, "15"]);
+        refused(ground, &["run", "--ifname", name, "--", "true"], 1, &[name, "15"]);
     });
 }
 
@@ -108,7 +108,7 @@ fn disabled_user_namespaces_are_refused_with_a_way_out() {
 fn prefixes_that_cannot_hold_the_segment_are_refused() {
     sealed(|ground| {
         for (option, prefix) in [("--cidr", "10.0.2.0/31"), ("--cidr6", "fd00::/127")] {
-            refused(ground, &["run", option, prefix, "--", "true"], 2, &[prefix]);
+            refused(ground, &["run", option, prefix, "--", "true"], 1, &[prefix]);
         }
     });
 }
@@ -122,7 +122,7 @@ fn prefixes_that_mean_something_else_are_refused() {
             ("--cidr6", "fe80::/64"),
             ("--cidr6", "ff02::/64"),
         ] {
-            refused(ground, &["run", option, prefix, "--", "true"], 2, &[prefix]);
+            refused(ground, &["run", option, prefix, "--", "true"], 1, &[prefix]);
         }
     });
 }
@@ -138,20 +138,21 @@ fn prefixes_that_collide_with_the_host_are_refused() {
 #[test]
 fn an_mtu_out_of_range_is_refused() {
     sealed(|ground| {
-        for mtu in ["67", "65522", "100000", "-1", "many"] {
+        for mtu in ["67", "65522", "100000"] {
+            refused(ground, &["run", &format!("--mtu={mtu}"), "--", "true"], 1, &[mtu]);
+        }
+        for mtu in ["-1", "many"] {
             refused(ground, &["run", &format!("--mtu={mtu}"), "--", "true"], 2, &[mtu]);
         }
         // RFC 8200 §5: a link that carries IPv6 has at least 1280.
-        refused(ground, &["run", "--mtu=1000", "--", "true"], 2, &["1280"]);
+        refused(ground, &["run", "--mtu=1000", "--", "true"], 1, &["1280"]);
     });
 }
 
 #[test]
 fn malformed_ports_to_publish_are_refused() {
     sealed(|ground| {
-        for spec in
-            ["80", "80:", ":80", "0:80", "8080:70000", "8080-8090:80-85", "1.2.3:80:80", "8080:80/sctp"]
-        {
+        for spec in ["80:", ":80", "0:80", "8080:70000", "8080-8090:80-85", "1.2.3:80:80", "8080:80/sctp"] {
             refused(ground, &["run", "-p", spec, "--", "true"], 2, &[spec]);
         }
     });
