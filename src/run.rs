@@ -219,6 +219,9 @@ fn serve_command(
     let worker = ports.into_worker(plan, facts, tap)?;
     let mut sources = supervise::command_sources(signals, child).doing("watch the command")?;
     sources.extend(resolver_source(plan, facts));
+    // Keeps the namespace until the last bytes of a command that has ended are delivered.
+    let _namespace =
+        std::fs::File::open(format!("/proc/{}/ns/net", child.pid())).doing("hold the namespace")?;
     line.say(Word::Go)?;
     drop(line);
     worker.run(sources).doing("wait for events")

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use self::boundary::{
-    Action, CloseKind, FlowId, FrameSink, HostEvent, HostIo, Instant, Io, ListenerId, StackEvent,
+    Action, CloseKind, Duration, FlowId, FrameSink, HostEvent, HostIo, Instant, Io, ListenerId, StackEvent,
 };
 use self::drop_reason::DropReason;
 use self::emit::{Emitter, Transport};
@@ -163,6 +163,10 @@ impl Stack {
     ) -> Result<(), DropReason> {
         let meta = FrameMeta::parse(header).map_err(|_| DropReason::VnetHeader)?;
         let frame = frame::parse(frame).map_err(DropReason::Frame)?;
+        if frame.destination.is_unicast() && frame.destination != self.config.link.gateway_mac {
+            // RFC 1122 §3.3.1: what is for another station is not ours to route.
+            return Err(DropReason::NotForUs);
+        }
         match &frame.body {
             Body::Arp(message) => self.neighbor.handle_arp(message, io.frames),
             Body::Ip(packet) => {
@@ -359,6 +363,19 @@ impl Stack {
     #[must_use]
     pub fn flow_count(&self) -> usize {
         self.flows.len()
+    }
+
+    /// Whether a TCP flow carries something that its other side has yet to take: an ending program has handed
+    /// these bytes to its kernel and relies on them to arrive.
+    #[must_use]
+    pub fn is_delivering(&self, now: Instant, quiet: Duration) -> bool {
+        self.flows.ids().any(|flow| match self.flows.get(flow) {
+            Some(Flow::Tcp(tcp)) => {
+                let is_recent = self.flows.last_active(flow).is_some_and(|at| at + quiet > now);
+                tcp.endpoint.received_bytes() > 0 || is_recent
+            }
+            Some(Flow::Udp(_) | Flow::Echo(_) | Flow::TimeWait(_)) | None => false,
+        })
     }
 
     /// Bytes of TCP buffers granted to flows now.

@@ -97,7 +97,8 @@ impl Stack {
             },
             hop_limit: packet.hop_limit,
             traffic_class: packet.traffic_class,
-            dont_fragment: packet.dont_fragment,
+            // Every common sender sets DF to find the path's MTU; the host finds it for us, and fragments.
+            dont_fragment: false,
         };
         if let Some(flow) = self.flows.find(&exact) {
             if !self.config.link.is_on_link(remote.ip()) {

@@ -131,6 +131,8 @@ impl ResolvConfWatch {
     fn follow_link(&mut self) {
         let target = fs::canonicalize(&self.path).ok();
         if let Some(target) = &target {
+            // The file itself as well: where it is a mount of its own, its directory sees none of its changes.
+            let _ = self.inotify.add_watch(target, AddWatchFlags::IN_CLOSE_WRITE);
             // The target's directory may be closed to us: then changes of the link itself must do.
             let _ = self.watch_directory_of(target);
         }

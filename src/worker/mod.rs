@@ -44,6 +44,11 @@ const ACTIONS_PER_TURN: usize = 1_024;
 /// When to try to accept again after the host ran out of something that others hold.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
+/// How long the end waits for bytes that the container has sent to reach their peers.
+const LINGER: Duration = Duration::from_secs(10);
+/// A connection silent for so long is not waited for.
+const LINGER_QUIET: Duration = Duration::from_millis(100);
+
 /// Another descriptor to watch, and what to do when it is readable. It must be drained then: its next event
 /// comes only after that.
 pub struct Source<'a> {
@@ -96,6 +101,8 @@ pub struct Worker {
     ready_listeners: VecDeque<ListenerId>,
     /// The host had no descriptor or memory for a connection; when to try again.
     accept_retry: Option<Instant>,
+    /// A source has asked for the end: the exit status, and until when what is under way may arrive.
+    finish: Option<(u8, Instant)>,
 }
 
 /// The process's monotonic clock, from zero at start-up.
@@ -149,6 +156,7 @@ impl Worker {
             is_behind: false,
             ready_listeners: VecDeque::new(),
             accept_retry: None,
+            finish: None,
         })
     }
 
@@ -181,7 +189,9 @@ impl Worker {
                                 debug!(?resolvers, "the host's resolvers changed");
                                 self.tell_stack(HostEvent::ResolversChanged(resolvers));
                             }
-                            Reaction::Finish(status) => return Ok(self.end(ExitReason::Finished(status))),
+                            Reaction::Finish(status) => {
+                                self.finish.get_or_insert((status, self.now + LINGER));
+                            }
                         }
                     }
                     None => {}
@@ -193,6 +203,11 @@ impl Worker {
             self.settle();
             while let Some(event) = self.stack.poll_event() {
                 log_event(&event);
+            }
+            if let Some((status, deadline)) = self.finish
+                && (self.now >= deadline || !self.stack.is_delivering(self.now, LINGER_QUIET))
+            {
+                return Ok(self.end(ExitReason::Finished(status)));
             }
             if self.link.is_gone() {
                 return Ok(self.end(ExitReason::LinkGone));
@@ -210,7 +225,8 @@ impl Worker {
         if self.is_link_ready || self.is_behind || (self.can_accept() && !self.ready_listeners.is_empty()) {
             return Some(std::time::Duration::ZERO);
         }
-        let deadlines = [self.stack.poll_timeout(), self.accept_retry];
+        let look_again = self.finish.map(|_| self.now + LINGER_QUIET);
+        let deadlines = [self.stack.poll_timeout(), self.accept_retry, look_again];
         let earliest = deadlines.into_iter().flatten().min()?;
         let wait_micros = earliest.total_micros().saturating_sub(self.clock.now().total_micros());
         Some(std::time::Duration::from_micros(u64::try_from(wait_micros).unwrap_or(0)))

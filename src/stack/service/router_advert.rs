@@ -39,10 +39,10 @@ pub struct RouterAdvert {
 }
 
 impl RouterAdvert {
-    /// The first one is due at once; none ever is without IPv6.
+    /// The first one is due after the longest interval: whoever comes up before asks. None ever is without IPv6.
     #[must_use]
     pub fn new(link: &LinkConfig, now: Instant) -> RouterAdvert {
-        RouterAdvert { next_unsolicited: link.ipv6.map(|_| now) }
+        RouterAdvert { next_unsolicited: link.ipv6.map(|_| now + INTERVAL_MAX) }
     }
 
     /// When [`Self::handle_timeout`] has something to do.
@@ -132,7 +132,7 @@ mod tests {
         let begin = Instant::from_secs(1_000);
         for (jitter, earliest) in [(0, 200), (u64::from(u32::MAX), 200), (400_000_000, 600)] {
             let mut link = Link::default();
-            let mut advert = RouterAdvert::new(&config, begin);
+            let mut advert = RouterAdvert { next_unsolicited: Some(begin) };
             assert_eq!(advert.poll_timeout(), Some(begin));
             advert.handle_timeout(&config, jitter, begin, &mut link).unwrap();
             let next = advert.poll_timeout().unwrap();
@@ -149,7 +149,7 @@ mod tests {
     fn full_link_does_not_stop_the_clock() {
         let config = link_config();
         let mut link = Link { room: 0, ..Link::default() };
-        let mut advert = RouterAdvert::new(&config, Instant::ZERO);
+        let mut advert = RouterAdvert { next_unsolicited: Some(Instant::ZERO) };
         let sent = advert.handle_timeout(&config, 0, Instant::ZERO, &mut link);
         assert_eq!(sent, Err(DropReason::LinkFull));
         assert_eq!(advert.poll_timeout(), Some(Instant::ZERO + INTERVAL_MIN));
@@ -159,7 +159,7 @@ mod tests {
     fn advertisement_goes_to_all_nodes_with_the_hop_limit_that_counts() {
         let mut link = Link::default();
         let config = link_config();
-        RouterAdvert::new(&config, Instant::ZERO)
+        RouterAdvert { next_unsolicited: Some(Instant::ZERO) }
             .handle_timeout(&config, 0, Instant::ZERO, &mut link)
             .unwrap();
         let frame = &link.frames[0].bytes;

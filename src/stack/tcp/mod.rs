@@ -314,7 +314,7 @@ impl Stack {
         let Some(Flow::Tcp(tcp)) = self.flows.get(flow) else { return last_active };
         let patience = if !tcp.is_relaying() {
             timeouts.tcp_handshake
-        } else if tcp.endpoint.unacknowledged_bytes() > 0 {
+        } else if tcp.endpoint.unacknowledged_bytes() > 0 || tcp.has_ended_both_ways() {
             // A living container acknowledges or at least answers a probe of its closed window.
             timeouts.tcp_closing
         } else {

@@ -91,10 +91,10 @@ impl TcpFlow {
         matches!(self.stage, Stage::Relaying)
     }
 
-    /// Whether one half has ended.
+    /// Whether both sides have sent their FIN, so that nothing but acknowledgements can come.
     #[must_use]
-    pub fn is_closing(&self) -> bool {
-        self.host_finished || self.container_finished
+    pub fn has_ended_both_ways(&self) -> bool {
+        self.host_finished && self.container_finished
     }
 
     /// The host's socket is connected: it may be read and written.

@@ -41,6 +41,7 @@ fn the_gateway_leads_to_the_hosts_loopback_where_it_is_allowed() {
         let socket = world.guest.udp_bind(7_000);
         world.guest.udp_send(socket, gateway, b"x");
         world.run_until(secs(5), "both ends", World::all_ended);
+        world.run_for(ms(100));
         world.assert_exchanged(stream, world.peer(loopback));
         assert_eq!(world.guest.udp_received(socket), [(gateway, b"x".to_vec())], "answered as the gateway");
         world.finish_within(secs(301));
