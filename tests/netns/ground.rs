@@ -83,7 +83,8 @@ pub const TCP_BUFFERS: [(&str, &str); 2] =
 enum Privilege {
     /// Started by root: there is a real unprivileged user beside it.
     Root,
-    /// Started by a user: its identity plays the host's root, and without capabilities the host's user.
+    /// Started by a user, who plays the host's root; the host's user is the same identity in a user namespace
+    /// below, where it is not root and has no capability.
     User,
 }
 
@@ -91,6 +92,8 @@ enum Privilege {
 pub struct Ground {
     privilege: Privilege,
     world: File,
+    /// The user namespace of the host's user, unless it is the host's own.
+    user: Option<File>,
 }
 
 /// Runs `case` on a ground of its own, and fails as it fails. To be called by a `#[test]`, with a closure.
@@ -226,7 +229,8 @@ impl Ground {
             }
         }
         mount_private_files();
-        let ground = Ground { privilege, world: make_world() };
+        let ground =
+            Ground { privilege, world: make_world(), user: (privilege == Privilege::User).then(make_user) };
         ground.set_up_host();
         ground.set_resolvers(&[WORLD4.into()]);
         ground
@@ -243,13 +247,12 @@ impl Ground {
 
     fn set_up_host(&self) {
         set_up_namespace();
-        sysctl("net/ipv4/ping_group_range", self.everyone_may_ping());
-        let world = format!("/proc/{}/fd/{}", std::process::id(), self.world.as_raw_fd());
+        let world = path_of(&self.world);
         ip_batch(&format!(
             "link set lo up\n\
              link add host0 type veth peer name world0 netns {world}\n\
              address add {HOST4}/24 dev host0\n\
-             address add {HOST6}/64 dev host0\n\
+             address add {HOST6}/64 dev host0 nodad\n\
              link set host0 up\n\
              route add default via {WORLD4}\n\
              route add unreachable {UNREACHABLE4}/32\n\
@@ -259,23 +262,24 @@ impl Ground {
             ip_batch(&format!(
                 "link set lo up\n\
                  address add {FAR4}/32 dev lo\n\
-                 address add {FAR6}/128 dev lo\n\
+                 address add {FAR6}/128 dev lo nodad\n\
                  address add {WORLD4}/24 dev world0\n\
-                 address add {WORLD6}/64 dev world0\n\
-                 address add fe80::1/64 dev world0\n\
+                 address add {WORLD6}/64 dev world0 nodad\n\
+                 address add fe80::1/64 dev world0 nodad\n\
                  link set world0 up\n"
             ));
         });
         ip_batch("route add default via fe80::1 dev host0\n");
     }
 
-    /// The widest `ping_group_range` this ground can hold.
-    pub fn everyone_may_ping(&self) -> &'static str {
-        match self.privilege {
+    /// Opens the host's ping sockets to everyone. They are closed until then, as the kernel has it.
+    pub fn allow_ping(&self) {
+        let groups = match self.privilege {
             Privilege::Root => "0 2147483647",
             // Only one group exists here, and the kernel refuses the names of others.
             Privilege::User => "0 0",
-        }
+        };
+        sysctl("net/ipv4/ping_group_range", groups);
     }
 
     /// Calls `f` on a thread that lives in the world: what it opens or starts stays there.
@@ -291,11 +295,17 @@ impl Ground {
 
     /// `program`, to be run on the host by the unprivileged user.
     pub fn user(&self, program: &str) -> Command {
-        let mut command = Command::new("setpriv");
-        match self.privilege {
-            Privilege::Root => command.args(["--reuid", USER, "--regid", USER, "--init-groups"]),
-            // Without capabilities in the bounding set, user 0 is a user like any other.
-            Privilege::User => command.args(["--bounding-set=-all", "--inh-caps=-all"]),
+        let mut command = match &self.user {
+            None => {
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", USER, "--regid", USER, "--init-groups"]);
+                command
+            }
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--user={}", path_of(namespace))).arg("--preserve-credentials");
+                command
+            }
         };
         command.arg(program);
         plain_environment(&mut command);
@@ -453,6 +463,26 @@ fn make_world() -> File {
     })
     .join()
     .expect("the world is made")
+}
+
+/// A user namespace in which this identity is an ordinary user.
+fn make_user() -> File {
+    let mut holder = Command::new("unshare")
+        .args(["--user", "--map-user=1000", "--map-group=1000", "sh", "-c", "echo up; exec sleep 60"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare (util-linux) starts");
+    holder.stdout.take().expect("piped").read_exact(&mut [0; 3]).expect("the namespace is made");
+    let namespace =
+        File::open(format!("/proc/{}/ns/user", holder.id())).expect("a namespace can be held open");
+    holder.kill().expect("own child");
+    holder.wait().expect("own child");
+    namespace
+}
+
+/// Where other programs of this PID namespace find what PID 1 holds open.
+fn path_of(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
 /// Hides the machine's files that cases write to behind private ones.

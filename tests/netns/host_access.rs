@@ -1,6 +1,6 @@
 //! What of the host itself a container can reach: only what it may.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +17,8 @@ fn watch_loopback() -> Arc<AtomicUsize> {
         let seen = Arc::clone(&visits);
         serve_streams(TcpListener::bind(address).unwrap(), move |mut stream, _| {
             seen.fetch_add(1, Ordering::SeqCst);
+            // What is asked is read: a close over unread data would be a reset.
+            stream.read_exact(&mut [0])?;
             stream.write_all(b"secret\n")
         });
         let (socket, seen) = (UdpSocket::bind(address).unwrap(), Arc::clone(&visits));
@@ -122,7 +124,10 @@ fn the_gateway_of_the_container_is_not_an_address_of_the_host() {
     sealed(|ground| {
         // A service on every address of the host, asked by the gateway's address without --host-loopback.
         let listener = TcpListener::bind("0.0.0.0:9000").unwrap();
-        serve_streams(listener, |mut stream, _| stream.write_all(b"secret\n"));
+        serve_streams(listener, |mut stream, _| {
+            stream.read_exact(&mut [0])?;
+            stream.write_all(b"secret\n")
+        });
         let outcome = ask_gateway(ground, &[]);
         assert!(!outcome.stdout.contains("secret"), "{outcome}");
     });

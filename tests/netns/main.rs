@@ -21,6 +21,7 @@ mod host_access;
 mod lifecycle;
 mod load;
 mod output;
+mod programs;
 mod publish;
 mod resolver;
 mod soundness;

@@ -8,6 +8,7 @@ use crate::servers::http;
 fn the_host_reaches_the_world() {
     sealed(|ground| {
         ground.needs(&["curl", "dig", "ping"]);
+        ground.allow_ping();
         ground.world_resolver(WORLD4, "first");
         http(ground.world_listener(WORLD4, 8080));
         for (command, expected) in [

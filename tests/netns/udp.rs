@@ -59,6 +59,7 @@ fn a_burst_of_datagrams_arrives_in_order() {
         echo_datagrams(ground.world_datagrams(WORLD4, 7000), false);
         let script = "\
 s = new(); s.connect((address, 7000)); got = []
+s.send(b'0'); s.recv(99)  # neighbours are known and the host's socket is open after this
 for i in range(64): s.send(b'%d' % i)
 try:
     while len(got) < 64: got.append(int(s.recv(99)))
