@@ -26,7 +26,7 @@ use self::container::{Command, Container};
 use self::handshake::{HandshakeError, Line, Word};
 use crate::cli::{AttachTarget, Mode, Plan, Verbosity};
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions};
-use crate::config::{Config, Limits, LinkConfig, PublishRule, Timeouts};
+use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Services, Timeouts};
 use crate::observe::log;
 use crate::sys::host;
 use crate::sys::id_map::{IdMapError, IdMapping, write_id_maps};
@@ -337,6 +337,8 @@ impl Ports {
         let config = Config {
             link: facts.link.clone(),
             host_loopback: plan.host_loopback,
+            services: Services::default(),
+            outbound: OutboundAddresses::default(),
             udp_mapping: plan.udp_mapping,
             publish: self.rules,
             host_addresses: facts.host_addresses.clone(),

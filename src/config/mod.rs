@@ -11,7 +11,7 @@ pub use address::{Ipv4Link, Ipv6Link, LinkConfig};
 pub use limits::{Limits, Timeouts};
 pub use publish::{PortProtocol, PublishRule};
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Everything the core needs to know about its instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub struct Config {
     pub link: LinkConfig,
     /// Whether the gateway address stands for the host's loopback.
     pub host_loopback: bool,
+    /// What the segment offers beside the way out.
+    pub services: Services,
+    /// Where host sockets send from.
+    pub outbound: OutboundAddresses,
     /// How UDP endpoints are mapped.
     pub udp_mapping: UdpMapping,
     /// Ports of the host that lead into the container; a listener's identifier is its place here.
@@ -30,6 +34,42 @@ pub struct Config {
     pub limits: Limits,
     /// How long silence is tolerated.
     pub timeouts: Timeouts,
+}
+
+/// Services that we offer on the segment ourselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Services {
+    /// Whether the DNS addresses of the link forward queries; otherwise they are addresses that nobody has.
+    pub dns: bool,
+    /// Addresses leased over DHCP, where that is offered.
+    pub dhcp: Option<DhcpPool>,
+    /// Whether stateless DHCPv6 (RFC 8415 §6.1) is answered.
+    pub dhcpv6: bool,
+}
+
+impl Default for Services {
+    /// What `netferry run` offers: it has configured the container itself, and nobody asks for a lease.
+    fn default() -> Services {
+        Services { dns: true, dhcp: None, dhcpv6: false }
+    }
+}
+
+/// Addresses to lease, both ends included, all inside the link's subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DhcpPool {
+    /// The first.
+    pub first: Ipv4Addr,
+    /// The last; not below `first`.
+    pub last: Ipv4Addr,
+}
+
+/// Source addresses of the sockets we open on the host; the kernel chooses where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OutboundAddresses {
+    /// Of IPv4 sockets.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Of IPv6 sockets.
+    pub ipv6: Option<Ipv6Addr>,
 }
 
 /// Mapping behaviour of UDP, RFC 4787 §4.1.

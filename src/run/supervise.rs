@@ -42,7 +42,8 @@ pub fn status_of(child: &Child) -> Option<u8> {
 
 /// The sources of `netferry run`.
 pub fn command_sources<'a>(signals: &'a Signals, child: &'a Child) -> io::Result<Vec<Source<'a>>> {
-    let ended = Source::new(child, move || status_of(child).map_or(Reaction::Continue, Reaction::Finish))?;
+    let ended =
+        Source::new(child, move || status_of(child).map_or(Reaction::Continue, Reaction::FinishDelivered))?;
     let signalled = Source::new(signals, move || {
         forward_signals(signals, child);
         Reaction::Continue

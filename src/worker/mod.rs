@@ -71,8 +71,11 @@ pub enum Reaction {
     Continue,
     /// To tell the core of new resolvers.
     ResolversChanged(Vec<SocketAddr>),
-    /// To end, with this exit status.
+    /// To end with this exit status, at once.
     Finish(u8),
+    /// To end with this exit status once what the container has sent is delivered, or has been waited for long
+    /// enough.
+    FinishDelivered(u8),
 }
 
 /// Why the loop ended.
@@ -189,7 +192,8 @@ impl Worker {
                                 debug!(?resolvers, "the host's resolvers changed");
                                 self.tell_stack(HostEvent::ResolversChanged(resolvers));
                             }
-                            Reaction::Finish(status) => {
+                            Reaction::Finish(status) => self.finish = Some((status, self.now)),
+                            Reaction::FinishDelivered(status) => {
                                 self.finish.get_or_insert((status, self.now + LINGER));
                             }
                         }

@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netferry::config::{
-    Config, Ipv4Link, Ipv6Link, Limits, LinkConfig, PortProtocol, PublishRule, Timeouts, UdpMapping,
+    Config, Ipv4Link, Ipv6Link, Limits, LinkConfig, OutboundAddresses, PortProtocol, PublishRule, Services,
+    Timeouts, UdpMapping,
 };
 use netferry::wire::MacAddr;
 use netferry::wire::vnet_header::Offload;
@@ -102,6 +103,8 @@ pub fn config() -> Config {
             container_mac: Some(MacAddr(CONTAINER_MAC)),
         },
         host_loopback: false,
+        services: Services::default(),
+        outbound: OutboundAddresses::default(),
         udp_mapping: UdpMapping::Connected,
         publish: Vec::new(),
         host_addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8:7::7".parse().unwrap()],

@@ -3,7 +3,9 @@
 use rstest::rstest;
 
 use super::*;
-use crate::config::{Ipv4Link, Ipv6Link, Limits, PortProtocol, Timeouts, UdpMapping};
+use crate::config::{
+    Ipv4Link, Ipv6Link, Limits, OutboundAddresses, PortProtocol, Services, Timeouts, UdpMapping,
+};
 use crate::wire::MacAddr;
 
 fn config(host_loopback: bool) -> Config {
@@ -27,6 +29,8 @@ fn config(host_loopback: bool) -> Config {
             container_mac: None,
         },
         host_loopback,
+        services: Services::default(),
+        outbound: OutboundAddresses::default(),
         udp_mapping: UdpMapping::Connected,
         publish: Vec::new(),
         host_addresses: Vec::new(),
