@@ -37,7 +37,7 @@ use self::emit::{Emitter, Transport};
 use self::flow::{FlowKey, FlowProtocol, FlowTable};
 use self::icmp::EchoFlow;
 use self::neighbor::Neighbor;
-use self::reassembly::{Reassembler, ReassemblyLimits};
+use self::reassembly::Reassembler;
 use self::service::dns::Resolvers;
 use self::service::router_advert::RouterAdvert;
 use self::stats::{CountedFrames, Stats};
@@ -120,7 +120,7 @@ impl Stack {
             router_advert: RouterAdvert::new(&config.link, now),
             emitter: Emitter::new(config.link.mtu, offload),
             unreachable: Unreachable::new(&config.limits),
-            reassembler: Reassembler::new(ReassemblyLimits::default()),
+            reassembler: Reassembler::new(config.limits.reassembly),
             resolvers: Resolvers::new(resolvers),
             flows: FlowTable::new(config.limits.flows, secret),
             clients: HashMap::with_hasher(RandomState::with_seeds(c, d, a, b)),
