@@ -12,6 +12,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use super::values::{self, ValueError};
 use super::{CliError, Mode, Plan, Verbosity};
 use crate::config::address::{self, ExplicitSubnets, Ipv4Link, Ipv6Link};
+use crate::config::limits::MAX_RESOLVERS;
 use crate::config::{Limits, LinkConfig, UdpMapping, publish};
 
 const DEFAULT_TAP_NAME: &str = "tap0";
@@ -235,6 +236,12 @@ impl LinkOptions {
             .map_err(|error| ValueError::Unusable(error.to_string()))?;
         let resolvers = self.dns.iter().map(|text| values::resolver("--dns", text));
         let resolvers = resolvers.collect::<Result<Vec<_>, _>>()?;
+        if resolvers.len() > MAX_RESOLVERS {
+            let asked = resolvers.len();
+            return Err(ValueError::Unusable(format!(
+                "--dns: {asked} resolvers are asked for and {MAX_RESOLVERS} are the limit; name fewer"
+            )));
+        }
         Ok(Plan {
             mode,
             explicit_subnets: ExplicitSubnets { ipv4: self.cidr.is_some(), ipv6: self.cidr6.is_some() },
