@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
 const VIOLATION: ExitKind = ExitKind::Signaled(Signal::SIGSYS as i32);
 
 /// What it is called, and doing it.
-type Attempt = (&'static str, Box<dyn FnOnce()>);
+type Attempt<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
 
 /// How a child ends that does this under the filter.
 fn filtered(body: impl FnOnce()) -> ExitKind {
@@ -73,7 +73,7 @@ fn forbidden() {
     let path = directory.path().join("file");
     fs::write(&path, "x").unwrap();
     let file = fs::File::open(&path).unwrap();
-    let cases: Vec<Attempt> = vec![
+    let cases: Vec<Attempt<'_>> = vec![
         ("execve", Box::new(move || drop(exec(&["true".into()], &mask)))),
         ("program", Box::new(|| drop(Command::new("true").status()))),
         ("thread", Box::new(|| drop(std::thread::spawn(|| ())))),
