@@ -103,8 +103,8 @@ pub fn resolver_changes<'a>(mut current: Vec<SocketAddr>) -> io::Result<Source<'
         if !watch.drain() {
             return Reaction::Continue;
         }
-        match resolv_conf::read(path) {
-            Ok(conf) if conf.servers != current => {
+        match resolv_conf::read_again(path) {
+            Ok(Some(conf)) if conf.servers != current => {
                 current.clone_from(&conf.servers);
                 Reaction::ResolversChanged(conf.servers)
             }

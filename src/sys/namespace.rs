@@ -285,6 +285,12 @@ fn owner(namespace: &OwnedFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Whether our user namespace is the one whose capabilities count in our network namespace.
+pub(super) fn owns_own_network() -> bool {
+    let owner = File::open("/proc/self/ns/net").map(|net| owner(&net.into()));
+    matches!(owner, Ok(Ok(owner)) if is_own_userns(&owner))
+}
+
 /// Namespaces are the same where device and inode are (namespaces(7)). Where our own cannot be looked at, the
 /// entry is tried, and will tell.
 fn is_own_userns(other: &OwnedFd) -> bool {
