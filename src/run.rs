@@ -17,6 +17,7 @@ mod supervise;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,19 +26,24 @@ use tracing::{debug, info, warn};
 
 use self::container::{Command, Container};
 use self::handshake::{HandshakeError, Line, Word};
-use crate::cli::{self, Announcement, Collisions, Configuration, Mode, OutboundSources, Plan, Verbosity};
+use crate::cli::{
+    self, Announcement, Collisions, Configuration, Confinement, Mode, OutboundSources, Plan, Verbosity,
+};
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions};
 use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Timeouts};
 use crate::observe::log;
+use crate::sys::bess::BessError;
 use crate::sys::host;
 use crate::sys::id_map::{IdMapError, IdMapping, write_id_maps};
 use crate::sys::namespace::NamespaceError;
 use crate::sys::netlink::Netlink;
 use crate::sys::process::{self, Child, FORWARDED_SIGNALS, Signals};
 use crate::sys::resolv_conf::{self, ResolvConf};
+use crate::sys::sandbox::{self, SandboxError, SandboxPlan};
+use crate::sys::seccomp::{self, SeccompError};
 use crate::sys::socket::ListenError;
 use crate::sys::tap::{Tap, TapError, TapFeatures};
-use crate::worker::{ExitReason, Listener, Source, Worker};
+use crate::worker::{Device, ExitReason, Listener, Source, Worker};
 
 /// The shell of a user who has named none.
 const DEFAULT_SHELL: &str = "/bin/sh";
@@ -90,9 +96,15 @@ pub enum RunError {
         /// IPv4 or IPv6.
         family: &'static str,
     },
-    /// Not built yet.
-    #[error("{0} is not supported by this build")]
-    Unsupported(&'static str),
+    /// `--enable-sandbox`.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// `--enable-seccomp`.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    /// `--target-type=bess`.
+    #[error(transparent)]
+    Bess(#[from] BessError),
     /// The host refused something that no host should.
     #[error("cannot {doing}: {source}")]
     Host {
@@ -340,7 +352,7 @@ impl Ports {
         Ok(ports)
     }
 
-    fn into_worker(self, plan: &Plan, facts: &Facts, tap: Tap) -> Result<Worker, RunError> {
+    fn into_worker(self, plan: &Plan, facts: &Facts, device: impl Into<Device>) -> Result<Worker, RunError> {
         let published = u64::try_from(self.rules.len()).unwrap_or(u64::MAX);
         let config = Config {
             link: facts.link.clone(),
@@ -354,9 +366,22 @@ impl Ports {
             timeouts: Timeouts::default(),
         };
         let secret = host::random_secret().doing("draw a random number")?;
-        Worker::new(Arc::new(config), tap, self.listeners, facts.resolvers.clone(), secret)
+        Worker::new(Arc::new(config), device, self.listeners, facts.resolvers.clone(), secret)
             .doing("watch the interface")
     }
+}
+
+/// Gives up what is not needed any more, as far as asked. Nothing may be opened afterwards that does not belong to
+/// the loop. `container_userns` is where to go if the system allows no namespace of our own.
+fn confine(confinement: Confinement, container_userns: Option<OwnedFd>) -> Result<(), RunError> {
+    if confinement.sandbox {
+        let files = vec![Path::new(resolv_conf::PATH)];
+        sandbox::enter(&SandboxPlan { files, container_userns, low_ports: true })?;
+    }
+    if confinement.seccomp {
+        seccomp::install()?;
+    }
+    Ok(())
 }
 
 fn receive_tap(plan: &Plan, line: &Line) -> Result<Tap, RunError> {

@@ -1,18 +1,24 @@
 //! `netferry attach`, and the other faces that serve what exists already: a namespace, or a TAP that is open.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{info, warn};
 
 use super::handshake::{Line, Word};
-use super::{Doing, Facts, Ports, RunError, end, fork, receive_tap, resolver_source, supervise, tell_user};
+use super::{
+    Doing, Facts, Ports, RunError, confine, end, fork, receive_tap, resolver_source, supervise, tap_features,
+    tell_user,
+};
 use crate::cli::{Attach, AttachTarget, Plan};
 use crate::config::PublishRule;
-use crate::sys::namespace::NamespaceTarget;
+use crate::sys::bess::{BessListener, BessSocket};
+use crate::sys::namespace::{NamespaceTarget, Namespaces};
 use crate::sys::process::{self, Signal, Signals};
 use crate::sys::ready::{ReadyDescriptor, take_inherited};
 use crate::sys::tap::Tap;
-use crate::worker::{ExitReason, Worker};
+use crate::worker::{Device, ExitReason, Worker};
 
 /// What ends us.
 const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
@@ -48,7 +54,7 @@ fn taken<T>(
 
 /// Serves until a signal, the namespace's end, or whatever else was named; the status to exit with.
 pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
-    let inherited = Inherited::take(what)?;
+    let mut inherited = Inherited::take(what)?;
     let namespaces = namespace_target(what).map(|target| target.open()).transpose()?;
     let process = match what.target {
         AttachTarget::Pid(pid) if what.ends_with_process => {
@@ -59,30 +65,30 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
     let facts = Facts::gather(plan)?;
     process::block_signals(&ENDING_SIGNALS).doing("block signals")?;
     let signals = Signals::open(&ENDING_SIGNALS).doing("watch signals")?;
-    let (worker, rules) = match (namespaces, inherited.tap) {
-        (Some(namespaces), _) => {
-            let container = facts.container(plan);
-            let parent = std::process::id();
-            let (child, line) = fork(|line| container.join(line, &namespaces, parent))?;
-            let set_up = match set_up_by_child(plan, &facts, &line) {
-                Ok(set_up) => set_up,
-                Err(error) => {
-                    drop(line);
-                    end(child);
-                    return Err(error);
+    let mut userns = None;
+    let (worker, rules) = if let Some(namespaces) = namespaces {
+        let set_up = in_namespaces(plan, &facts, &namespaces)?;
+        // Of the namespaces no more is kept: held open, the network would outlive the container.
+        userns = namespaces.into_user();
+        set_up
+    } else {
+        let ports = Ports::bind(plan, &facts.link)?;
+        let rules = ports.rules.clone();
+        let device: Device = match (inherited.tap.take(), &what.target) {
+            (Some(tap), _) => Tap::from_fd(tap, tap_features(plan))?.into(),
+            (None, AttachTarget::Bess(path)) => {
+                let listener = BessListener::bind(path)?;
+                announce(plan, what, &facts, &rules, inherited.ready.take());
+                match guest(&listener, &signals, inherited.exit.as_ref())? {
+                    Some(socket) => socket.into(),
+                    None => return Ok(0),
                 }
-            };
-            child.wait().doing("wait for the set-up process")?;
-            // `namespaces` ends here: held open, they would keep the namespace alive that we are to end with.
-            set_up
-        }
-        (None, Some(tap)) => {
-            let ports = Ports::bind(plan, &facts.link)?;
-            let rules = ports.rules.clone();
-            let tap = Tap::from_fd(tap, super::tap_features(plan))?;
-            (ports.into_worker(plan, &facts, tap)?, rules)
-        }
-        (None, None) => return Err(RunError::Unsupported("--target-type=bess")),
+            }
+            (None, AttachTarget::Pid(_) | AttachTarget::Path(_) | AttachTarget::TapFd(_)) => {
+                unreachable!("namespaces are opened and descriptors taken above")
+            }
+        };
+        (ports.into_worker(plan, &facts, device)?, rules)
     };
     let mut sources = vec![supervise::ending_signal(&signals).doing("watch signals")?];
     if let Some((pidfd, pid)) = &process {
@@ -92,18 +98,77 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
         sources.push(supervise::ending_descriptor(exit).doing("watch the descriptor of --exit-fd")?);
     }
     sources.extend(resolver_source(plan, &facts));
-    tell_user(plan, what.announcement, &facts.link, &rules);
-    if let Some(ready) = inherited.ready {
-        // Whoever asked to be told may have lost interest: the network is up all the same.
-        if let Err(error) = ready.tell() {
-            warn!("--ready-fd: {error}");
-        }
+    confine(plan.confinement, userns)?;
+    if !matches!(what.target, AttachTarget::Bess(_)) {
+        announce(plan, what, &facts, &rules, inherited.ready.take());
     }
     match worker.run(sources).doing("wait for events")? {
         ExitReason::Finished(status) => Ok(status),
         ExitReason::LinkGone => {
             info!("the interface is gone, and so is our work");
             Ok(0)
+        }
+    }
+}
+
+/// Sets the interface up from inside, by a child that ends when that is done.
+fn in_namespaces(
+    plan: &Plan,
+    facts: &Facts,
+    namespaces: &Namespaces,
+) -> Result<(Worker, Vec<PublishRule>), RunError> {
+    let container = facts.container(plan);
+    let parent = std::process::id();
+    let (child, line) = fork(|line| container.join(line, namespaces, parent))?;
+    match set_up_by_child(plan, facts, &line) {
+        Ok(set_up) => {
+            child.wait().doing("wait for the set-up process")?;
+            Ok(set_up)
+        }
+        Err(error) => {
+            drop(line);
+            end(child);
+            Err(error)
+        }
+    }
+}
+
+/// Tells that the network is up.
+fn announce(
+    plan: &Plan,
+    what: &Attach,
+    facts: &Facts,
+    rules: &[PublishRule],
+    ready: Option<ReadyDescriptor>,
+) {
+    tell_user(plan, what.announcement, &facts.link, rules);
+    // Whoever asked to be told may have lost interest: the network is up all the same.
+    if let Some(Err(error)) = ready.map(ReadyDescriptor::tell) {
+        warn!("--ready-fd: {error}");
+    }
+}
+
+/// Waits for the guest that connects to the socket; `None` if we are to end before.
+fn guest(
+    listener: &BessListener,
+    signals: &Signals,
+    exit: Option<&OwnedFd>,
+) -> Result<Option<BessSocket>, RunError> {
+    loop {
+        let ends = [Some(signals.as_fd()), exit.map(AsFd::as_fd)];
+        let mut watched: Vec<PollFd<'_>> =
+            ends.into_iter().flatten().map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
+        watched.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        match poll(&mut watched, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(std::io::Error::from(errno)).doing("wait for the guest"),
+        }
+        let has_event = |watched: &PollFd<'_>| watched.any() == Some(true);
+        if watched.split_last().is_some_and(|(_, ends)| ends.iter().any(has_event)) {
+            return Ok(None);
+        }
+        if let Some(socket) = listener.accept().doing("take the guest's connection")? {
+            return Ok(Some(socket));
         }
     }
 }
