@@ -4,3 +4,4 @@
 mod binary;
 mod manual;
 mod plan;
+mod slirp4netns;
