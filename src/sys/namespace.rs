@@ -170,6 +170,11 @@ impl Namespaces {
         setns(&self.net, CloneFlags::CLONE_NEWNET).map_err(|errno| self.enter_error("network", errno))
     }
 
+    /// The user namespace alone, where it is another than ours. It keeps no network alive.
+    pub fn into_user(self) -> Option<OwnedFd> {
+        self.user
+    }
+
     /// Whether entering means joining another user namespace.
     pub fn changes_user(&self) -> bool {
         self.user.is_some()

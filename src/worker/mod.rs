@@ -145,7 +145,7 @@ impl Worker {
         let link = Link::new(device.into());
         let descriptor = link.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&descriptor), Subject::Link.token(), Interest::READABLE)?;
-        let sockets = Sockets::new(poll.registry().try_clone()?, listeners)?;
+        let sockets = Sockets::new(poll.registry().try_clone()?, listeners, config.outbound)?;
         let stack = Stack::new(config, link.offload(), resolvers, secret, now);
         Ok(Worker {
             poll,

@@ -3,9 +3,11 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use netferry::cli::{self, AttachTarget, CliError, Mode, Plan, Verbosity};
+use netferry::cli::{
+    self, AttachTarget, CliError, Collisions, Confinement, Mode, OutboundSources, Plan, Verbosity,
+};
 use netferry::config::address::{self, ExplicitSubnets};
-use netferry::config::{LinkConfig, UdpMapping};
+use netferry::config::{LinkConfig, Services, UdpMapping};
 use rstest::rstest;
 
 fn parse(words: &[&str]) -> Result<Plan, CliError> {
@@ -23,7 +25,7 @@ fn published(words: &[&str]) -> Vec<String> {
 
 fn attached(words: &[&str]) -> (AttachTarget, Option<PathBuf>, Option<i32>) {
     match plan(words).mode {
-        Mode::Attach { target, userns, ready_fd } => (target, userns, ready_fd),
+        Mode::Attach(what) => (what.target, what.userns, what.ready_fd),
         Mode::Run { .. } => panic!("{words:?} is not attach"),
     }
 }
@@ -33,11 +35,15 @@ fn run_without_options_has_the_documented_defaults() {
     let expected = Plan {
         mode: Mode::Run { command: Vec::new() },
         link: LinkConfig::default(),
-        explicit_subnets: ExplicitSubnets::default(),
+        collisions: Collisions::Avoid(ExplicitSubnets::default()),
         tap_name: "tap0".into(),
         publish: Vec::new(),
         host_loopback: false,
         udp_mapping: UdpMapping::Connected,
+        services: Services::default(),
+        outbound: OutboundSources::default(),
+        api_socket: None,
+        confinement: Confinement::default(),
         resolvers: None,
         offload: true,
         verbosity: Verbosity::Normal,
@@ -80,7 +86,7 @@ fn command_need_not_be_unicode() {
 #[test]
 fn subnets_are_resolved_and_marked_as_named() {
     let plan = plan(&["run", "--cidr", "192.168.77.0/24", "--cidr6", "fd00:77::5/64"]);
-    assert_eq!(plan.explicit_subnets, ExplicitSubnets { ipv4: true, ipv6: true });
+    assert_eq!(plan.collisions, Collisions::Avoid(ExplicitSubnets { ipv4: true, ipv6: true }));
     let (ipv4, ipv6) = (plan.link.ipv4.unwrap(), plan.link.ipv6.unwrap());
     assert_eq!(ipv4.container.to_string(), "192.168.77.100");
     assert_eq!(ipv6.container.to_string(), "fd00:77::5");
