@@ -180,11 +180,6 @@ impl Namespaces {
         self.user.is_some()
     }
 
-    /// The user namespace alone, unless it is ours; the hold on the network namespace ends.
-    pub fn into_user(self) -> Option<OwnedFd> {
-        self.user
-    }
-
     fn enter_error(&self, kind: &'static str, errno: Errno) -> NamespaceError {
         let path = self.path.clone();
         match errno {
