@@ -26,9 +26,7 @@ use tracing::{debug, info, warn};
 
 use self::container::{Command, Container};
 use self::handshake::{HandshakeError, Line, Word};
-use crate::cli::{
-    self, Announcement, Collisions, Configuration, Confinement, Mode, OutboundSources, Plan, Verbosity,
-};
+use crate::cli::{self, Announcement, Collisions, Configuration, Mode, OutboundSources, Plan, Verbosity};
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions};
 use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Timeouts};
 use crate::observe::log;
@@ -373,9 +371,10 @@ impl Ports {
 
 /// Gives up what is not needed any more, as far as asked. Nothing may be opened afterwards that does not belong to
 /// the loop. `container_userns` is where to go if the system allows no namespace of our own.
-fn confine(confinement: Confinement, container_userns: Option<OwnedFd>) -> Result<(), RunError> {
+fn confine(plan: &Plan, container_userns: Option<OwnedFd>) -> Result<(), RunError> {
+    let confinement = plan.confinement;
     if confinement.sandbox {
-        let files = vec![Path::new(resolv_conf::PATH)];
+        let files = if follows_resolvers(plan) { vec![Path::new(resolv_conf::PATH)] } else { Vec::new() };
         sandbox::enter(&SandboxPlan { files, container_userns, low_ports: true })?;
     }
     if confinement.seccomp {
@@ -391,9 +390,13 @@ fn receive_tap(plan: &Plan, line: &Line) -> Result<Tap, RunError> {
     Ok(tap)
 }
 
-/// New resolvers are followed unless the user named some.
+/// New resolvers are followed unless the user named some, or nobody is asked.
+fn follows_resolvers(plan: &Plan) -> bool {
+    plan.services.dns && plan.resolvers.is_none()
+}
+
 fn resolver_source(plan: &Plan, facts: &Facts) -> Option<Source<'static>> {
-    if plan.resolvers.is_some() {
+    if !follows_resolvers(plan) {
         return None;
     }
     supervise::resolver_changes(facts.resolvers.clone())

@@ -98,7 +98,7 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
         sources.push(supervise::ending_descriptor(exit).doing("watch the descriptor of --exit-fd")?);
     }
     sources.extend(resolver_source(plan, &facts));
-    confine(plan.confinement, userns)?;
+    confine(plan, userns)?;
     if !matches!(what.target, AttachTarget::Bess(_)) {
         announce(plan, what, &facts, &rules, inherited.ready.take());
     }

@@ -3,7 +3,7 @@
 //! [`enter`] is called once, when every socket and device is open and nothing but the loop follows. The
 //! process stays in its network namespace, where its sockets belong; what it gives up is the rest:
 //!
-//! 1. A mount namespace of its own, whose root becomes an empty, read-only tmpfs ([`view`] tells the few
+//! 1. A mount namespace of its own, whose root becomes an empty, read-only tmpfs (`view` tells the few
 //!    directories mounted there, read-only, for files that are read again later). The host's root is detached:
 //!    no path leads there, and descriptors of directories that we were started with are closed.
 //! 2. Every capability, from all five sets, and with `PR_SET_NO_NEW_PRIVS` the way to get any again.
@@ -56,7 +56,7 @@ const APPARMOR_RESTRICTS: &str = "/proc/sys/kernel/apparmor_restrict_unprivilege
 /// What the process still needs.
 #[derive(Debug, Default)]
 pub struct SandboxPlan<'a> {
-    /// Files that are read again later, by absolute paths; followed as far as [`view`] can.
+    /// Files that are read again later, by absolute paths; followed as far as `view` can.
     pub files: Vec<&'a Path>,
     /// The user namespace to join where the system allows none of our own.
     pub container_userns: Option<OwnedFd>,
@@ -265,7 +265,7 @@ fn close_tree(place: &Path) -> Result<(), Errno> {
 
 /// The same, mount by mount.
 fn close_each(place: &Path) -> io::Result<()> {
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
+    let mountinfo = fs::read_to_string("/proc/thread-self/mountinfo")?;
     for point in mounts::mount_points(&mountinfo).filter(|point| point.starts_with(place)) {
         let flags = inert() | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
         mount(None::<&str>, &point, None::<&str>, flags, None::<&str>)?;
@@ -326,4 +326,52 @@ fn set_capabilities(low: u32) -> Result<(), Errno> {
     // outlive the call.
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) };
     Errno::result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket::tests::in_private_network;
+
+    /// A directory with a mount below it, bound to a second place and closed there by `close`.
+    fn closes_the_copy_alone(close: fn(&Path)) {
+        // Of this thread alone.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (source, place) = (directory.path().join("source"), directory.path().join("place"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&place).unwrap();
+        let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+        for below in [source.clone(), source.join("below a blank")] {
+            fs::create_dir_all(&below).unwrap();
+            mount(Some("tmpfs"), &below, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        }
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(&source), &place, None::<&str>, flags, None::<&str>).unwrap();
+        close(&place);
+        for file in ["file", "below a blank/file"] {
+            let error = fs::write(place.join(file), "x").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem, "{file}");
+            fs::write(source.join(file), "x").unwrap();
+        }
+        for mounted in [&place, &source.join("below a blank"), &source] {
+            umount2(mounted, MntFlags::MNT_DETACH).unwrap();
+        }
+    }
+
+    #[test]
+    fn tree_is_closed_at_once() {
+        in_private_network("sys::sandbox::tests::tree_is_closed_at_once", || {
+            closes_the_copy_alone(|place| close_tree(place).unwrap());
+        });
+    }
+
+    #[test]
+    fn tree_is_closed_mount_by_mount_where_the_kernel_is_old() {
+        in_private_network(
+            "sys::sandbox::tests::tree_is_closed_mount_by_mount_where_the_kernel_is_old",
+            || closes_the_copy_alone(|place| close_each(place).unwrap()),
+        );
+    }
 }

@@ -16,6 +16,7 @@ mod servers;
 
 mod attach;
 mod bad_input;
+mod bess;
 mod echo;
 mod host_access;
 mod lifecycle;
@@ -24,6 +25,7 @@ mod output;
 mod programs;
 mod publish;
 mod resolver;
+mod sandbox;
 mod slirp4netns;
 mod soundness;
 mod streams;

@@ -52,6 +52,7 @@ fn by_path() {
     let netns = format!("/proc/{}/ns/net", container.child.pid());
     let target = NamespaceTarget::Paths { netns: PathBuf::from(&netns), userns: None };
     assert!(target.open().unwrap().changes_user());
+    assert!(target.open().unwrap().into_user().is_some());
     enters(&target, identity(&netns));
     container.finish();
 }
