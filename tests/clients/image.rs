@@ -1,8 +1,8 @@
 //! The one image of all cases: busybox, and the programs of this machine that busybox has no match for.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -11,6 +11,12 @@ use crate::session::Session;
 
 /// Its name in the user's storage.
 pub const IMAGE: &str = "localhost/tools";
+/// A program that says where the peer of socat comes from, to the peer and to the log.
+pub const GREETER: &str = "#!/bin/sh\n\
+    echo \"from $SOCAT_PEERADDR:$SOCAT_PEERPORT\" >&2\n\
+    echo \"from $SOCAT_PEERADDR:$SOCAT_PEERPORT\"\n";
+/// Where the image has it.
+pub const GREET: &str = "/bin/greet";
 /// What it has beside busybox.
 const PROGRAMS: [&str; 2] = ["curl", "socat"];
 
@@ -47,6 +53,9 @@ fn pack(ground: &Ground, archive: &str) {
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").expect("private directory");
     fs::write(root.join("etc/group"), "root:x:0:\n").expect("private directory");
+    let greet = root.join(GREET.trim_start_matches('/'));
+    fs::write(&greet, GREETER).expect("private directory");
+    fs::set_permissions(&greet, Permissions::from_mode(0o755)).expect("private directory");
     let status = Command::new("tar")
         .args(["--owner=0", "--group=0", "--numeric-owner", "--directory"])
         .arg(root)

@@ -6,7 +6,7 @@ use crate::ground::{HOST4, WORLD4, sealed};
 use crate::image::{IMAGE, import};
 use crate::process::Outcome;
 use crate::session::Session;
-use crate::witness::{PAGES_PORT, Pages};
+use crate::witness::{Confinement, PAGES_PORT, Pages, assert_confined};
 
 /// Runs `script` in a container of the network `network`.
 #[track_caller]
@@ -15,7 +15,8 @@ fn run_in(session: &Session, network: &str, script: &str) -> Outcome {
 }
 
 /// Fetches with a little patience: an IPv6 address may be new.
-const FETCH: &str = "fetch() { curl -sS --retry 5 --retry-delay 1 --retry-connrefused --max-time 10 \"$@\"; };";
+const FETCH: &str =
+    "fetch() { curl -sS --retry 5 --retry-delay 1 --retry-connrefused --max-time 10 \"$@\"; };";
 
 #[test]
 fn a_container_reaches_the_world() {
@@ -54,7 +55,8 @@ fn a_container_that_keeps_the_users_identity_reaches_the_world() {
         let pages = Pages::open(&session);
         import(&session);
         let arguments = ["run", "--rm", "--userns=keep-id", "--network=slirp4netns", IMAGE];
-        let outcome = session.podman(&[&arguments[..], &["curl", "-sS", "http://203.0.113.2:8080/"]].concat());
+        let outcome =
+            session.podman(&[&arguments[..], &["curl", "-sS", "http://203.0.113.2:8080/"]].concat());
         assert_eq!(outcome.expect_success().stdout, "hello 203.0.113.1\n");
         pages.assert_carried_by_subject();
         session.assert_relays_gone();
@@ -150,8 +152,28 @@ fn connections_leave_from_the_address_that_was_asked_for() {
         let both = "slirp4netns:outbound_addr=203.0.113.9,outbound_addr6=2001:db8:1::9";
         let outcome = run_in(&session, both, &script).expect_success();
         assert_eq!(outcome.stdout, "hello 203.0.113.9\nhello 2001:db8:1::9\n");
-        let outcome = run_in(&session, "slirp4netns:outbound_addr=host0", "curl -sS http://203.0.113.2:8080/");
+        let outcome =
+            run_in(&session, "slirp4netns:outbound_addr=host0", "curl -sS http://203.0.113.2:8080/");
         assert_eq!(outcome.expect_success().stdout, format!("hello {HOST4}\n"));
         pages.assert_carried_by_subject();
+    });
+}
+
+#[test]
+fn the_program_is_shut_in_and_still_works() {
+    sealed(|ground| {
+        let session = Session::start(ground);
+        ground.world_resolver(WORLD4, "first");
+        let pages = Pages::open(&session);
+        import(&session);
+        let run = ["run", "--detach", "--name=held", "--network=slirp4netns", IMAGE, "sleep", "60"];
+        session.podman(&run).expect_success();
+        let expected = Confinement { sees_files: false, is_filtered: true, is_capable: false };
+        assert_confined(session.relay(), &expected);
+        let outcome = session.podman(&["exec", "held", "curl", "-4sS", "http://www.test:8080/"]);
+        assert_eq!(outcome.expect_success().stdout, "hello 203.0.113.1\n");
+        pages.assert_carried_by_subject();
+        session.podman(&["rm", "--force", "--time=0", "held"]).expect_success();
+        session.assert_relays_gone();
     });
 }

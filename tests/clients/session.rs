@@ -31,6 +31,8 @@ const DIRECTORY: &str = "/mnt/bin";
 pub const SLIRP4NETNS: &str = "/mnt/bin/slirp4netns";
 const HOME: &str = "/tmp/home";
 const RUNTIME: &str = "/tmp/runtime";
+/// Settings that leave `slirp4netns` to the search path.
+const NAMELESS: &str = "/tmp/home/.config/containers/nameless.conf";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// What a client may take for one command.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -65,7 +67,9 @@ impl<'a> Session<'a> {
         ground.needs(&["ss", "newuidmap", "newgidmap", "bash", "tar", "ldd"]);
         let subject = env::var(OTHER_SUBJECT).unwrap_or_else(|_| SUBJECT.to_owned());
         if !ground.is_built_by_root() {
-            cannot_run("clients need a user with subordinate identities beside the one of the suite: run as root");
+            cannot_run(
+                "clients need a user with subordinate identities beside the one of the suite: run as root",
+            );
         }
         let subordinate = |path| fs::read_to_string(path).unwrap_or_default().contains(&format!("{USER}:"));
         if !(subordinate("/etc/subuid") && subordinate("/etc/subgid")) {
@@ -112,10 +116,10 @@ impl<'a> Session<'a> {
         command
     }
 
-    /// The same, where the program under test is the first `slirp4netns` in the search path.
+    /// The same, where no setting names the program under test but it is the first `slirp4netns` in the search path.
     pub fn command_by_path(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = self.command(program, arguments);
-        command.env("PATH", format!("{DIRECTORY}:{PATH}"));
+        command.env("PATH", format!("{DIRECTORY}:{PATH}")).env("CONTAINERS_CONF", NAMELESS);
         command
     }
 
@@ -130,6 +134,14 @@ impl<'a> Session<'a> {
         let entries = fs::read_dir("/proc").expect("proc").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter(|&pid| self.subject.is_run_by(pid)).collect()
+    }
+
+    /// The one process that executes the program under test.
+    #[track_caller]
+    pub fn relay(&self) -> u32 {
+        let relays = self.relays();
+        assert_eq!(relays.len(), 1, "there is to be one relay: {relays:?}");
+        relays[0]
     }
 
     /// Fails the case unless the last process of the program under test goes now.
@@ -168,26 +180,26 @@ fn print_logs(directory: &Path) {
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             print_logs(&path);
-        } else if path.extension().is_some_and(|extension| extension == "log") {
+        } else if path.extension().is_some_and(|extension| extension == "log")
+            && !path.ends_with("events.log")
+        {
             println!("--- {}\n{}---", path.display(), fs::read_to_string(&path).unwrap_or_default());
         }
     }
 }
 
-fn settings() -> [(&'static str, String); 4] {
-    let containers = format!(
-        "[engine]\n\
-         cgroup_manager = \"cgroupfs\"\n\
-         events_logger = \"file\"\n\
-         runtime = \"crun\"\n\
-         network_cmd_path = \"{SLIRP4NETNS}\"\n\
-         [containers]\n\
+fn settings() -> [(&'static str, String); 5] {
+    let containers = "[containers]\n\
          log_driver = \"k8s-file\"\n\
          [network]\n\
-         network_backend = \"netavark\"\n"
-    );
+         network_backend = \"netavark\"\n\
+         [engine]\n\
+         cgroup_manager = \"cgroupfs\"\n\
+         events_logger = \"file\"\n\
+         runtime = \"crun\"\n";
     [
-        ("containers.conf", containers),
+        ("containers.conf", format!("{containers}network_cmd_path = \"{SLIRP4NETNS}\"\n")),
+        ("nameless.conf", containers.to_owned()),
         ("storage.conf", "[storage]\ndriver = \"overlay\"\n".to_owned()),
         ("policy.json", "{\"default\": [{\"type\": \"insecureAcceptAnything\"}]}\n".to_owned()),
         ("registries.conf", "unqualified-search-registries = []\n".to_owned()),

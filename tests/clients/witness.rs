@@ -3,9 +3,12 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::ground::{Ground, WORLD4, WORLD6, find_program};
+use crate::ground::{Ground, HOST4, WORLD4, WORLD6, find_program};
 use crate::servers::{serve_streams, write_body};
 use crate::session::Session;
 
@@ -85,6 +88,40 @@ pub fn assert_subject_listens(session: &Session, port: u16) {
     );
 }
 
+/// How far a process is shut in: whether it sees the host's files, whether its system calls are filtered, whether it has a
+/// capability but that of binding low ports.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Confinement {
+    pub sees_files: bool,
+    pub is_filtered: bool,
+    pub is_capable: bool,
+}
+
+/// Waits until process `pid` is shut in as `expected`: what starts it may not wait.
+#[track_caller]
+pub fn assert_confined(pid: u32, expected: &Confinement) {
+    const NET_BIND_SERVICE: u64 = 1 << 10;
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).expect("proc(5) has the field");
+            line.split_whitespace().nth(1).expect("a value").to_owned()
+        };
+        let capabilities = u64::from_str_radix(&field("CapEff:"), 16).expect("proc(5)");
+        let found = Confinement {
+            sees_files: Path::new(&format!("/proc/{pid}/root/usr/bin")).exists(),
+            is_filtered: field("Seccomp:") == "2",
+            is_capable: capabilities & !NET_BIND_SERVICE != 0,
+        };
+        if found == *expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{found:?}, not {expected:?}\n{status}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn read_request(stream: &TcpStream) -> io::Result<String> {
     let mut reader = BufReader::new(stream);
     let mut request = String::new();
@@ -123,12 +160,52 @@ fn holders_in(text: &str) -> Vec<Holder> {
     pids.map(|pid: u32| Holder { pid, program: program(pid) }).collect()
 }
 
+/// How long a server may take to come up.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 impl Ground {
-    /// The world's own address of a connection to the host's `address`, and the first line that comes out of it.
-    pub fn ask_from_world(&self, address: impl Into<IpAddr>, port: u16) -> io::Result<(SocketAddr, String)> {
-        let stream = self.dial_from_world(address, port)?;
-        let mut answer = String::new();
-        BufReader::new(&stream).read_line(&mut answer)?;
-        Ok((stream.local_addr()?, answer.trim_end().to_owned()))
+    /// Asks the greeter behind the host's `port`, over TCP from the world, and returns whom the world asked as and whom the
+    /// greeter saw.
+    #[track_caller]
+    pub fn greeted_over_tcp(&self, port: u16) -> (SocketAddr, SocketAddr) {
+        self.until_greeted(port, || {
+            let stream = self.dial_from_world(HOST4, port)?;
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line)?;
+            Ok((stream.local_addr()?, line))
+        })
+    }
+
+    /// The same over UDP.
+    #[track_caller]
+    pub fn greeted_over_udp(&self, port: u16) -> (SocketAddr, SocketAddr) {
+        let socket = self.world_datagrams(WORLD4, 0);
+        socket.set_read_timeout(Some(Duration::from_millis(500))).expect("an open socket");
+        self.until_greeted(port, || {
+            socket.send_to(b"hello\n", (HOST4, port))?;
+            let mut answer = [0; 100];
+            let (len, _) = socket.recv_from(&mut answer)?;
+            Ok((socket.local_addr()?, String::from_utf8_lossy(&answer[..len]).into_owned()))
+        })
+    }
+
+    #[track_caller]
+    fn until_greeted(
+        &self,
+        port: u16,
+        ask: impl Fn() -> io::Result<(SocketAddr, String)>,
+    ) -> (SocketAddr, SocketAddr) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // A relay may accept what the container refuses a moment later: an empty answer is none.
+            let attempt = ask();
+            if let Ok((client, answer)) = &attempt
+                && let Some(seen) = answer.trim_end().strip_prefix("from ")
+            {
+                return (*client, seen.parse().unwrap_or_else(|error| panic!("{answer:?}: {error}")));
+            }
+            assert!(Instant::now() < deadline, "port {port} of the host: {attempt:?}");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 }
