@@ -17,8 +17,8 @@ pub const GREETER: &str = "#!/bin/sh\n\
     echo \"from $SOCAT_PEERADDR:$SOCAT_PEERPORT\"\n";
 /// Where the image has it.
 pub const GREET: &str = "/bin/greet";
-/// What it has beside busybox.
-const PROGRAMS: [&str; 2] = ["curl", "socat"];
+/// What it has, and where.
+const PROGRAMS: [(&str, &str); 3] = [("busybox", "bin"), ("curl", "usr/bin"), ("socat", "usr/bin")];
 
 /// Makes the image and puts it into the user's storage.
 pub fn import(session: &Session) {
@@ -33,18 +33,17 @@ fn pack(ground: &Ground, archive: &str) {
     for directory in ["bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr/bin"] {
         fs::create_dir_all(root.join(directory)).expect("private directory");
     }
-    let busybox = find_program("busybox").expect("installed");
-    fs::copy(busybox, root.join("bin/busybox")).expect("private directory");
     for applet in ground.text_of("busybox", &["--list"]).lines() {
-        // Before the copies below: none of them is to be written through a link.
-        symlink("/bin/busybox", root.join("bin").join(applet)).or_else(exists).expect("private directory");
+        if applet != "busybox" {
+            symlink("/bin/busybox", root.join("bin").join(applet)).expect("private directory");
+        }
     }
     let mut files = BTreeSet::new();
-    for program in PROGRAMS {
+    for (program, place) in PROGRAMS {
         let path = find_program(program).expect("installed");
         let libraries = ground.text_of("ldd", &[path.to_str().expect("a plain path")]);
         files.extend(libraries.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned));
-        fs::copy(&path, root.join("usr/bin").join(program)).expect("private directory");
+        fs::copy(&path, root.join(place).join(program)).expect("private directory");
     }
     for file in files {
         let place = root.join(file.trim_start_matches('/'));
@@ -63,8 +62,4 @@ fn pack(ground: &Ground, archive: &str) {
         .status()
         .expect("tar starts");
     assert!(status.success(), "tar: {status}");
-}
-
-fn exists(error: std::io::Error) -> std::io::Result<()> {
-    if error.kind() == std::io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }

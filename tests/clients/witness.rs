@@ -1,5 +1,6 @@
 //! Who carried it: servers that look, while they serve, whose socket brought the client.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -16,19 +17,31 @@ use crate::session::Session;
 pub const PAGES_PORT: u16 = 8080;
 
 /// A process that holds a socket.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Holder {
     pid: u32,
     program: String,
 }
 
+impl fmt::Debug for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} as process {}", self.program, self.pid)
+    }
+}
+
 /// A request that was served.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Visit {
     client: SocketAddr,
     /// Whether every process with the socket runs the program under test, and there is one.
     carried_by_subject: bool,
     holders: Vec<Holder>,
+}
+
+impl fmt::Debug for Visit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} brought by {:?}", self.client, self.holders)
+    }
 }
 
 /// A web server: `GET /bytes/N` yields that much, all else a greeting with the client's address.
