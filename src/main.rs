@@ -1,5 +1,6 @@
 //! The `netferry` program: reads its command line, carries the plan out, and ends with the right status.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use netferry::{cli, run};
@@ -8,11 +9,13 @@ fn main() -> ExitCode {
     let plan = match cli::parse(std::env::args_os()) {
         Ok(plan) => plan,
         Err(error) => {
-            if error.exit_code() == 0 {
-                println!("{error}");
+            let text = format!("{error}\n");
+            // Whoever reads only the beginning of a help text has not made a mistake.
+            let _ = if error.exit_code() == 0 {
+                io::stdout().write_all(text.as_bytes())
             } else {
-                eprintln!("{error}");
-            }
+                io::stderr().write_all(text.as_bytes())
+            };
             return ExitCode::from(error.exit_code());
         }
     };

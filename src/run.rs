@@ -8,14 +8,16 @@
 //!
 //! Whatever fails on the way ends the child, and with it all that was made.
 
+mod attach;
 mod banner;
 mod container;
 mod handshake;
 mod supervise;
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,23 +26,24 @@ use tracing::{debug, info, warn};
 
 use self::container::{Command, Container};
 use self::handshake::{HandshakeError, Line, Word};
-use crate::cli::{AttachTarget, Mode, Plan, Verbosity};
+use crate::cli::{
+    self, Announcement, Collisions, Configuration, Confinement, Mode, OutboundSources, Plan, Verbosity,
+};
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions};
-use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Services, Timeouts};
+use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Timeouts};
 use crate::observe::log;
+use crate::sys::bess::BessError;
 use crate::sys::host;
 use crate::sys::id_map::{IdMapError, IdMapping, write_id_maps};
-use crate::sys::namespace::{NamespaceError, NamespaceTarget};
+use crate::sys::namespace::NamespaceError;
 use crate::sys::netlink::Netlink;
-use crate::sys::process::{self, Child, FORWARDED_SIGNALS, Signal, Signals};
-use crate::sys::ready::ReadyDescriptor;
+use crate::sys::process::{self, Child, FORWARDED_SIGNALS, Signals};
 use crate::sys::resolv_conf::{self, ResolvConf};
+use crate::sys::sandbox::{self, SandboxError, SandboxPlan};
+use crate::sys::seccomp::{self, SeccompError};
 use crate::sys::socket::ListenError;
 use crate::sys::tap::{Tap, TapError, TapFeatures};
-use crate::worker::{ExitReason, Listener, Source, Worker};
-
-/// What ends `netferry attach`.
-const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+use crate::worker::{Device, ExitReason, Listener, Source, Worker};
 
 /// The shell of a user who has named none.
 const DEFAULT_SHELL: &str = "/bin/sh";
@@ -69,14 +72,39 @@ pub enum RunError {
     /// Whatever went wrong inside.
     #[error(transparent)]
     Inside(#[from] HandshakeError),
-    /// `--ready-fd`.
-    #[error("--ready-fd {number}: {source}; give the number of a descriptor that is open for writing")]
-    Ready {
+    /// A descriptor that should have been passed on to us.
+    #[error("{option} {number}: {source}; give the number of a descriptor that is open")]
+    Inherited {
+        /// Which option or operand names it.
+        option: &'static str,
         /// As given.
         number: i32,
         /// The kernel's word.
         source: io::Error,
     },
+    /// `--outbound-addr`: no such address.
+    #[error("cannot send from {address}: the host has no such address; see `ip address` for those it has")]
+    NoSuchSource {
+        /// As given.
+        address: IpAddr,
+    },
+    /// `--outbound-addr`: the interface is not there, or has no address.
+    #[error("cannot send from interface {name}: the host has no {family} address there; see `ip address`")]
+    NoSourceThere {
+        /// As given.
+        name: String,
+        /// IPv4 or IPv6.
+        family: &'static str,
+    },
+    /// `--enable-sandbox`.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// `--enable-seccomp`.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    /// `--target-type=bess`.
+    #[error(transparent)]
+    Bess(#[from] BessError),
     /// The host refused something that no host should.
     #[error("cannot {doing}: {source}")]
     Host {
@@ -103,11 +131,7 @@ pub fn run(plan: Plan) -> Result<u8, RunError> {
     log::install(level(plan.verbosity));
     match plan.mode.clone() {
         Mode::Run { command } => run_command(&plan, command),
-        Mode::Attach { target, userns, ready_fd } => {
-            // First of all, while no descriptor is ours yet.
-            let ready = ready_fd.map(take_ready_descriptor).transpose()?;
-            attach(&plan, &namespace_target(target, userns), ready)
-        }
+        Mode::Attach(what) => attach::attach(&plan, &what),
     }
 }
 
@@ -120,22 +144,12 @@ fn level(verbosity: Verbosity) -> LevelFilter {
     }
 }
 
-fn take_ready_descriptor(number: i32) -> Result<ReadyDescriptor, RunError> {
-    ReadyDescriptor::take(number).map_err(|source| RunError::Ready { number, source })
-}
-
-fn namespace_target(target: AttachTarget, userns: Option<std::path::PathBuf>) -> NamespaceTarget {
-    match target {
-        AttachTarget::Pid(pid) => NamespaceTarget::Pid(pid),
-        AttachTarget::Path(netns) => NamespaceTarget::Paths { netns, userns },
-    }
-}
-
 /// What has to be known of the host before anything is made.
 struct Facts {
     /// Free of collisions with the host's networks.
     link: LinkConfig,
     host_addresses: Vec<IpAddr>,
+    outbound: OutboundAddresses,
     resolv_conf: ResolvConf,
     resolvers: Vec<SocketAddr>,
 }
@@ -145,31 +159,92 @@ impl Facts {
         let resolv_conf = resolv_conf::read(Path::new(resolv_conf::PATH)).doing("read /etc/resolv.conf")?;
         let resolvers = plan.resolvers.clone().unwrap_or_else(|| resolv_conf.servers.clone());
         let interfaces = host_interfaces();
-        let resolver_addresses: Vec<IpAddr> = resolvers.iter().map(SocketAddr::ip).collect();
-        let networks = HostNetworks { interfaces: &interfaces, resolvers: &resolver_addresses };
-        let mut link = avoid_collisions(plan.link.clone(), plan.explicit_subnets, networks)?;
+        let mut link = match plan.collisions {
+            Collisions::Accept => plan.link.clone(),
+            Collisions::Avoid(explicit) => {
+                let networks: Vec<(IpAddr, u8)> =
+                    interfaces.iter().map(|(_, address, prefix_len)| (*address, *prefix_len)).collect();
+                let resolvers: Vec<IpAddr> = resolvers.iter().map(SocketAddr::ip).collect();
+                let host = HostNetworks { interfaces: &networks, resolvers: &resolvers };
+                avoid_collisions(plan.link.clone(), explicit, host)?
+            }
+        };
         if link.ipv6.is_some() && !Path::new(IPV6_SYSCTLS).exists() {
             info!("this kernel has no IPv6, and neither has the container");
             link.ipv6 = None;
         }
-        let host_addresses = interfaces.into_iter().map(|(address, _)| address).collect();
-        Ok(Facts { link, host_addresses, resolv_conf, resolvers })
+        let outbound = outbound_addresses(&plan.outbound, &interfaces)?;
+        let host_addresses = interfaces.into_iter().map(|(_, address, _)| address).collect();
+        Ok(Facts { link, host_addresses, outbound, resolv_conf, resolvers })
     }
 
     fn container<'a>(&'a self, plan: &'a Plan) -> Container<'a> {
-        Container { link: &self.link, tap_name: &plan.tap_name, tap_features: tap_features(plan) }
+        let configuration = match &plan.mode {
+            Mode::Run { .. } => Configuration::Ours,
+            Mode::Attach(attach) => attach.configuration,
+        };
+        Container {
+            link: &self.link,
+            tap_name: &plan.tap_name,
+            tap_features: tap_features(plan),
+            configuration,
+        }
     }
 }
 
-/// Address and prefix length of each interface; a host that does not tell is taken to have none.
-fn host_interfaces() -> Vec<(IpAddr, u8)> {
+/// Index, address and prefix length of each interface; a host that does not tell is taken to have none.
+fn host_interfaces() -> Vec<(u32, IpAddr, u8)> {
     match Netlink::open().and_then(|mut netlink| netlink.addresses()) {
-        Ok(found) => found.into_iter().map(|(_, address, prefix_len)| (address, prefix_len)).collect(),
+        Ok(found) => found,
         Err(error) => {
             debug!("the host's networks are unknown: {error}");
             Vec::new()
         }
     }
+}
+
+/// The addresses to send from, all of them the host's own.
+fn outbound_addresses(
+    sources: &OutboundSources,
+    interfaces: &[(u32, IpAddr, u8)],
+) -> Result<OutboundAddresses, RunError> {
+    let own = |address: IpAddr| {
+        let found = interfaces.iter().any(|(_, own, _)| *own == address);
+        if found { Ok(()) } else { Err(RunError::NoSuchSource { address }) }
+    };
+    let ipv4 = match &sources.ipv4 {
+        None => None,
+        Some(cli::Source::Address(address)) => own((*address).into()).map(|()| Some(*address))?,
+        Some(cli::Source::Interface(name)) => {
+            Some(address_of(name, interfaces, "IPv4", |address| match address {
+                IpAddr::V4(v4) => Some(v4),
+                IpAddr::V6(_) => None,
+            })?)
+        }
+    };
+    let ipv6 = match &sources.ipv6 {
+        None => None,
+        Some(cli::Source::Address(address)) => own((*address).into()).map(|()| Some(*address))?,
+        Some(cli::Source::Interface(name)) => {
+            Some(address_of(name, interfaces, "IPv6", |address| match address {
+                IpAddr::V6(v6) if !v6.is_unicast_link_local() => Some(v6),
+                IpAddr::V4(_) | IpAddr::V6(_) => None,
+            })?)
+        }
+    };
+    Ok(OutboundAddresses { ipv4, ipv6 })
+}
+
+fn address_of<A>(
+    name: &str,
+    interfaces: &[(u32, IpAddr, u8)],
+    family: &'static str,
+    wanted: impl Fn(IpAddr) -> Option<A>,
+) -> Result<A, RunError> {
+    let missing = || RunError::NoSourceThere { name: name.to_owned(), family };
+    let index = Netlink::open().and_then(|mut netlink| netlink.link_index(name)).map_err(|_| missing())?;
+    let own = interfaces.iter().filter(|(place, ..)| *place == index);
+    own.filter_map(|(_, address, _)| wanted(*address)).next().ok_or_else(missing)
 }
 
 fn tap_features(plan: &Plan) -> TapFeatures {
@@ -215,7 +290,7 @@ fn serve_command(
     }
     line.say(Word::Mapped)?;
     let tap = receive_tap(plan, &line)?;
-    tell_user(plan, &facts.link, &ports.rules);
+    tell_user(plan, Announcement::StandardError, &facts.link, &ports.rules);
     let worker = ports.into_worker(plan, facts, tap)?;
     let mut sources = supervise::command_sources(signals, child).doing("watch the command")?;
     sources.extend(resolver_source(plan, facts));
@@ -225,61 +300,6 @@ fn serve_command(
     line.say(Word::Go)?;
     drop(line);
     worker.run(sources).doing("wait for events")
-}
-
-fn attach(plan: &Plan, target: &NamespaceTarget, ready: Option<ReadyDescriptor>) -> Result<u8, RunError> {
-    let namespaces = target.open()?;
-    let process = match target {
-        NamespaceTarget::Pid(pid) => {
-            Some((process::watch_process(*pid).doing("watch the process of the namespace")?, *pid))
-        }
-        NamespaceTarget::Paths { .. } => None,
-    };
-    let facts = Facts::gather(plan)?;
-    process::block_signals(&ENDING_SIGNALS).doing("block signals")?;
-    let signals = Signals::open(&ENDING_SIGNALS).doing("watch signals")?;
-    let container = facts.container(plan);
-    let parent = std::process::id();
-    let (child, line) = fork(|line| container.join(line, &namespaces, parent))?;
-    let (worker, rules) = match set_up_attached(plan, &facts, &line) {
-        Ok(set_up) => set_up,
-        Err(error) => {
-            drop(line);
-            end(child);
-            return Err(error);
-        }
-    };
-    child.wait().doing("wait for the set-up process")?;
-    drop(line);
-    // Held open, they would keep the namespace alive that we are to end with.
-    drop(namespaces);
-    let mut sources = vec![supervise::ending_signal(&signals).doing("watch signals")?];
-    if let Some((pidfd, pid)) = &process {
-        sources.push(supervise::ending_process(pidfd, *pid).doing("watch the process of the namespace")?);
-    }
-    sources.extend(resolver_source(plan, &facts));
-    tell_user(plan, &facts.link, &rules);
-    if let Some(ready) = ready {
-        // Whoever asked to be told may have lost interest: the network is up all the same.
-        if let Err(error) = ready.tell() {
-            warn!("--ready-fd: {error}");
-        }
-    }
-    match worker.run(sources).doing("wait for events")? {
-        ExitReason::Finished(status) => Ok(status),
-        ExitReason::LinkGone => {
-            info!("the interface is gone, and so is our work");
-            Ok(0)
-        }
-    }
-}
-
-fn set_up_attached(plan: &Plan, facts: &Facts, line: &Line) -> Result<(Worker, Vec<PublishRule>), RunError> {
-    let ports = Ports::bind(plan, &facts.link)?;
-    line.say(Word::Begin)?;
-    let tap = receive_tap(plan, line)?;
-    let rules = ports.rules.clone();
-    Ok((ports.into_worker(plan, facts, tap)?, rules))
 }
 
 fn shell() -> OsString {
@@ -332,13 +352,13 @@ impl Ports {
         Ok(ports)
     }
 
-    fn into_worker(self, plan: &Plan, facts: &Facts, tap: Tap) -> Result<Worker, RunError> {
+    fn into_worker(self, plan: &Plan, facts: &Facts, device: impl Into<Device>) -> Result<Worker, RunError> {
         let published = u64::try_from(self.rules.len()).unwrap_or(u64::MAX);
         let config = Config {
             link: facts.link.clone(),
             host_loopback: plan.host_loopback,
-            services: Services::default(),
-            outbound: OutboundAddresses::default(),
+            services: plan.services,
+            outbound: facts.outbound,
             udp_mapping: plan.udp_mapping,
             publish: self.rules,
             host_addresses: facts.host_addresses.clone(),
@@ -346,9 +366,22 @@ impl Ports {
             timeouts: Timeouts::default(),
         };
         let secret = host::random_secret().doing("draw a random number")?;
-        Worker::new(Arc::new(config), tap, self.listeners, facts.resolvers.clone(), secret)
+        Worker::new(Arc::new(config), device, self.listeners, facts.resolvers.clone(), secret)
             .doing("watch the interface")
     }
+}
+
+/// Gives up what is not needed any more, as far as asked. Nothing may be opened afterwards that does not belong to
+/// the loop. `container_userns` is where to go if the system allows no namespace of our own.
+fn confine(confinement: Confinement, container_userns: Option<OwnedFd>) -> Result<(), RunError> {
+    if confinement.sandbox {
+        let files = vec![Path::new(resolv_conf::PATH)];
+        sandbox::enter(&SandboxPlan { files, container_userns, low_ports: true })?;
+    }
+    if confinement.seccomp {
+        seccomp::install()?;
+    }
+    Ok(())
 }
 
 fn receive_tap(plan: &Plan, line: &Line) -> Result<Tap, RunError> {
@@ -368,8 +401,20 @@ fn resolver_source(plan: &Plan, facts: &Facts) -> Option<Source<'static>> {
         .ok()
 }
 
-fn tell_user(plan: &Plan, link: &LinkConfig, rules: &[PublishRule]) {
-    if plan.verbosity != Verbosity::Quiet {
-        eprintln!("netferry: {}", banner::banner(&plan.tap_name, link, rules));
+fn tell_user(plan: &Plan, place: Announcement, link: &LinkConfig, rules: &[PublishRule]) {
+    if plan.verbosity == Verbosity::Quiet {
+        return;
+    }
+    let line = format!("netferry: {}\n", banner::banner(&plan.tap_name, link, rules));
+    // Whoever asked may have stopped reading: the network is up all the same.
+    let told = match place {
+        Announcement::StandardError => io::stderr().write_all(line.as_bytes()),
+        Announcement::StandardOutput => {
+            let mut out = io::stdout();
+            out.write_all(line.as_bytes()).and_then(|()| out.flush())
+        }
+    };
+    if let Err(error) = told {
+        debug!(%error, "nobody reads what was set up");
     }
 }

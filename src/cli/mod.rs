@@ -7,14 +7,15 @@
 //! ([`crate::config::address::avoid_collisions`]), its ports bindable and its namespace reachable.
 
 pub mod native;
+pub mod slirp4netns;
 pub mod values;
 
-use std::ffi::OsString;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use crate::config::address::ExplicitSubnets;
-use crate::config::{LinkConfig, PublishRule, UdpMapping};
+use crate::config::{LinkConfig, PublishRule, Services, UdpMapping};
 
 /// What was asked for, complete and consistent in itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +24,8 @@ pub struct Plan {
     pub mode: Mode,
     /// The segment; subnets that are not explicit may be exchanged for free ones.
     pub link: LinkConfig,
-    /// Which subnets of `link` the user named.
-    pub explicit_subnets: ExplicitSubnets,
+    /// What is done about networks of the host that overlap the segment.
+    pub collisions: Collisions,
     /// Name of the TAP in the container: a valid interface name.
     pub tap_name: String,
     /// Ports to listen on; no two take the same.
@@ -33,6 +34,14 @@ pub struct Plan {
     pub host_loopback: bool,
     /// How UDP endpoints are mapped.
     pub udp_mapping: UdpMapping,
+    /// What the segment offers beside the way out.
+    pub services: Services,
+    /// Where host sockets send from.
+    pub outbound: OutboundSources,
+    /// Where requests are taken while the network is up.
+    pub api_socket: Option<PathBuf>,
+    /// What we give up before we serve.
+    pub confinement: Confinement,
     /// Resolvers to ask instead of the host's own.
     pub resolvers: Option<Vec<SocketAddr>>,
     /// Whether checksum and segmentation offloads of the TAP are used where the kernel has them.
@@ -49,24 +58,94 @@ pub enum Mode {
         /// The command and its arguments; empty for the user's shell.
         command: Vec<OsString>,
     },
-    /// For a network namespace that exists.
-    Attach {
-        /// Which.
-        target: AttachTarget,
-        /// The user namespace that owns it, where `target` does not tell.
-        userns: Option<PathBuf>,
-        /// A descriptor, open since before we started, that is told when the network is up.
-        ready_fd: Option<i32>,
-    },
+    /// For what exists already.
+    Attach(Attach),
 }
 
-/// How an existing network namespace is named.
+/// What exists already, and how it is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attach {
+    /// What.
+    pub target: AttachTarget,
+    /// The user namespace that owns it, where `target` does not tell.
+    pub userns: Option<PathBuf>,
+    /// Who gives the interface its addresses and routes.
+    pub configuration: Configuration,
+    /// A descriptor, open since before we started, that is told when the network is up.
+    pub ready_fd: Option<i32>,
+    /// A descriptor, open since before we started, with whose first event we end.
+    pub exit_fd: Option<i32>,
+    /// Whether we end with the process that names the namespace. With the namespace we end in any case.
+    pub ends_with_process: bool,
+    /// Where it is told that the network is up.
+    pub announcement: Announcement,
+}
+
+/// What a network is attached to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttachTarget {
-    /// By a process in it; above zero.
+    /// The network namespace of a process; above zero.
     Pid(i32),
-    /// By a file, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
+    /// A network namespace by its file, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
     Path(PathBuf),
+    /// A TAP device that is open, by our descriptor of it.
+    TapFd(i32),
+    /// Whoever connects to this socket, such as User Mode Linux (BESS).
+    Bess(PathBuf),
+}
+
+/// Who configures the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Configuration {
+    /// We do.
+    Ours,
+    /// Others do, or it is configured already.
+    Others,
+}
+
+/// Where it is told that the network is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announcement {
+    /// Standard error.
+    StandardError,
+    /// Standard output.
+    StandardOutput,
+}
+
+/// What is done about networks of the host that overlap the segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Collisions {
+    /// A subnet that the user named is refused, a default one exchanged for a free one.
+    Avoid(ExplicitSubnets),
+    /// Nothing: they are out of the container's reach.
+    Accept,
+}
+
+/// Where host sockets send from; the kernel chooses where nothing is said.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OutboundSources {
+    /// IPv4 sockets.
+    pub ipv4: Option<Source<Ipv4Addr>>,
+    /// IPv6 sockets.
+    pub ipv6: Option<Source<Ipv6Addr>>,
+}
+
+/// A source address, or the interface whose address it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source<A> {
+    /// The address itself.
+    Address(A),
+    /// The first address of this interface.
+    Interface(String),
+}
+
+/// What we give up before we serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Confinement {
+    /// Files, and every capability that is not needed.
+    pub sandbox: bool,
+    /// System calls that are not needed.
+    pub seccomp: bool,
 }
 
 /// How much is told on standard error.
@@ -97,6 +176,14 @@ pub enum CliError {
         /// Whose help explains it.
         command: &'static str,
     },
+    /// The words of another program's face make no sense.
+    #[error("{face}: {message}; try '{face} --help'")]
+    FaceUsage {
+        /// What was asked and found.
+        message: String,
+        /// The program that we stand for.
+        face: &'static str,
+    },
     /// The words make sense, but what they ask for cannot be; one line that says what can.
     #[error("netferry: {0}")]
     Unusable(String),
@@ -109,14 +196,24 @@ impl CliError {
         match self {
             CliError::Information(_) => 0,
             CliError::Usage { .. } => 2,
-            CliError::Unusable(_) => 1,
+            // getopt_long's users exit so.
+            CliError::FaceUsage { .. } | CliError::Unusable(_) => 1,
         }
     }
 }
 
-/// Reads a command line, program name first.
+/// Reads a command line, program name first. The face is chosen by the name that we are called by, or by the
+/// first word.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, CliError> {
-    native::parse(args.into_iter().collect())
+    let args: Vec<OsString> = args.into_iter().collect();
+    let is_slirp4netns = |word: Option<&OsStr>| word == Some(OsStr::new(slirp4netns::NAME));
+    if is_slirp4netns(args.first().and_then(|word| Path::new(word).file_name())) {
+        return slirp4netns::parse(args);
+    }
+    if is_slirp4netns(args.get(1).map(OsString::as_os_str)) {
+        return slirp4netns::parse(args[1..].to_vec());
+    }
+    native::parse(args)
 }
 
 /// The native command line's definition, for those who document or complete it.

@@ -10,9 +10,12 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::values::{self, ValueError};
-use super::{CliError, Mode, Plan, Verbosity};
+use super::{
+    Announcement, CliError, Collisions, Configuration, Confinement, Mode, OutboundSources, Plan, Verbosity,
+};
 use crate::config::address::{self, ExplicitSubnets, Ipv4Link, Ipv6Link};
-use crate::config::{Limits, LinkConfig, UdpMapping, publish};
+use crate::config::limits::MAX_RESOLVERS;
+use crate::config::{Limits, LinkConfig, Services, UdpMapping, publish};
 
 const DEFAULT_TAP_NAME: &str = "tap0";
 
@@ -24,7 +27,8 @@ Examples:
                                                 a server on port 80, reached at the host's port 8080
   netferry attach 4711                          a network for the namespace of process 4711
 
-`netferry run --help` and `netferry attach --help` explain the options.";
+`netferry run --help` and `netferry attach --help` explain the options. `netferry slirp4netns`, or netferry under the name
+slirp4netns, stands in for that program: `netferry slirp4netns --help`.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -221,7 +225,16 @@ fn resolve(command: Command) -> Result<Plan, ValueError> {
             }
             let ready_fd = ready_fd.map(|text| values::ready_fd("--ready-fd", &text)).transpose()?;
             let tap_name = values::interface_name("TAPNAME", &tap_name)?;
-            link.resolve(Mode::Attach { target, userns, ready_fd }, tap_name)
+            let attach = super::Attach {
+                target,
+                userns,
+                configuration: Configuration::Ours,
+                ready_fd,
+                exit_fd: None,
+                ends_with_process: true,
+                announcement: Announcement::StandardError,
+            };
+            link.resolve(Mode::Attach(attach), tap_name)
         }
     }
 }
@@ -235,14 +248,27 @@ impl LinkOptions {
             .map_err(|error| ValueError::Unusable(error.to_string()))?;
         let resolvers = self.dns.iter().map(|text| values::resolver("--dns", text));
         let resolvers = resolvers.collect::<Result<Vec<_>, _>>()?;
+        if resolvers.len() > MAX_RESOLVERS {
+            let asked = resolvers.len();
+            return Err(ValueError::Unusable(format!(
+                "--dns: {asked} resolvers are asked for and {MAX_RESOLVERS} are the limit; name fewer"
+            )));
+        }
         Ok(Plan {
             mode,
-            explicit_subnets: ExplicitSubnets { ipv4: self.cidr.is_some(), ipv6: self.cidr6.is_some() },
+            collisions: Collisions::Avoid(ExplicitSubnets {
+                ipv4: self.cidr.is_some(),
+                ipv6: self.cidr6.is_some(),
+            }),
             link,
             tap_name,
             publish,
             host_loopback: self.host_loopback,
             udp_mapping: self.udp_mapping.into(),
+            services: Services::default(),
+            outbound: OutboundSources::default(),
+            api_socket: None,
+            confinement: Confinement::default(),
             resolvers: (!resolvers.is_empty()).then_some(resolvers),
             offload: !self.no_offload,
             verbosity: self.verbosity(),

@@ -30,11 +30,11 @@ pub enum ValueError {
     Unusable(String),
 }
 
-fn malformed(option: &str, text: &str, why: impl Display) -> ValueError {
+pub(super) fn malformed(option: &str, text: &str, why: impl Display) -> ValueError {
     ValueError::Malformed(format!("{option} {}: {why}", visible(text)))
 }
 
-fn unusable(option: &str, text: &str, why: impl Display) -> ValueError {
+pub(super) fn unusable(option: &str, text: &str, why: impl Display) -> ValueError {
     ValueError::Unusable(format!("{option} {}: {why}", visible(text)))
 }
 
@@ -149,6 +149,13 @@ pub fn attach_target(path: PathBuf) -> Result<AttachTarget, ValueError> {
             "no process has this id; give one in the namespace, or ./NAME for a path",
         )),
     }
+}
+
+/// A descriptor that we were started with.
+pub fn inherited_fd(option: &str, text: &str) -> Result<i32, ValueError> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let fd = text.parse().ok().filter(|_| digits);
+    fd.ok_or_else(|| malformed(option, text, "not a descriptor; give the number of an open one, from 0 on"))
 }
 
 /// A descriptor we were started with and may write to.

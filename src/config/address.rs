@@ -220,6 +220,15 @@ pub fn derived_mac(container: Ipv4Addr) -> MacAddr {
     MacAddr([0x02, 0x6e, a, b, c, d])
 }
 
+/// The address that a host with this Ethernet address makes for itself in an advertised prefix: the modified
+/// EUI-64 of RFC 4291, appendix A, and RFC 2464 §4.
+#[must_use]
+pub fn eui64_address(prefix: Ipv6Net, mac: MacAddr) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    let identifier = u64::from_be_bytes([a ^ 0x02, b, c, 0xff, 0xfe, d, e, f]);
+    Ipv6Addr::from_bits(prefix.addr().to_bits() | u128::from(identifier))
+}
+
 /// A container's Ethernet address as asked for; ours is taken.
 pub fn container_mac(asked: MacAddr) -> Result<MacAddr, AddressError> {
     if asked == GATEWAY_MAC { Err(AddressError::GatewayMac) } else { Ok(asked) }

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Descriptors kept back for listeners, the TAP, signals and the like.
 pub const RESERVED_DESCRIPTORS: u64 = 64;
 
+/// Resolvers that are asked in turn; glibc has 3.
+pub const MAX_RESOLVERS: usize = 8;
+
 /// Largest frame on the link, Ethernet header included: a 64 KiB super-segment.
 pub const MAX_FRAME_BYTES: usize = 14 + 65_535;
 
@@ -34,6 +37,8 @@ pub struct Limits {
     pub icmp_errors_per_second: u32,
     /// Published ports, each with a listening socket; a range counts each of its ports, in each family.
     pub published_ports: usize,
+    /// Fragments that wait for the rest of their datagram.
+    pub reassembly: ReassemblyLimits,
     /// Events waiting for the driver; older ones are forgotten first.
     pub events: usize,
 }
@@ -51,6 +56,7 @@ impl Default for Limits {
             dns_pending_per_flow: 4,
             icmp_errors_per_second: 1_000,
             published_ports: 4_096,
+            reassembly: ReassemblyLimits::default(),
             events: 1_024,
         }
     }
@@ -64,6 +70,31 @@ impl Limits {
         self.flows = self.flows.min(usize::try_from(available).unwrap_or(usize::MAX));
         self.half_open = self.half_open.min(self.flows.div_ceil(2));
         self
+    }
+}
+
+/// Bounds of IP reassembly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReassemblyLimits {
+    /// Datagrams that wait for fragments.
+    pub datagrams: usize,
+    /// Fragments of one datagram, duplicates included.
+    pub fragments_per_datagram: usize,
+    /// Bytes of all that waits, bookkeeping included.
+    pub total_bytes: usize,
+    /// How long a datagram may take from its first fragment on. RFC 8200 has 60 s, RFC 1122 60 to 120 s; the
+    /// sender is one hop away.
+    pub timeout: Duration,
+}
+
+impl Default for ReassemblyLimits {
+    fn default() -> Self {
+        ReassemblyLimits {
+            datagrams: 64,
+            fragments_per_datagram: 256,
+            total_bytes: 1 << 20,
+            timeout: Duration::from_secs(30),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use tracing::{debug, warn};
 
 use super::handshake::{HandshakeError, Line, Word};
+use crate::cli::Configuration;
 use crate::config::LinkConfig;
 use crate::sys::loose_tap::{self, LooseTapError};
 use crate::sys::mounts::{self, MountError};
@@ -34,6 +35,8 @@ pub struct Container<'a> {
     pub tap_name: &'a str,
     /// What to ask of the TAP.
     pub tap_features: TapFeatures,
+    /// Who configures it.
+    pub configuration: Configuration,
 }
 
 /// The command of `netferry run`, and what it is to be born with.
@@ -117,7 +120,10 @@ impl Container<'_> {
         die_with(parent)?;
         // Its end is ours: see there.
         let tap = loose_tap::open(self.tap_name, self.tap_features)?;
-        self.configure(&tap)?;
+        match self.configuration {
+            Configuration::Ours => self.configure(&tap)?,
+            Configuration::Others => {}
+        }
         Ok(line.hand_over(tap.as_fd())?)
     }
 

@@ -86,6 +86,14 @@ pub fn ending_process<'a>(pidfd: &'a impl AsFd, pid: i32) -> io::Result<Source<'
     })
 }
 
+/// Ends with the first event of a descriptor that somebody holds the other end of.
+pub fn ending_descriptor(descriptor: &impl AsFd) -> io::Result<Source<'_>> {
+    Source::new(descriptor, || {
+        info!("ended by --exit-fd");
+        Reaction::Finish(0)
+    })
+}
+
 /// Tells the core of new resolvers whenever the host's file names others.
 pub fn resolver_changes<'a>(mut current: Vec<SocketAddr>) -> io::Result<Source<'a>> {
     let path = Path::new(resolv_conf::PATH);
@@ -95,8 +103,8 @@ pub fn resolver_changes<'a>(mut current: Vec<SocketAddr>) -> io::Result<Source<'
         if !watch.drain() {
             return Reaction::Continue;
         }
-        match resolv_conf::read(path) {
-            Ok(conf) if conf.servers != current => {
+        match resolv_conf::read_again(path) {
+            Ok(Some(conf)) if conf.servers != current => {
                 current.clone_from(&conf.servers);
                 Reaction::ResolversChanged(conf.servers)
             }

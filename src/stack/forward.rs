@@ -6,7 +6,8 @@
 //!
 //! The rules toward the host, first match wins:
 //! 1. the source must be an address of the segment that is not ours (anything else is spoofed);
-//! 2. the DNS address, port 53, is the forwarder; echo to it is answered; the rest of it is closed;
+//! 2. the DNS address, port 53, is the forwarder; echo to it is answered; the rest of it is closed; without a
+//!    forwarder it is nobody's;
 //! 3. the gateway answers echo; its other ports are the host's loopback where that is allowed, else closed;
 //! 4. a destination on the segment that nobody has is unreachable;
 //! 5. addresses that would mean "this host" or nobody to the host's kernel are martian: loopback, unspecified,
@@ -65,6 +66,9 @@ pub fn outbound(
     }
     let address = destination.ip();
     if link.is_dns(address) {
+        if !config.services.dns {
+            return Outbound::Unreachable(DropReason::NotForUs);
+        }
         return match protocol {
             FlowProtocol::Echo => Outbound::Gateway,
             FlowProtocol::Tcp | FlowProtocol::Udp if destination.port() == DNS_PORT => Outbound::Resolver,

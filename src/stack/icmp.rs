@@ -144,7 +144,7 @@ impl Stack {
         let Some((key, Flow::Echo(body))) = self.flows.get_mut(flow) else { return };
         let waiting = body.opening.take().unwrap_or_default();
         self.flows.remove(flow);
-        self.tell(StackEvent::FlowClosed { flow });
+        self.tell_closed(flow, FlowProtocol::Echo);
         let reason = match error {
             HostError::Prohibited => DropReason::EchoForbidden,
             HostError::Exhausted => DropReason::DescriptorLimit,

@@ -37,10 +37,10 @@ use self::emit::{Emitter, Transport};
 use self::flow::{FlowKey, FlowProtocol, FlowTable};
 use self::icmp::EchoFlow;
 use self::neighbor::Neighbor;
-use self::reassembly::{Reassembler, ReassemblyLimits};
+use self::reassembly::Reassembler;
 use self::service::dns::Resolvers;
 use self::service::router_advert::RouterAdvert;
-use self::stats::Stats;
+use self::stats::{CountedFrames, Stats};
 use self::tcp::TimeWait;
 use self::tcp::endpoint::LinkView;
 use self::tcp::relay::TcpFlow;
@@ -120,7 +120,7 @@ impl Stack {
             router_advert: RouterAdvert::new(&config.link, now),
             emitter: Emitter::new(config.link.mtu, offload),
             unreachable: Unreachable::new(&config.limits),
-            reassembler: Reassembler::new(ReassemblyLimits::default()),
+            reassembler: Reassembler::new(config.limits.reassembly),
             resolvers: Resolvers::new(resolvers),
             flows: FlowTable::new(config.limits.flows, secret),
             clients: HashMap::with_hasher(RandomState::with_seeds(c, d, a, b)),
@@ -150,7 +150,10 @@ impl Stack {
         io: &mut Io<'_, H, F>,
     ) {
         self.stats.from_container.record(frame.len());
-        let taken = self.dispatch_frame(header, frame, now, io);
+        let mut frames = CountedFrames::new(io.frames);
+        let taken =
+            self.dispatch_frame(header, frame, now, &mut Io { host: &mut *io.host, frames: &mut frames });
+        self.stats.to_container.add(frames.sent());
         self.count(taken);
     }
 
@@ -228,6 +231,8 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) {
+        let mut frames = CountedFrames::new(io.frames);
+        let io = &mut Io { host: &mut *io.host, frames: &mut frames };
         match event {
             HostEvent::Connected { flow } => match self.flows.get(flow) {
                 Some(Flow::Tcp(_)) => self.tcp_connected(flow),
@@ -267,6 +272,7 @@ impl Stack {
                 self.no_resolver_told = false;
             }
         }
+        self.stats.to_container.add(frames.sent());
     }
 
     fn read<H: HostIo, F: FrameSink>(&mut self, unread: Unread, now: Instant, io: &mut Io<'_, H, F>) {
@@ -286,6 +292,8 @@ impl Stack {
     /// Lets everything that was touched since the last call speak: to be called once after each batch of
     /// `handle_*` calls.
     pub fn flush<H: HostIo, F: FrameSink>(&mut self, now: Instant, io: &mut Io<'_, H, F>) {
+        let mut frames = CountedFrames::new(io.frames);
+        let io = &mut Io { host: &mut *io.host, frames: &mut frames };
         let mut queue = std::mem::take(&mut self.queue);
         for flow in queue.drain(..) {
             self.advance_tcp(flow, now, io);
@@ -293,10 +301,13 @@ impl Stack {
         // Advancing queues nothing, so the emptied vector may serve again.
         debug_assert!(self.queue.is_empty());
         self.queue = queue;
+        self.stats.to_container.add(frames.sent());
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout<H: HostIo, F: FrameSink>(&mut self, now: Instant, io: &mut Io<'_, H, F>) {
+        let mut frames = CountedFrames::new(io.frames);
+        let io = &mut Io { host: &mut *io.host, frames: &mut frames };
         for _ in 0..self.unread.len() {
             if let Some(unread) = self.unread.pop_front() {
                 self.read(unread, now, io);
@@ -328,6 +339,7 @@ impl Stack {
         // Any number will do to spread the advertisements of many instances; this one is the instance's own.
         let jitter = self.hasher.hash_one(now.total_micros());
         let sent = self.router_advert.handle_timeout(&self.config.link, jitter, now, io.frames);
+        self.stats.to_container.add(frames.sent());
         self.count(sent);
     }
 
@@ -409,18 +421,20 @@ impl Stack {
 
     /// Ends a UDP or echo flow.
     fn close_datagram_flow(&mut self, flow: FlowId) {
-        let Some(body) = self.flows.remove(flow) else { return };
-        match body {
-            Flow::Udp(udp) => match udp.client() {
+        let Some(key) = self.flows.key(flow) else { return };
+        match self.flows.remove(flow) {
+            Some(Flow::Udp(udp)) => match udp.client() {
                 Some(client) => {
                     self.clients.remove(&client);
                 }
                 None => self.actions.push_back(Action::Close { flow, how: CloseKind::Graceful }),
             },
-            Flow::Echo(_) => self.actions.push_back(Action::Close { flow, how: CloseKind::Graceful }),
-            Flow::Tcp(_) | Flow::TimeWait(_) => debug_assert!(false, "not a datagram flow"),
+            Some(Flow::Echo(_)) => {
+                self.actions.push_back(Action::Close { flow, how: CloseKind::Graceful });
+            }
+            Some(Flow::Tcp(_) | Flow::TimeWait(_)) | None => debug_assert!(false, "not a datagram flow"),
         }
-        self.tell(StackEvent::FlowClosed { flow });
+        self.tell_closed(flow, key.protocol);
     }
 
     /// The hop limit with which a packet goes on, one less; where none is left the container is told.
@@ -543,6 +557,11 @@ impl Stack {
             remote: key.remote,
             target,
         });
+    }
+
+    fn tell_closed(&mut self, flow: FlowId, protocol: FlowProtocol) {
+        self.stats.flow_closed(protocol);
+        self.tell(StackEvent::FlowClosed { flow });
     }
 
     fn tell_no_resolver(&mut self) {

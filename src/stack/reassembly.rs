@@ -9,34 +9,10 @@
 
 use std::net::IpAddr;
 
-use super::boundary::{Duration, Instant};
+use super::boundary::Instant;
 use super::drop_reason::DropReason;
+use crate::config::limits::ReassemblyLimits;
 use crate::wire::ip::{self, Chain, FRAGMENT_HEADER_LEN, Fragment, Packet};
-
-/// Bounds of reassembly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReassemblyLimits {
-    /// Datagrams that wait for fragments.
-    pub datagrams: usize,
-    /// Fragments of one datagram, duplicates included.
-    pub fragments_per_datagram: usize,
-    /// Bytes of all that waits, bookkeeping included.
-    pub total_bytes: usize,
-    /// How long a datagram may take from its first fragment on. RFC 8200 has 60 s, RFC 1122 60 to 120 s; the
-    /// sender is one hop away.
-    pub timeout: Duration,
-}
-
-impl Default for ReassemblyLimits {
-    fn default() -> Self {
-        ReassemblyLimits {
-            datagrams: 64,
-            fragments_per_datagram: 256,
-            total_bytes: 1 << 20,
-            timeout: Duration::from_secs(30),
-        }
-    }
-}
 
 /// What an IP packet can be at most.
 const MAX_PACKET_BYTES: usize = 65_535;
@@ -161,7 +137,7 @@ impl Reassembler {
             self.evicted += 1;
         }
         // A clock that steps back must not break the order.
-        let deadline = now + self.limits.timeout;
+        let deadline = now + self.limits.timeout.into();
         let deadline = self.datagrams.last().map_or(deadline, |last| last.deadline.max(deadline));
         self.datagrams.push(Datagram::new(key, deadline));
         self.datagrams.len() - 1

@@ -1,7 +1,9 @@
 //! What one worker's core has counted since it began. Plain numbers: whoever shows them adds the workers up.
 
+use super::boundary::FrameSink;
 use super::drop_reason::DropReason;
 use super::flow::FlowProtocol;
+use crate::wire::vnet_header::VNET_HEADER_LEN;
 
 /// Flows of one protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +38,42 @@ impl Traffic {
     pub fn record(&mut self, bytes: usize) {
         self.frames += 1;
         self.bytes += bytes as u64;
+    }
+
+    /// Adds another count.
+    pub fn add(&mut self, other: Traffic) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+    }
+}
+
+/// A sink that counts what passes through it on its way to another.
+#[derive(Debug)]
+pub struct CountedFrames<'a, F> {
+    frames: &'a mut F,
+    sent: Traffic,
+}
+
+impl<'a, F> CountedFrames<'a, F> {
+    /// In front of `frames`.
+    pub fn new(frames: &'a mut F) -> Self {
+        CountedFrames { frames, sent: Traffic::default() }
+    }
+
+    /// What has passed.
+    pub fn sent(&self) -> Traffic {
+        self.sent
+    }
+}
+
+impl<F: FrameSink> FrameSink for CountedFrames<'_, F> {
+    fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.frames.reserve(len)
+    }
+
+    fn commit(&mut self, len: usize, header: [u8; VNET_HEADER_LEN]) {
+        self.sent.record(len);
+        self.frames.commit(len, header);
     }
 }
 
@@ -115,12 +153,8 @@ impl Stats {
 
     /// Adds another worker's counts.
     pub fn add(&mut self, other: &Stats) {
-        for (to, from) in
-            [(&mut self.from_container, other.from_container), (&mut self.to_container, other.to_container)]
-        {
-            to.frames += from.frames;
-            to.bytes += from.bytes;
-        }
+        self.from_container.add(other.from_container);
+        self.to_container.add(other.to_container);
         for (to, from) in self.drops.iter_mut().zip(other.drops) {
             *to += from;
         }

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::boundary::{
     Action, ArrivedDatagrams, CloseKind, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId,
-    FrameSink, HostError, HostIo, Instant, Io, ListenerId, NetworkErrorReport, StackEvent,
+    FrameSink, HostError, HostIo, Instant, Io, ListenerId, NetworkErrorReport,
 };
 use super::drop_reason::DropReason;
 use super::emit::UdpEnvelope;
@@ -263,7 +263,7 @@ impl Stack {
             DropReason::HostRefused
         });
         self.flows.remove(flow);
-        self.tell(StackEvent::FlowClosed { flow });
+        self.tell_closed(flow, FlowProtocol::Udp);
     }
 
     /// Datagrams wait on a flow's own socket. Returns whether some may be left.
@@ -504,7 +504,7 @@ impl Stack {
                     self.close_datagram_flow(flow);
                 } else {
                     self.flows.remove(flow);
-                    self.tell(StackEvent::FlowClosed { flow });
+                    self.tell_closed(flow, FlowProtocol::Udp);
                 }
             }
         }

@@ -6,17 +6,20 @@
 //!
 //! Functions that change which namespaces the calling *process* is in ([`namespace`], [`mounts`]) are meant
 //! for a forked, single-threaded child ([`process::fork_child`]); `netferry` itself never leaves the
-//! namespaces it was started in, since that is where its host sockets belong.
+//! network namespace it was started in, since that is where its host sockets belong ([`sandbox`] takes it out of
+//! the others).
 //!
-//! - [`tap`], [`loose_tap`]: the Ethernet device the container sees
+//! - [`tap`], [`loose_tap`]: the Ethernet device the container sees; [`bess`]: the socket in its place for a virtual machine
 //! - [`namespace`], [`id_map`]: entering namespaces that exist, making new ones
 //! - [`netlink`], [`sysctl`]: configuring the container's network
 //! - [`mounts`]: what a private mount namespace shows (`/etc/resolv.conf`, `/sys`)
 //! - [`descriptor`]: handing a descriptor from one process to another
 //! - [`process`]: children, signals, exit statuses
 //! - [`host`], [`resolv_conf`]: facts about the machine
+//! - [`sandbox`], [`seccomp`]: giving up what serving does not need
 #![allow(unsafe_code)] // ioctls, fork and a few system calls have no safe wrapper; the rest of the crate denies it.
 
+pub mod bess;
 pub mod descriptor;
 pub mod host;
 pub mod id_map;
@@ -27,6 +30,8 @@ pub mod netlink;
 pub mod process;
 pub mod ready;
 pub mod resolv_conf;
+pub mod sandbox;
+pub mod seccomp;
 pub mod socket;
 pub mod sysctl;
 pub mod tap;

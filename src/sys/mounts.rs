@@ -105,16 +105,17 @@ fn bind(from: &Path, to: &Path, extra: MsFlags) -> Result<(), MountError> {
 
 /// The uppermost mount points below `directory`, each once (proc_pid_mountinfo(5)).
 fn mount_points_below(mountinfo: &str, directory: &Path) -> Vec<PathBuf> {
-    let mut points: Vec<PathBuf> = mountinfo
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|field| PathBuf::from(unescape(field)))
-        .filter(|point| point.starts_with(directory) && point != directory)
-        .collect();
+    let mut points: Vec<PathBuf> =
+        mount_points(mountinfo).filter(|point| point.starts_with(directory) && point != directory).collect();
     points.sort();
     // In order, whatever lies below a point follows it.
     points.dedup_by(|later, earlier| later.starts_with(earlier));
     points
+}
+
+/// Every mount point, in the kernel's order.
+pub(super) fn mount_points(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
+    mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(|field| PathBuf::from(unescape(field)))
 }
 
 /// The kernel writes blanks and backslashes in paths as three octal digits.

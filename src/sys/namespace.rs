@@ -170,6 +170,11 @@ impl Namespaces {
         setns(&self.net, CloneFlags::CLONE_NEWNET).map_err(|errno| self.enter_error("network", errno))
     }
 
+    /// The user namespace alone, where it is another than ours. It keeps no network alive.
+    pub fn into_user(self) -> Option<OwnedFd> {
+        self.user
+    }
+
     /// Whether entering means joining another user namespace.
     pub fn changes_user(&self) -> bool {
         self.user.is_some()
@@ -283,6 +288,12 @@ fn owner(namespace: &OwnedFd) -> Result<OwnedFd, Errno> {
     let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just given us this descriptor; nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether our user namespace is the one whose capabilities count in our network namespace.
+pub(super) fn owns_own_network() -> bool {
+    let owner = File::open("/proc/self/ns/net").map(|net| owner(&net.into()));
+    matches!(owner, Ok(Ok(owner)) if is_own_userns(&owner))
 }
 
 /// Namespaces are the same where device and inode are (namespaces(7)). Where our own cannot be looked at, the

@@ -1,4 +1,5 @@
-//! The descriptor by which whoever started us wants to be told that the network is up.
+//! Descriptors that whoever started us has passed on; above all the one by which he wants to be told that the
+//! network is up.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,20 +10,25 @@ use nix::errno::Errno;
 /// What is written when the network is up.
 const READY: &[u8] = b"1";
 
+/// Takes over descriptor `number`, which must have been open since before the process started, for a use of its
+/// own; to be called before the process opens any. Programs started later do not inherit it.
+pub fn take_inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes a number and a flag; a number that is no open descriptor is refused.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    Errno::result(result)?;
+    // SAFETY: it is open, as the call before has shown, and of those who share this process nobody has
+    // opened it: by the caller's word it was inherited for this use.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// An inherited descriptor, told once and closed.
 #[derive(Debug)]
 pub struct ReadyDescriptor(OwnedFd);
 
 impl ReadyDescriptor {
-    /// Takes over descriptor `number`, which must have been open since before the process started; to be
-    /// called before it opens any of its own. Programs started later do not inherit it.
+    /// Takes it over, under the conditions of [`take_inherited`].
     pub fn take(number: i32) -> io::Result<ReadyDescriptor> {
-        // SAFETY: takes a number and a flag; a number that is no open descriptor is refused.
-        let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-        Errno::result(result)?;
-        // SAFETY: it is open, as the call before has shown, and of those who share this process nobody has
-        // opened it: by the caller's word it was inherited for this use.
-        Ok(ReadyDescriptor(unsafe { OwnedFd::from_raw_fd(number) }))
+        take_inherited(number).map(ReadyDescriptor)
     }
 
     /// Tells, and closes.

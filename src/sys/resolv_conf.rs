@@ -7,12 +7,12 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// Where it is.
 pub const PATH: &str = "/etc/resolv.conf";
@@ -40,8 +40,35 @@ pub fn read(path: &Path) -> io::Result<ResolvConf> {
     }
 }
 
+/// Reads the file once more. None while it is not there, or is a link to nothing: it is being replaced, its
+/// service restarts, or it went where a sandbox does not show it. What was read before holds until then.
+pub fn read_again(path: &Path) -> io::Result<Option<ResolvConf>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(parse(&String::from_utf8_lossy(&bytes), interface_number))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asked of an IP socket: libc's own function takes a Unix one, which [`crate::sys::seccomp`] does not allow.
 fn interface_number(name: &str) -> Option<u32> {
-    if_nametoindex(name).ok()
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None).ok()?;
+    // SAFETY: `struct ifreq` is a plain C structure of integers and a union of such; all zeros is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return None;
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: SIOCGIFINDEX reads and writes one `struct ifreq`, which `request` is; it outlives the call, and its
+    // name is terminated because one of the zeroed bytes is left.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) };
+    Errno::result(result).ok()?;
+    // SAFETY: every byte of the union was initialised, and the answer is in this member; any value is valid.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    u32::try_from(index).ok()
 }
 
 /// Understands the text of the file. `scope` gives the number of an interface, for link-local servers.
@@ -215,10 +242,21 @@ mod tests {
     }
 
     #[test]
+    fn loopback_has_a_number_and_what_is_no_interface_has_none() {
+        assert_eq!(interface_number("lo"), Some(1));
+        assert_eq!(interface_number("no-such"), None);
+        assert_eq!(interface_number(&"x".repeat(40)), None);
+    }
+
+    #[test]
     fn a_missing_file_means_the_server_on_this_machine() {
         let directory = tempfile::tempdir().unwrap();
-        let conf = read(&directory.path().join("resolv.conf")).unwrap();
-        assert_eq!(conf.servers, ["127.0.0.1:53".parse().unwrap()]);
+        let path = directory.path().join("resolv.conf");
+        assert_eq!(read(&path).unwrap().servers, ["127.0.0.1:53".parse().unwrap()]);
+        // But nothing new to one who knew better.
+        assert_eq!(read_again(&path).unwrap(), None);
+        fs::write(&path, "nameserver 192.0.2.1").unwrap();
+        assert_eq!(read_again(&path).unwrap().unwrap().servers, ["192.0.2.1:53".parse().unwrap()]);
     }
 
     #[test]

@@ -114,11 +114,20 @@ pub enum ConnectProgress {
 }
 
 impl StreamSocket {
-    /// Starts to connect to `target`. Watch the socket only afterwards: before it, it looks hung up.
-    pub fn connect(target: SocketAddr) -> Result<(StreamSocket, ConnectProgress), SocketError> {
+    /// Starts to connect to `target`, from the address `source` if there is one. Watch the socket only
+    /// afterwards: before it, it looks hung up.
+    pub fn connect(
+        target: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> Result<(StreamSocket, ConnectProgress), SocketError> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
         prepare_stream(&socket)?;
+        if let Some(source) = source {
+            // The port is chosen with the target at hand, so that each target has all ports to itself.
+            set_int_option(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+            socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+        }
         let progress = match socket.connect(&SockAddr::from(target)) {
             Ok(()) => ConnectProgress::Done,
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => ConnectProgress::Pending,

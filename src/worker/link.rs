@@ -1,22 +1,93 @@
-//! The TAP as the core's frame sink.
+//! The link to the container as the core's frame sink: a TAP, or the socket of a User Mode Linux guest.
 //!
 //! One buffer, with room for the virtio-net header in front of the frame, so that a frame leaves in one
 //! `write` and is never copied. What the link does not take is dropped and counted, as a full queue would.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::config::limits::MAX_FRAME_BYTES;
 use crate::stack::boundary::FrameSink;
+use crate::sys::bess::BessSocket;
 use crate::sys::tap::Tap;
 use crate::wire::vnet_header::{Offload, VNET_HEADER_LEN};
 
-/// The largest thing that one `read` or `write` of the TAP moves; a VLAN tag and some air included.
+/// The largest thing that one `read` or `write` of the device moves; a VLAN tag and some air included.
 const BUFFER_BYTES: usize = VNET_HEADER_LEN + MAX_FRAME_BYTES + 64;
 
-/// The TAP and what it needs for writing.
+/// What frames come from and go to.
+#[derive(Debug)]
+pub enum Device {
+    /// An interface in the container's network namespace.
+    Tap(Tap),
+    /// A guest's socket.
+    Bess(BessSocket),
+}
+
+impl From<Tap> for Device {
+    fn from(tap: Tap) -> Device {
+        Device::Tap(tap)
+    }
+}
+
+impl From<BessSocket> for Device {
+    fn from(socket: BessSocket) -> Device {
+        Device::Bess(socket)
+    }
+}
+
+impl Device {
+    /// What the core may leave to the other side, or has to understand of it.
+    fn offload(&self) -> Offload {
+        match self {
+            Device::Tap(tap) => {
+                let features = tap.features();
+                if !features.vnet_header {
+                    return Offload::NONE;
+                }
+                Offload {
+                    checksum: features.checksum,
+                    tcp4: features.tso4,
+                    tcp6: features.tso6,
+                    udp: features.uso,
+                }
+            }
+            Device::Bess(_) => Offload::NONE,
+        }
+    }
+
+    fn has_header(&self) -> bool {
+        match self {
+            Device::Tap(tap) => tap.features().vnet_header,
+            Device::Bess(_) => false,
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Device::Tap(tap) => tap.read(buffer),
+            Device::Bess(socket) => socket.read(buffer),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Device::Tap(tap) => tap.write(bytes),
+            Device::Bess(socket) => socket.write(bytes),
+        }
+    }
+}
+
+/// Whether an error of a write means that there is no device any more.
+fn is_end(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBADFD)
+        || matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+/// The device and what it needs for writing.
 #[derive(Debug)]
 pub struct Link {
-    tap: Tap,
+    device: Device,
     has_header: bool,
     buffer: Box<[u8]>,
     dropped: u64,
@@ -35,11 +106,11 @@ pub enum LinkRead {
 }
 
 impl Link {
-    /// Takes over an open TAP.
+    /// Takes over an open device.
     #[must_use]
-    pub fn new(tap: Tap) -> Link {
-        let has_header = tap.features().vnet_header;
-        Link { tap, has_header, buffer: vec![0; BUFFER_BYTES].into(), dropped: 0, is_gone: false }
+    pub fn new(device: Device) -> Link {
+        let has_header = device.has_header();
+        Link { device, has_header, buffer: vec![0; BUFFER_BYTES].into(), dropped: 0, is_gone: false }
     }
 
     /// A buffer that [`Link::read`] fills.
@@ -51,17 +122,7 @@ impl Link {
     /// What the core may leave to the kernel.
     #[must_use]
     pub fn offload(&self) -> Offload {
-        let features = self.tap.features();
-        if !features.vnet_header {
-            return Offload::NONE;
-        }
-        Offload { checksum: features.checksum, tcp4: features.tso4, tcp6: features.tso6, udp: features.uso }
-    }
-
-    /// The device.
-    #[must_use]
-    pub fn tap(&self) -> &Tap {
-        &self.tap
+        self.device.offload()
     }
 
     /// Frames that the device did not take.
@@ -79,8 +140,8 @@ impl Link {
     /// Reads one frame.
     pub fn read(&mut self, buffer: &mut [u8]) -> LinkRead {
         loop {
-            match self.tap.read(buffer) {
-                // tun(4) never ends; a device that does has been taken away.
+            match self.device.read(buffer) {
+                // tun(4) never ends; a device that does has been taken away, and a guest that does is gone.
                 Ok(0) => break,
                 Ok(len) => return LinkRead::Frame(len),
                 Err(error) => match error.kind() {
@@ -104,6 +165,15 @@ impl Link {
     }
 }
 
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.device {
+            Device::Tap(tap) => tap.as_fd(),
+            Device::Bess(socket) => socket.as_fd(),
+        }
+    }
+}
+
 impl FrameSink for Link {
     fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
         let room = self.buffer.get_mut(VNET_HEADER_LEN..VNET_HEADER_LEN + len);
@@ -122,14 +192,14 @@ impl FrameSink for Link {
             VNET_HEADER_LEN
         };
         loop {
-            match self.tap.write(&self.buffer[start..end]) {
+            match self.device.write(&self.buffer[start..end]) {
                 Ok(_) => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // EIO is an interface that is down, EINVAL a frame that the kernel finds malformed, EAGAIN and
-                // ENOBUFS want of room: each costs this frame only. EBADFD is found by the next read as well.
+                // ENOBUFS want of room: each costs this frame only. The end is found by the next read as well.
                 Err(error) => {
                     self.dropped += 1;
-                    self.is_gone |= error.raw_os_error() == Some(libc::EBADFD);
+                    self.is_gone |= is_end(&error);
                     return;
                 }
             }

@@ -1,4 +1,4 @@
-//! The driver: one thread that owns one TAP, one `Stack`, one poll and every host socket of its flows.
+//! The driver: one thread that owns one link, one `Stack`, one poll and every host socket of its flows.
 //!
 //! A turn of the loop: wait; hand every event to the core; read a batch of frames; accept a batch of
 //! connections; let deadlines pass; then let the core flush and carry out its actions, whose immediate results
@@ -29,8 +29,8 @@ use crate::config::Config;
 use crate::stack::Stack;
 use crate::stack::boundary::{Duration, FlowId, HostEvent, Instant, Io, ListenerId, StackEvent};
 use crate::sys::socket::Accepted;
-use crate::sys::tap::Tap;
 
+pub use self::link::Device;
 pub use self::sockets::Listener;
 
 /// Readiness events taken from the kernel at once; more wait there.
@@ -81,7 +81,7 @@ pub enum Reaction {
 /// Why the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitReason {
-    /// The TAP was taken away, with its namespace or from it.
+    /// The TAP was taken away, with its namespace or from it; or the guest is gone.
     LinkGone,
     /// A source asked for it.
     Finished(u8),
@@ -96,7 +96,7 @@ pub struct Worker {
     clock: Clock,
     now: Instant,
     read_buffer: Box<[u8]>,
-    /// The TAP has not said "nothing more" since its last event.
+    /// The link has not said "nothing more" since its last event.
     is_link_ready: bool,
     /// Actions are left from the last turn.
     is_behind: bool,
@@ -130,11 +130,11 @@ impl Clock {
 }
 
 impl Worker {
-    /// A driver for `tap`. `listeners` are the sockets of `config.publish`, in its order; `secret` seeds what
+    /// A driver for a TAP or a guest's socket. `listeners` are the sockets of `config.publish`, in its order; `secret` seeds what
     /// must not be guessed.
     pub fn new(
         config: Arc<Config>,
-        tap: Tap,
+        device: impl Into<Device>,
         listeners: Vec<Listener>,
         resolvers: Vec<SocketAddr>,
         secret: [u64; 4],
@@ -142,10 +142,10 @@ impl Worker {
         let clock = Clock::start();
         let now = clock.now();
         let poll = Poll::new()?;
-        let link = Link::new(tap);
-        let descriptor = link.tap().as_fd().as_raw_fd();
+        let link = Link::new(device.into());
+        let descriptor = link.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&descriptor), Subject::Link.token(), Interest::READABLE)?;
-        let sockets = Sockets::new(poll.registry().try_clone()?, listeners)?;
+        let sockets = Sockets::new(poll.registry().try_clone()?, listeners, config.outbound)?;
         let stack = Stack::new(config, link.offload(), resolvers, secret, now);
         Ok(Worker {
             poll,

@@ -5,7 +5,7 @@
 //! masked is told once and never again. A socket leaves the poll by being closed.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use mio::event::Event;
@@ -13,7 +13,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use super::token::{FlowMark, Subject};
-use crate::config::{PortProtocol, PublishRule};
+use crate::config::{OutboundAddresses, PortProtocol, PublishRule};
 use crate::stack::boundary::{
     Action, ArrivedDatagrams, CloseKind, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId,
     HostError, HostEvent, HostIo, ListenerId, NetworkErrorReport, StreamRead, StreamWrite,
@@ -50,6 +50,7 @@ pub struct Sockets {
     registry: Registry,
     slots: Vec<Slot>,
     listeners: Vec<Listener>,
+    outbound: OutboundAddresses,
     has_closed: bool,
 }
 
@@ -115,7 +116,11 @@ pub enum Noticed {
 
 impl Sockets {
     /// An empty table over the sockets of the published ports, in the order of the configuration.
-    pub fn new(registry: Registry, listeners: Vec<Listener>) -> io::Result<Sockets> {
+    pub fn new(
+        registry: Registry,
+        listeners: Vec<Listener>,
+        outbound: OutboundAddresses,
+    ) -> io::Result<Sockets> {
         for (place, listener) in (0..).zip(&listeners) {
             let token = Subject::Listener(ListenerId(place)).token();
             match listener {
@@ -123,14 +128,14 @@ impl Sockets {
                 Listener::Datagram(socket) => register(&registry, socket, token, Interest::READABLE)?,
             }
         }
-        Ok(Sockets { registry, slots: Vec::new(), listeners, has_closed: false })
+        Ok(Sockets { registry, slots: Vec::new(), listeners, outbound, has_closed: false })
     }
 
     /// Carries out an action; what came of it, when that is known at once.
     pub fn execute(&mut self, action: Action) -> Option<HostEvent> {
         match action {
             Action::ConnectStream { flow, target } => {
-                let opened = StreamSocket::connect(target);
+                let opened = StreamSocket::connect(target, self.source_for(target.ip()));
                 self.install(
                     flow,
                     opened.map(|(socket, progress)| match progress {
@@ -140,10 +145,13 @@ impl Sockets {
                 )
             }
             Action::OpenDatagram { flow, target, preferred_port } => {
-                self.install(flow, DatagramSocket::open(target, preferred_port).map(FlowSocket::Datagram))
+                let source = self.source_for(target.ip());
+                let opened = DatagramSocket::open(target, source, preferred_port);
+                self.install(flow, opened.map(FlowSocket::Datagram))
             }
             Action::OpenEcho { flow, target, identifier } => {
-                self.install(flow, DatagramSocket::open_echo(target, identifier).map(FlowSocket::Datagram))
+                let opened = DatagramSocket::open_echo(target, self.source_for(target), identifier);
+                self.install(flow, opened.map(FlowSocket::Datagram))
             }
             Action::ShutdownWrite { flow } => {
                 if let Some(FlowSocket::Stream(stream)) = self.socket(flow) {
@@ -159,6 +167,15 @@ impl Sockets {
                 }
                 None
             }
+        }
+    }
+
+    /// The address to send from to `target`: none of those asked for reaches the loopback.
+    fn source_for(&self, target: IpAddr) -> Option<IpAddr> {
+        match target {
+            _ if target.is_loopback() => None,
+            IpAddr::V4(_) => self.outbound.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.outbound.ipv6.map(IpAddr::V6),
         }
     }
 

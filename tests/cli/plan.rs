@@ -3,9 +3,11 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use netferry::cli::{self, AttachTarget, CliError, Mode, Plan, Verbosity};
+use netferry::cli::{
+    self, AttachTarget, CliError, Collisions, Confinement, Mode, OutboundSources, Plan, Verbosity,
+};
 use netferry::config::address::{self, ExplicitSubnets};
-use netferry::config::{LinkConfig, UdpMapping};
+use netferry::config::{LinkConfig, Services, UdpMapping};
 use rstest::rstest;
 
 fn parse(words: &[&str]) -> Result<Plan, CliError> {
@@ -23,7 +25,7 @@ fn published(words: &[&str]) -> Vec<String> {
 
 fn attached(words: &[&str]) -> (AttachTarget, Option<PathBuf>, Option<i32>) {
     match plan(words).mode {
-        Mode::Attach { target, userns, ready_fd } => (target, userns, ready_fd),
+        Mode::Attach(what) => (what.target, what.userns, what.ready_fd),
         Mode::Run { .. } => panic!("{words:?} is not attach"),
     }
 }
@@ -33,11 +35,15 @@ fn run_without_options_has_the_documented_defaults() {
     let expected = Plan {
         mode: Mode::Run { command: Vec::new() },
         link: LinkConfig::default(),
-        explicit_subnets: ExplicitSubnets::default(),
+        collisions: Collisions::Avoid(ExplicitSubnets::default()),
         tap_name: "tap0".into(),
         publish: Vec::new(),
         host_loopback: false,
         udp_mapping: UdpMapping::Connected,
+        services: Services::default(),
+        outbound: OutboundSources::default(),
+        api_socket: None,
+        confinement: Confinement::default(),
         resolvers: None,
         offload: true,
         verbosity: Verbosity::Normal,
@@ -80,7 +86,7 @@ fn command_need_not_be_unicode() {
 #[test]
 fn subnets_are_resolved_and_marked_as_named() {
     let plan = plan(&["run", "--cidr", "192.168.77.0/24", "--cidr6", "fd00:77::5/64"]);
-    assert_eq!(plan.explicit_subnets, ExplicitSubnets { ipv4: true, ipv6: true });
+    assert_eq!(plan.collisions, Collisions::Avoid(ExplicitSubnets { ipv4: true, ipv6: true }));
     let (ipv4, ipv6) = (plan.link.ipv4.unwrap(), plan.link.ipv6.unwrap());
     assert_eq!(ipv4.container.to_string(), "192.168.77.100");
     assert_eq!(ipv6.container.to_string(), "fd00:77::5");
@@ -206,6 +212,7 @@ fn mistake_is_told_in_one_line_that_names_the_help(#[case] words: &[&str], #[cas
 #[case(&["run", "-p", "80", "-p", "127.0.0.1:80:90"], "--publish 127.0.0.1:80:90/tcp: host port 80/tcp is published already by 80:80/tcp; choose another")]
 #[case(&["run", "-p", "1-60000"], "--publish: 120000 ports are asked for, each family counted, and 4096 are the limit; publish fewer")]
 #[case(&["run", "--no-ipv6", "-p", "[::1]:80:80"], "--publish [::1]:80:80/tcp: the family of its address is off; give an address of the other, or none for all")]
+#[case(&["run", "--dns=::1", "--dns=::2", "--dns=::3", "--dns=::4", "--dns=::5", "--dns=::6", "--dns=::7", "--dns=::8", "--dns=::9"], "--dns: 9 resolvers are asked for and 8 are the limit; name fewer")]
 #[case(&["run", "--dns", "0.0.0.0"], "--dns 0.0.0.0: no resolver can be there; give its address, and its port if not 53")]
 #[case(&["run", "--dns", "192.0.2.1:0"], "--dns 192.0.2.1:0: no resolver can be there; give its address, and its port if not 53")]
 #[case(&["run", "--ifname", "sixteen-bytes-00"], "--ifname sixteen-bytes-00: 16 bytes are too long for an interface name; use at most 15")]

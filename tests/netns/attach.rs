@@ -138,6 +138,20 @@ fn attach_ends_when_its_target_is_gone() {
 }
 
 #[test]
+fn attach_to_a_path_ends_with_the_last_holder_of_its_namespace() {
+    sealed(|ground| {
+        let target = target(ground);
+        let netns = format!("/proc/{}/ns/net", target.pid());
+        let userns = format!("/proc/{}/ns/user", target.pid());
+        let running = attach(ground, &["--userns", &userns, &netns]);
+        works(ground, &target);
+        // Known by no process and no mount any more; our own descriptors must not keep it.
+        drop(target);
+        running.finish(Duration::from_secs(10)).expect_success();
+    });
+}
+
+#[test]
 fn readiness_is_told_on_a_descriptor() {
     sealed(|ground| {
         let target = target(ground);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use netferry::stack::Stack;
 use netferry::stack::boundary::{Action, FlowId, HostEvent, Io, ListenerId, StackEvent};
 use netferry::stack::drop_reason::DropReason;
+use netferry::stack::flow::FlowProtocol;
 use netferry::wire::vnet_header::VNET_HEADER_LEN;
 
 use crate::app::Script;
@@ -286,6 +287,12 @@ impl World {
         assert_eq!(self.host.open_sockets(), 0, "sockets leaked");
         assert_eq!(self.host.opened, self.host.closed);
         assert_eq!(self.stack.tcp_buffer_bytes(), 0, "buffers leaked");
+        let stats = self.stack.stats();
+        for protocol in FlowProtocol::ALL {
+            let flows = stats.flows(protocol);
+            assert_eq!(flows.opened, flows.closed, "{} flows are not accounted for", protocol.name());
+        }
+        assert_eq!(stats.to_container.frames, self.link.commits, "frames sent and counted");
         for (flow, life) in &self.lives {
             assert!(life.opened == 1 && life.closed == 1, "{flow:?}: {life:?}");
         }

@@ -20,7 +20,10 @@ impl Container {
     /// Runs `body` in a container; the socket leads here.
     pub fn start(mapping: &IdMapping, body: impl FnOnce(OwnedFd)) -> Container {
         let (near, far) = pair().unwrap();
+        let mut near = Some(near);
         let child = fork_child(|| {
+            // The child's copy would keep it from seeing that ours is closed.
+            drop(near.take());
             unshare_user_net_mount().unwrap();
             send_descriptor(&far, None, b"unshared").unwrap();
             receive_descriptor(&far, &mut [0; 16]).unwrap();
@@ -28,6 +31,7 @@ impl Container {
             0
         })
         .unwrap();
+        let near = near.unwrap();
         assert_eq!(receive_descriptor(&near, &mut [0; 16]).unwrap().0, b"unshared".len());
         let note = write_id_maps(child.pid(), mapping).unwrap();
         send_descriptor(&near, None, b"mapped").unwrap();

@@ -13,6 +13,8 @@ mod entering;
 mod identities;
 mod mounts;
 mod network;
+mod sandbox;
+mod seccomp;
 mod tap;
 
 /// Tells the program which case it is to be.
@@ -22,9 +24,17 @@ const CASE: &str = "NETFERRY_SYS_KERNEL_CASE";
 type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> =
-        [tap::CASES, network::CASES, identities::CASES, entering::CASES, mounts::CASES, children::CASES]
-            .concat();
+    let cases: Vec<Case> = [
+        tap::CASES,
+        network::CASES,
+        identities::CASES,
+        entering::CASES,
+        mounts::CASES,
+        children::CASES,
+        sandbox::CASES,
+        seccomp::CASES,
+    ]
+    .concat();
     if let Ok(wanted) = std::env::var(CASE) {
         let (_, body) = cases.iter().find(|(name, _)| *name == wanted).unwrap();
         body();

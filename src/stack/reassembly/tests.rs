@@ -1,6 +1,7 @@
 //! Tests of `reassembly`, sentences of its behaviour.
 
 use super::*;
+use crate::stack::boundary::Duration;
 use crate::stack::emit::tests::ETHERNET;
 use crate::wire::ip::{Header, protocol, write_fragment_headers};
 use etherparse::SlicedPacket;

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use self::endpoint::{Endpoint, LinkView};
 use self::relay::{Outcome, Stage, TcpFlow};
 use super::boundary::{
-    Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, StackEvent,
+    Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId,
 };
 use super::drop_reason::DropReason;
 use super::flow::{FlowKey, FlowProtocol};
@@ -362,7 +362,7 @@ impl Stack {
         if let Some(Flow::Tcp(tcp)) = self.flows.remove(flow) {
             self.forget_tcp(&tcp);
             self.actions.push_back(Action::Close { flow, how });
-            self.tell(StackEvent::FlowClosed { flow });
+            self.tell_closed(flow, FlowProtocol::Tcp);
         }
     }
 
@@ -454,7 +454,7 @@ impl Stack {
     fn forget_connecting(&mut self, flow: FlowId) {
         if let Some(Flow::Tcp(tcp)) = self.flows.remove(flow) {
             self.forget_tcp(&tcp);
-            self.tell(StackEvent::FlowClosed { flow });
+            self.tell_closed(flow, FlowProtocol::Tcp);
         }
     }
 

@@ -109,18 +109,22 @@ pub struct ErrorReport {
 
 impl DatagramSocket {
     /// A UDP socket for one flow, connected to `target` unless that is unspecified; its source port is
-    /// `preferred_port` where that is free and allowed.
-    pub fn open(target: SocketAddr, preferred_port: u16) -> Result<DatagramSocket, SocketError> {
+    /// `preferred_port` where that is free and allowed, its source address `source` if there is one.
+    pub fn open(
+        target: SocketAddr,
+        source: Option<IpAddr>,
+        preferred_port: u16,
+    ) -> Result<DatagramSocket, SocketError> {
         let kind = Type::DGRAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::UDP))?;
         if target.is_ipv6() {
             socket.set_only_v6(true)?;
         }
         prepare(&socket, target.is_ipv6())?;
-        let any = unspecified_like(target.ip());
-        let preferred = SockAddr::from(SocketAddr::new(any, preferred_port));
+        let source = source.unwrap_or(unspecified_like(target.ip()));
+        let preferred = SockAddr::from(SocketAddr::new(source, preferred_port));
         if preferred_port == 0 || socket.bind(&preferred).is_err() {
-            socket.bind(&SockAddr::from(SocketAddr::new(any, 0)))?;
+            socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
         }
         let peer = (!target.ip().is_unspecified()).then_some(target);
         if let Some(peer) = peer {
@@ -129,18 +133,22 @@ impl DatagramSocket {
         Ok(Self::new(socket, Kind::Udp, target.is_ipv6(), peer))
     }
 
-    /// A ping socket for one flow, with the identifier where that is free. `Prohibited` where the host's
-    /// `net.ipv4.ping_group_range` leaves this user out.
-    pub fn open_echo(target: IpAddr, identifier: u16) -> Result<DatagramSocket, SocketError> {
+    /// A ping socket for one flow, with the identifier where that is free, from the address `source` if there is
+    /// one. `Prohibited` where the host's `net.ipv4.ping_group_range` leaves this user out.
+    pub fn open_echo(
+        target: IpAddr,
+        source: Option<IpAddr>,
+        identifier: u16,
+    ) -> Result<DatagramSocket, SocketError> {
         let (domain, protocol) = match target {
             IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
             IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
         };
         let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
         prepare(&socket, target.is_ipv6())?;
-        let any = unspecified_like(target);
-        if socket.bind(&SockAddr::from(SocketAddr::new(any, identifier))).is_err() {
-            socket.bind(&SockAddr::from(SocketAddr::new(any, 0)))?;
+        let source = source.unwrap_or(unspecified_like(target));
+        if socket.bind(&SockAddr::from(SocketAddr::new(source, identifier))).is_err() {
+            socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
         }
         let peer = SocketAddr::new(target, 0);
         socket.connect(&SockAddr::from(peer))?;

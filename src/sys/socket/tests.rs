@@ -66,7 +66,7 @@ fn stream_connects_carries_bytes_and_ends() {
         let listener = StreamListener::bind(loopback(0)).unwrap();
         assert!(matches!(listener.accept(), Accepted::Blocked));
         let address = listener.local_address().unwrap();
-        let (ours, _) = StreamSocket::connect(address).unwrap();
+        let (ours, _) = StreamSocket::connect(address, None).unwrap();
         wait(&ours, PollFlags::POLLOUT);
         assert_eq!(ours.take_error(), Ok(()));
         let Accepted::Connection(theirs, client, local) = listener.accept() else { panic!("no connection") };
@@ -87,12 +87,12 @@ fn stream_connects_carries_bytes_and_ends() {
 #[test]
 fn connect_to_a_closed_port_is_refused() {
     in_private_network("sys::socket::tests::connect_to_a_closed_port_is_refused", || {
-        let outcome = StreamSocket::connect(loopback(9)).and_then(|(socket, _)| {
+        let outcome = StreamSocket::connect(loopback(9), None).and_then(|(socket, _)| {
             wait(&socket, PollFlags::POLLOUT);
             socket.take_error()
         });
         assert_eq!(outcome, Err(SocketError::Refused));
-        let elsewhere = StreamSocket::connect("203.0.113.1:9".parse().unwrap());
+        let elsewhere = StreamSocket::connect("203.0.113.1:9".parse().unwrap(), None);
         assert_eq!(elsewhere.err(), Some(SocketError::NetworkUnreachable));
     });
 }
@@ -119,8 +119,8 @@ fn datagrams_carry_hop_limit_class_and_addresses() {
             let local: IpAddr =
                 if any.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
             let server = DatagramSocket::bind(SocketAddr::new(any, 5353)).unwrap();
-            let mut client = DatagramSocket::open(SocketAddr::new(local, 5353), 40_000).unwrap();
-            let mut second = DatagramSocket::open(SocketAddr::new(local, 5353), 40_000).unwrap();
+            let mut client = DatagramSocket::open(SocketAddr::new(local, 5353), None, 40_000).unwrap();
+            let mut second = DatagramSocket::open(SocketAddr::new(local, 5353), None, 40_000).unwrap();
             assert_eq!(client.local_address().unwrap().port(), 40_000);
             assert_ne!(second.local_address().unwrap().port(), 40_000);
             assert_eq!(client.send(b"ping", &plain()), Transfer::Bytes(4));
@@ -150,7 +150,7 @@ fn datagrams_carry_hop_limit_class_and_addresses() {
 fn a_run_of_datagrams_arrives_as_each_of_them() {
     in_private_network("sys::socket::tests::a_run_of_datagrams_arrives_as_each_of_them", || {
         let server = DatagramSocket::bind(loopback(5000)).unwrap();
-        let mut client = DatagramSocket::open(loopback(5000), 0).unwrap();
+        let mut client = DatagramSocket::open(loopback(5000), None, 0).unwrap();
         let sent: Vec<u8> = (0..100 * 100 + 7).map(|i| i as u8).collect();
         let how = Outgoing { segment_bytes: NonZeroU16::new(100), ..plain() };
         for can_segment in [true, false] {
@@ -177,7 +177,7 @@ fn refused_datagram_is_reported_with_its_payload_and_costs_no_other() {
         "sys::socket::tests::refused_datagram_is_reported_with_its_payload_and_costs_no_other",
         || {
             let target = loopback(5000);
-            let mut client = DatagramSocket::open(target, 0).unwrap();
+            let mut client = DatagramSocket::open(target, None, 0).unwrap();
             assert_eq!(client.send(b"first", &plain()), Transfer::Bytes(5));
             wait(&client, PollFlags::empty());
             let server = DatagramSocket::bind(target).unwrap();
@@ -200,7 +200,7 @@ fn datagram_larger_than_the_path_names_the_mtu() {
         let server = DatagramSocket::bind(loopback(5000)).unwrap();
         for target in [loopback(5000), loopback(0)] {
             let target = if target.port() == 0 { "0.0.0.0:0".parse().unwrap() } else { target };
-            let mut client = DatagramSocket::open(target, 0).unwrap();
+            let mut client = DatagramSocket::open(target, None, 0).unwrap();
             let how = Outgoing { to: Some(loopback(5000)), ..plain() };
             let too_long = Transfer::Failed(SocketError::MessageTooLong { mtu: 1400 });
             assert_eq!(client.send(&[0; 2000], &how), too_long);
@@ -216,10 +216,10 @@ fn datagram_larger_than_the_path_names_the_mtu() {
 fn echo_keeps_its_identifier_and_says_when_it_is_forbidden() {
     in_private_network("sys::socket::tests::echo_keeps_its_identifier_and_says_when_it_is_forbidden", || {
         // A new network namespace starts with ping sockets forbidden to all.
-        let refused = DatagramSocket::open_echo(Ipv6Addr::LOCALHOST.into(), 7);
+        let refused = DatagramSocket::open_echo(Ipv6Addr::LOCALHOST.into(), None, 7);
         assert_eq!(refused.err(), Some(SocketError::Prohibited));
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
-        let mut socket = DatagramSocket::open_echo(Ipv4Addr::LOCALHOST.into(), 0x1234).unwrap();
+        let mut socket = DatagramSocket::open_echo(Ipv4Addr::LOCALHOST.into(), None, 0x1234).unwrap();
         let request = [8, 0, 0, 0, 0x12, 0x34, 0, 1, b'h', b'i'];
         assert_eq!(socket.send(&request, &plain()), Transfer::Bytes(10));
         let mut buffer = [0; 64];
@@ -233,7 +233,7 @@ fn echo_keeps_its_identifier_and_says_when_it_is_forbidden() {
 fn a_waiting_accept_without_descriptors_is_exhaustion() {
     in_private_network("sys::socket::tests::a_waiting_accept_without_descriptors_is_exhaustion", || {
         let listener = StreamListener::bind(loopback(0)).unwrap();
-        let (ours, _) = StreamSocket::connect(listener.local_address().unwrap()).unwrap();
+        let (ours, _) = StreamSocket::connect(listener.local_address().unwrap(), None).unwrap();
         wait(&listener, PollFlags::POLLIN);
         let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
         nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 3, hard).unwrap();

@@ -19,7 +19,9 @@ struct Ground {
 impl Ground {
     fn new(listeners: Vec<Listener>) -> Ground {
         let poll = Poll::new().unwrap();
-        let sockets = Sockets::new(poll.registry().try_clone().unwrap(), listeners).unwrap();
+        let sockets =
+            Sockets::new(poll.registry().try_clone().unwrap(), listeners, OutboundAddresses::default())
+                .unwrap();
         Ground { poll, sockets }
     }
 

@@ -1,0 +1,196 @@
+//! `netferry attach`, and the other faces that serve what exists already: a namespace, or a TAP that is open.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::{info, warn};
+
+use super::handshake::{Line, Word};
+use super::{
+    Doing, Facts, Ports, RunError, confine, end, fork, receive_tap, resolver_source, supervise, tap_features,
+    tell_user,
+};
+use crate::cli::{Attach, AttachTarget, Plan};
+use crate::config::PublishRule;
+use crate::sys::bess::{BessListener, BessSocket};
+use crate::sys::namespace::{NamespaceTarget, Namespaces};
+use crate::sys::process::{self, Signal, Signals};
+use crate::sys::ready::{ReadyDescriptor, take_inherited};
+use crate::sys::tap::Tap;
+use crate::worker::{Device, ExitReason, Worker};
+
+/// What ends us.
+const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
+/// Descriptors that were passed on to us.
+struct Inherited {
+    ready: Option<ReadyDescriptor>,
+    exit: Option<OwnedFd>,
+    tap: Option<OwnedFd>,
+}
+
+impl Inherited {
+    /// To be called first of all, while no descriptor is ours yet.
+    fn take(what: &Attach) -> Result<Inherited, RunError> {
+        let tap = match what.target {
+            AttachTarget::TapFd(number) => Some(number),
+            AttachTarget::Pid(_) | AttachTarget::Path(_) | AttachTarget::Bess(_) => None,
+        };
+        let ready = what.ready_fd.map(|number| taken("--ready-fd", number, ReadyDescriptor::take));
+        let exit = what.exit_fd.map(|number| taken("--exit-fd", number, take_inherited));
+        let tap = tap.map(|number| taken("TAPFD", number, take_inherited));
+        Ok(Inherited { ready: ready.transpose()?, exit: exit.transpose()?, tap: tap.transpose()? })
+    }
+}
+
+fn taken<T>(
+    option: &'static str,
+    number: i32,
+    take: impl FnOnce(i32) -> std::io::Result<T>,
+) -> Result<T, RunError> {
+    take(number).map_err(|source| RunError::Inherited { option, number, source })
+}
+
+/// Serves until a signal, the namespace's end, or whatever else was named; the status to exit with.
+pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
+    let mut inherited = Inherited::take(what)?;
+    let namespaces = namespace_target(what).map(|target| target.open()).transpose()?;
+    let process = match what.target {
+        AttachTarget::Pid(pid) if what.ends_with_process => {
+            Some((process::watch_process(pid).doing("watch the process of the namespace")?, pid))
+        }
+        AttachTarget::Pid(_) | AttachTarget::Path(_) | AttachTarget::TapFd(_) | AttachTarget::Bess(_) => None,
+    };
+    let facts = Facts::gather(plan)?;
+    process::block_signals(&ENDING_SIGNALS).doing("block signals")?;
+    let signals = Signals::open(&ENDING_SIGNALS).doing("watch signals")?;
+    let mut userns = None;
+    let (worker, rules) = if let Some(namespaces) = namespaces {
+        let set_up = in_namespaces(plan, &facts, &namespaces)?;
+        // Of the namespaces no more is kept: held open, the network would outlive the container.
+        userns = namespaces.into_user();
+        set_up
+    } else {
+        let ports = Ports::bind(plan, &facts.link)?;
+        let rules = ports.rules.clone();
+        let device: Device = match (inherited.tap.take(), &what.target) {
+            (Some(tap), _) => Tap::from_fd(tap, tap_features(plan))?.into(),
+            (None, AttachTarget::Bess(path)) => {
+                let listener = BessListener::bind(path)?;
+                announce(plan, what, &facts, &rules, inherited.ready.take());
+                match guest(&listener, &signals, inherited.exit.as_ref())? {
+                    Some(socket) => socket.into(),
+                    None => return Ok(0),
+                }
+            }
+            (None, AttachTarget::Pid(_) | AttachTarget::Path(_) | AttachTarget::TapFd(_)) => {
+                unreachable!("namespaces are opened and descriptors taken above")
+            }
+        };
+        (ports.into_worker(plan, &facts, device)?, rules)
+    };
+    let mut sources = vec![supervise::ending_signal(&signals).doing("watch signals")?];
+    if let Some((pidfd, pid)) = &process {
+        sources.push(supervise::ending_process(pidfd, *pid).doing("watch the process of the namespace")?);
+    }
+    if let Some(exit) = &inherited.exit {
+        sources.push(supervise::ending_descriptor(exit).doing("watch the descriptor of --exit-fd")?);
+    }
+    sources.extend(resolver_source(plan, &facts));
+    confine(plan.confinement, userns)?;
+    if !matches!(what.target, AttachTarget::Bess(_)) {
+        announce(plan, what, &facts, &rules, inherited.ready.take());
+    }
+    match worker.run(sources).doing("wait for events")? {
+        ExitReason::Finished(status) => Ok(status),
+        ExitReason::LinkGone => {
+            info!("the interface is gone, and so is our work");
+            Ok(0)
+        }
+    }
+}
+
+/// Sets the interface up from inside, by a child that ends when that is done.
+fn in_namespaces(
+    plan: &Plan,
+    facts: &Facts,
+    namespaces: &Namespaces,
+) -> Result<(Worker, Vec<PublishRule>), RunError> {
+    let container = facts.container(plan);
+    let parent = std::process::id();
+    let (child, line) = fork(|line| container.join(line, namespaces, parent))?;
+    match set_up_by_child(plan, facts, &line) {
+        Ok(set_up) => {
+            child.wait().doing("wait for the set-up process")?;
+            Ok(set_up)
+        }
+        Err(error) => {
+            drop(line);
+            end(child);
+            Err(error)
+        }
+    }
+}
+
+/// Tells that the network is up.
+fn announce(
+    plan: &Plan,
+    what: &Attach,
+    facts: &Facts,
+    rules: &[PublishRule],
+    ready: Option<ReadyDescriptor>,
+) {
+    tell_user(plan, what.announcement, &facts.link, rules);
+    // Whoever asked to be told may have lost interest: the network is up all the same.
+    if let Some(Err(error)) = ready.map(ReadyDescriptor::tell) {
+        warn!("--ready-fd: {error}");
+    }
+}
+
+/// Waits for the guest that connects to the socket; `None` if we are to end before.
+fn guest(
+    listener: &BessListener,
+    signals: &Signals,
+    exit: Option<&OwnedFd>,
+) -> Result<Option<BessSocket>, RunError> {
+    loop {
+        let ends = [Some(signals.as_fd()), exit.map(AsFd::as_fd)];
+        let mut watched: Vec<PollFd<'_>> =
+            ends.into_iter().flatten().map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
+        watched.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        match poll(&mut watched, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(std::io::Error::from(errno)).doing("wait for the guest"),
+        }
+        let has_event = |watched: &PollFd<'_>| watched.any() == Some(true);
+        if watched.split_last().is_some_and(|(_, ends)| ends.iter().any(has_event)) {
+            return Ok(None);
+        }
+        if let Some(socket) = listener.accept().doing("take the guest's connection")? {
+            return Ok(Some(socket));
+        }
+    }
+}
+
+fn set_up_by_child(plan: &Plan, facts: &Facts, line: &Line) -> Result<(Worker, Vec<PublishRule>), RunError> {
+    let ports = Ports::bind(plan, &facts.link)?;
+    line.say(Word::Begin)?;
+    let tap = receive_tap(plan, line)?;
+    let rules = ports.rules.clone();
+    Ok((ports.into_worker(plan, facts, tap)?, rules))
+}
+
+fn namespace_target(what: &Attach) -> Option<NamespaceTarget> {
+    match (&what.target, &what.userns) {
+        (AttachTarget::Pid(pid), None) => Some(NamespaceTarget::Pid(*pid)),
+        (AttachTarget::Pid(pid), Some(userns)) => Some(NamespaceTarget::Paths {
+            netns: format!("/proc/{pid}/ns/net").into(),
+            userns: Some(userns.clone()),
+        }),
+        (AttachTarget::Path(netns), userns) => {
+            Some(NamespaceTarget::Paths { netns: netns.clone(), userns: userns.clone() })
+        }
+        (AttachTarget::TapFd(_) | AttachTarget::Bess(_), _) => None,
+    }
+}

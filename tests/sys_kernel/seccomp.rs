@@ -1,0 +1,119 @@
+//! The filter: what is on its list works, and anything else is the end.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+
+use netferry::sys::process::{ExitKind, Signal, SignalMask, exec, fork_child};
+use netferry::sys::resolv_conf::{self, ResolvConfWatch};
+use netferry::sys::seccomp::install;
+use nix::fcntl::FcntlArg;
+use nix::sched::CloneFlags;
+
+use crate::Case;
+use crate::container::{contained, output_of};
+
+pub const CASES: &[Case] = &[
+    ("seccomp_lets_pass_what_the_loop_does", allowed),
+    ("seccomp_ends_whoever_does_anything_else", forbidden),
+    ("seccomp_names_the_call_that_is_missing", told),
+    ("seccomp_lets_a_panic_and_an_abort_be_told", bugs),
+];
+
+const VIOLATION: ExitKind = ExitKind::Signaled(Signal::SIGSYS as i32);
+
+/// What it is called, and doing it.
+type Attempt<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
+
+/// How a child ends that does this under the filter.
+fn filtered(body: impl FnOnce()) -> ExitKind {
+    let child = fork_child(|| {
+        install().unwrap();
+        body();
+        0
+    });
+    child.unwrap().wait().unwrap()
+}
+
+fn allowed() {
+    contained(|| {
+        output_of("ip", &["link", "set", "lo", "up"]);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("resolv.conf");
+        fs::write(&path, "nameserver fe80::1%lo\n").unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut watch = ResolvConfWatch::open(&path).unwrap();
+        let end = filtered(|| {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            client.write_all(b"x").unwrap();
+            server.read_exact(&mut [0]).unwrap();
+            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            udp.send_to(b"x", udp.local_addr().unwrap()).unwrap();
+            udp.recv_from(&mut [0]).unwrap();
+            assert!(!watch.drain());
+            assert_eq!(resolv_conf::read(&path).unwrap().servers[0].to_string(), "[fe80::1%1]:53");
+            // Beyond what the allocator takes from its heap, and growing.
+            let mut large: Vec<u8> = Vec::new();
+            for _ in 0..64 {
+                large.extend_from_slice(&[1; 1 << 20]);
+            }
+            drop(large);
+            eprintln!("a message");
+        });
+        assert_eq!(end, ExitKind::Exited(0));
+    });
+}
+
+fn forbidden() {
+    let mask = SignalMask::current().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    fs::write(&path, "x").unwrap();
+    let file = fs::File::open(&path).unwrap();
+    let cases: Vec<Attempt<'_>> = vec![
+        ("execve", Box::new(move || drop(exec(&["true".into()], &mask)))),
+        ("program", Box::new(|| drop(Command::new("true").status()))),
+        ("thread", Box::new(|| drop(std::thread::spawn(|| ())))),
+        ("mount", Box::new(|| assert!(nix::mount::umount("/nowhere").is_ok()))),
+        ("open for writing", Box::new(|| drop(fs::File::options().write(true).open(&path)))),
+        ("open to make", Box::new(|| drop(fs::File::create(directory.path().join("new"))))),
+        ("remove", Box::new(|| drop(fs::remove_file(&path)))),
+        ("list", Box::new(|| drop(fs::read_dir("/").map(Iterator::count)))),
+        ("unix socket", Box::new(|| drop(std::os::unix::net::UnixStream::connect("/none")))),
+        ("kill", Box::new(|| nix::sys::signal::kill(nix::unistd::getppid(), None).unwrap())),
+        ("unshare", Box::new(|| nix::sched::unshare(CloneFlags::CLONE_NEWUSER).unwrap())),
+        ("pipe", Box::new(|| drop(std::io::pipe()))),
+        (
+            "duplicate across exec",
+            Box::new(move || assert!(nix::fcntl::fcntl(&file, FcntlArg::F_DUPFD(0)).is_ok())),
+        ),
+    ];
+    for (name, body) in cases {
+        assert_eq!(filtered(body), VIOLATION, "{name}");
+    }
+    assert!(Path::new(&path).exists());
+}
+
+fn told() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let child = fork_child(move || {
+        nix::unistd::dup2_stderr(&writer).unwrap();
+        drop(writer);
+        install().unwrap();
+        nix::unistd::getppid();
+        0
+    });
+    assert_eq!(child.unwrap().wait().unwrap(), VIOLATION);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    let expected = format!("netferry: system call {} is not among those", libc::SYS_getppid);
+    assert!(text.starts_with(&expected) && text.ends_with('\n') && text.lines().count() == 1, "{text}");
+}
+
+fn bugs() {
+    assert_eq!(filtered(|| panic!("on purpose")), ExitKind::Exited(101));
+    assert_eq!(filtered(|| std::process::abort()), ExitKind::Signaled(Signal::SIGABRT as i32));
+}
