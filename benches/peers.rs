@@ -19,21 +19,20 @@
 #[path = "../tests/netns/ground.rs"]
 #[allow(dead_code)]
 mod ground;
+mod measure;
 #[path = "../tests/netns/process.rs"]
 #[allow(dead_code)]
 mod process;
 
 use std::env;
-use std::fs;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ground::{Ground, HOST4, SUBJECT, TCP_BUFFERS, find_program, is_sealed, seal};
-use process::{Running, SOON, Stream, run, start};
-
-/// Clock ticks of `/proc/PID/stat`; the kernel's interface to programs has had no other value for long.
-const TICKS_PER_SECOND: f64 = 100.0;
+use ground::{Ground, HOST4, SUBJECT, find_program};
+use measure::{
+    Direction, Sample, container, inside, processor_seconds, report, sample, setting, wait_for_route,
+};
+use process::{SOON, Stream, start};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Relay {
@@ -42,28 +41,8 @@ enum Relay {
     Pasta,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    /// Container to host.
-    Up,
-    /// Host to container.
-    Down,
-}
-
-/// One run.
-#[derive(Debug, Clone, Copy)]
-struct Sample {
-    gigabits_per_second: f64,
-    relay_seconds_per_gigabyte: f64,
-}
-
 fn main() {
-    if !is_sealed() {
-        let status = seal::<&str>(&[]).status().expect("setpriv and unshare (util-linux) start");
-        std::process::exit(status.code().unwrap_or(1));
-    }
-    let ground = Ground::build();
-    ground.needs(&["iperf3"]);
+    let ground = measure::ground();
     let taking_part = env::var("PEERS_RELAYS").unwrap_or_else(|_| "netferry slirp4netns pasta".to_owned());
     let relays: Vec<(Relay, String)> = [Relay::Netferry, Relay::Slirp4netns, Relay::Pasta]
         .into_iter()
@@ -87,13 +66,9 @@ fn main() {
                     collected.push(measure(&ground, *relay, program, mtu, direction));
                 }
             }
-            report(mtu, direction, &relays, &samples);
+            compare(mtu, direction, &relays, &samples);
         }
     }
-}
-
-fn setting(name: &str, default: u32) -> u32 {
-    env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 impl Relay {
@@ -164,11 +139,7 @@ impl Relay {
 
 /// A container and a relay, iperf3 once through it.
 fn measure(ground: &Ground, relay: Relay, program: &str, mtu: &str, direction: Direction) -> Sample {
-    let mut holder = ground.user("unshare");
-    holder.args(["--user", "--map-root-user", "--net", "sh", "-c", "echo up; exec sleep 600"]);
-    let mut container = start(holder);
-    container.wait_for(Stream::Out, "up");
-    let pid = container.pid().to_string();
+    let (_container, pid) = container(ground);
     let running = start(relay.command(ground, program, &pid, mtu));
     wait_for_route(ground, &pid, &running);
 
@@ -177,89 +148,26 @@ fn measure(ground: &Ground, relay: Relay, program: &str, mtu: &str, direction: D
     let mut server = start(server);
     server.wait_for(Stream::Out, "Server listening");
 
-    let mut settings = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control".to_owned();
-    for (name, value) in TCP_BUFFERS {
-        settings += &format!(" && echo {value} > /proc/sys/{name}");
-    }
     let (seconds, streams) = (setting("PEERS_SECONDS", 3), setting("PEERS_STREAMS", 1));
     let reverse = if direction == Direction::Down { "--reverse" } else { "" };
-    let client = format!(
-        "{settings} && exec iperf3 --json --client {HOST4} --time {seconds} --parallel {streams} {reverse}"
-    );
-    let before = processor_seconds(relay);
+    let client =
+        format!("exec iperf3 --json --client {HOST4} --time {seconds} --parallel {streams} {reverse}");
+    let before = processor_seconds(relay.process_names());
     let outcome = start(inside(ground, &pid, &client)).finish(Duration::from_secs(u64::from(seconds)) + SOON);
-    let used = processor_seconds(relay) - before;
-    let outcome = outcome.expect_success();
-    let received = outcome.stdout.split("\"sum_received\"").nth(1).expect("iperf3 reports what was received");
-    let gigabytes = number_after(received, "\"bytes\":") / 1e9;
-    Sample {
-        gigabits_per_second: number_after(received, "\"bits_per_second\":") / 1e9,
-        relay_seconds_per_gigabyte: used / gigabytes,
-    }
+    sample(outcome, processor_seconds(relay.process_names()) - before)
     // Relay, server and container are killed here, by their own handles.
 }
 
-fn inside(ground: &Ground, pid: &str, script: &str) -> Command {
-    let mut command = ground.user("nsenter");
-    command.args(["--target", pid, "--user", "--net", "--preserve-credentials", "sh", "-c", script]);
-    command
-}
-
-fn wait_for_route(ground: &Ground, pid: &str, relay: &Running) {
-    let deadline = Instant::now() + SOON;
-    while !run(inside(ground, pid, "ip route show default")).stdout.contains("tap0") {
-        assert!(Instant::now() < deadline, "no route appeared:\n{}", relay.so_far(Stream::Err));
-        thread::sleep(Duration::from_millis(20));
-    }
-    // Whatever follows its configuration (router advertisements, sandboxing) is not to be measured.
-    thread::sleep(Duration::from_millis(200));
-}
-
-/// User and system time of all processes of a relay.
-fn processor_seconds(relay: Relay) -> f64 {
-    let mut ticks = 0.0;
-    for entry in fs::read_dir("/proc").expect("proc").flatten() {
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some((head, fields)) = stat.rsplit_once(") ") else { continue };
-        let name = head.split_once('(').map_or("", |(_, name)| name);
-        if !relay.process_names().iter().any(|ours| name.starts_with(ours)) {
-            continue;
-        }
-        // proc(5): utime and stime are fields 14 and 15, the state is field 3.
-        let fields: Vec<_> = fields.split(' ').collect();
-        ticks += fields[11..=12].iter().filter_map(|text| text.parse::<f64>().ok()).sum::<f64>();
-    }
-    ticks / TICKS_PER_SECOND
-}
-
-fn number_after(text: &str, key: &str) -> f64 {
-    let rest = text.split(key).nth(1).expect("iperf3 reports it").trim_start();
-    let end =
-        rest.find(|c: char| !matches!(c, '0'..='9' | '.' | 'e' | 'E' | '+' | '-')).unwrap_or(rest.len());
-    rest[..end].parse().expect("a number")
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
-}
-
-fn report(mtu: &str, direction: Direction, relays: &[(Relay, String)], samples: &[Vec<Sample>]) {
-    println!("\n| MTU {mtu}, {direction:?} | Gbit/s, median | min | max | relay cpu-s/GB |");
-    println!("|---|---|---|---|---|");
+fn compare(mtu: &str, direction: Direction, relays: &[(Relay, String)], samples: &[Vec<Sample>]) {
+    let rows: Vec<_> =
+        relays.iter().zip(samples).map(|((relay, _), samples)| (relay.name(), samples.as_slice())).collect();
+    let medians = report(&format!("MTU {mtu}, {direction:?}"), &rows);
     let mut best_peer: f64 = 0.0;
     let mut ours = 0.0;
-    for ((relay, _), samples) in relays.iter().zip(samples) {
-        let speeds: Vec<_> = samples.iter().map(|sample| sample.gigabits_per_second).collect();
-        let cost = median(samples.iter().map(|sample| sample.relay_seconds_per_gigabyte).collect());
-        let middle = median(speeds.clone());
-        let lowest = speeds.iter().copied().fold(f64::INFINITY, f64::min);
-        let highest = speeds.iter().copied().fold(0.0, f64::max);
-        println!("| {} | {middle:.2} | {lowest:.2} | {highest:.2} | {cost:.2} |", relay.name());
+    for ((relay, _), median) in relays.iter().zip(medians) {
         match relay {
-            Relay::Netferry => ours = middle,
-            Relay::Slirp4netns | Relay::Pasta => best_peer = best_peer.max(middle),
+            Relay::Netferry => ours = median,
+            Relay::Slirp4netns | Relay::Pasta => best_peer = best_peer.max(median),
         }
     }
     if best_peer > 0.0 && ours > 0.0 {

@@ -245,6 +245,12 @@ impl Ground {
         }
     }
 
+    /// Whether the unprivileged user is one of the machine's, with identities of its own.
+    #[allow(dead_code, reason = "only some of the targets that share this file ask")]
+    pub fn is_built_by_root(&self) -> bool {
+        self.privilege == Privilege::Root
+    }
+
     fn set_up_host(&self) {
         set_up_namespace();
         let world = path_of(&self.world);
