@@ -43,7 +43,7 @@ fn ask(config: &Config, message: &v6::Message) -> Result<v6::Message, DropReason
     let frame = frame::parse(&link.frames[0].bytes).unwrap();
     assert_eq!((frame.source, frame.destination), (ETHERNET.source, ETHERNET.destination));
     let Body::Ip(packet) = frame.body else { panic!("not IP") };
-    // RFC 8415 §18.3.9: between link-local addresses, to the client's port.
+    // RFC 8415 §7.2: to the port of clients, wherever the request came from.
     assert_eq!((packet.source, packet.destination), ("fe80::2".parse().unwrap(), source));
     assert!(ip::transport_checksum_ok(packet.source, packet.destination, packet.protocol, packet.payload));
     let datagram = udp::parse(packet.payload).unwrap();
