@@ -1,12 +1,12 @@
 //! The container: an independent TCP/IP stack on the far end of the link, and the programs that use it.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use netferry::config::LinkConfig;
 use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
-use smoltcp::socket::{icmp, tcp, udp};
+use smoltcp::socket::{dhcpv4, icmp, tcp, udp};
 use smoltcp::wire::{EthernetAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress, IpCidr};
 
 use crate::app::{App, Script, Wish};
@@ -92,6 +92,15 @@ struct UdpSocket {
 /// An echo reply: who, identifier, sequence, payload.
 pub type Pong = (IpAddr, u16, u16, Vec<u8>);
 
+/// What a DHCP server has told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// With the length of its prefix.
+    pub address: (Ipv4Addr, u8),
+    pub router: Option<Ipv4Addr>,
+    pub dns: Vec<Ipv4Addr>,
+}
+
 /// The container.
 pub struct Guest {
     pub streams: Vec<Stream>,
@@ -104,6 +113,9 @@ pub struct Guest {
     sockets: SocketSet<'static>,
     udp: Vec<UdpSocket>,
     pings: Vec<SocketHandle>,
+    dhcp: Option<SocketHandle>,
+    /// The present one, and how many came so far.
+    pub lease: (Option<Lease>, usize),
     next_port: u16,
     link: LinkConfig,
     mac: [u8; 6],
@@ -147,6 +159,8 @@ impl Guest {
             sockets: SocketSet::new(Vec::new()),
             udp: Vec::new(),
             pings: Vec::new(),
+            dhcp: None,
+            lease: (None, 0),
             next_port: 49_152,
             link: link.clone(),
             mac,
@@ -268,6 +282,44 @@ impl Guest {
         self.pings.push(self.sockets.add(socket));
     }
 
+    /// Forgets its IPv4 address and asks for one over DHCP.
+    pub fn ask_for_lease(&mut self) {
+        self.set_ipv4(None);
+        self.dhcp = Some(self.sockets.add(dhcpv4::Socket::new()));
+    }
+
+    fn set_ipv4(&mut self, lease: Option<&Lease>) {
+        self.interface.update_ip_addrs(|addresses| {
+            addresses.retain(|cidr| matches!(cidr, IpCidr::Ipv6(_)));
+            if let Some((address, prefix_len)) = lease.map(|lease| lease.address) {
+                addresses.push(IpCidr::new(address.into(), prefix_len)).unwrap();
+            }
+        });
+        self.interface.routes_mut().remove_default_ipv4_route();
+        if let Some(router) = lease.and_then(|lease| lease.router) {
+            self.interface.routes_mut().add_default_ipv4_route(router).unwrap();
+        }
+        if let (Some(link), Some(lease)) = (&mut self.link.ipv4, lease) {
+            link.container = lease.address.0;
+        }
+    }
+
+    fn collect_lease(&mut self) {
+        let Some(handle) = self.dhcp else { return };
+        let lease = match self.sockets.get_mut::<dhcpv4::Socket>(handle).poll() {
+            None => return,
+            Some(dhcpv4::Event::Deconfigured) => None,
+            Some(dhcpv4::Event::Configured(config)) => Some(Lease {
+                address: (config.address.address(), config.address.prefix_len()),
+                router: config.router,
+                dns: config.dns_servers.to_vec(),
+            }),
+        };
+        self.lease.1 += usize::from(lease.is_some());
+        self.set_ipv4(lease.as_ref());
+        self.lease.0 = lease;
+    }
+
     /// Gives the guest a frame.
     pub fn receive(&mut self, frame: Vec<u8>) {
         self.inbox.push_back(frame);
@@ -356,6 +408,7 @@ impl Guest {
     }
 
     fn collect(&mut self) {
+        self.collect_lease();
         for udp in &mut self.udp {
             let socket = self.sockets.get_mut::<udp::Socket>(udp.handle);
             while let Ok((payload, meta)) = socket.recv() {

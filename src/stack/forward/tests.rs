@@ -4,7 +4,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::config::{
-    Ipv4Link, Ipv6Link, Limits, OutboundAddresses, PortProtocol, Services, Timeouts, UdpMapping,
+    DhcpPool, Ipv4Link, Ipv6Link, Limits, OutboundAddresses, PortProtocol, Services, Timeouts, UdpMapping,
 };
 use crate::wire::MacAddr;
 
@@ -160,4 +160,61 @@ fn without_the_family_a_client_is_refused() {
     config.link.ipv6 = None;
     let client = "[2001:db8::9]:50000".parse().expect("literal");
     assert_eq!(inbound(&config, &rule("::"), client), Err(DropReason::Denied));
+}
+
+fn decide_dhcp(offered: bool, protocol: FlowProtocol, source: &str, destination: &str) -> Outbound {
+    let mut config = config(true);
+    if offered {
+        let (first, last) = (Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(10, 0, 2, 30));
+        config.services.dhcp = Some(DhcpPool { first, last });
+        config.services.dhcpv6 = true;
+    }
+    let (source, destination) = (source.parse().expect("literal"), destination.parse().expect("literal"));
+    outbound(&config, protocol, source, destination)
+}
+
+#[rstest]
+#[case::without_an_address("0.0.0.0", "255.255.255.255:67", Outbound::Drop(DropReason::SpoofedSource))]
+#[case::rebinding("10.0.2.15", "255.255.255.255:67", Outbound::Drop(DropReason::Multicast))]
+#[case::renewing("10.0.2.15", "10.0.2.2:67", Outbound::Host(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 67)))]
+#[case::version_6("fe80::99", "[ff02::1:2]:547", Outbound::Drop(DropReason::Multicast))]
+fn dhcp_is_served_where_it_is_offered(
+    #[case] source: &str,
+    #[case] destination: &str,
+    #[case] otherwise: Outbound,
+) {
+    assert_eq!(decide_dhcp(true, FlowProtocol::Udp, source, destination), Outbound::Dhcp);
+    assert_eq!(decide_dhcp(false, FlowProtocol::Udp, source, destination), otherwise);
+    let over_tcp = decide_dhcp(true, FlowProtocol::Tcp, source, destination);
+    assert_eq!(over_tcp, otherwise, "DHCP is UDP");
+}
+
+#[rstest]
+#[case::no_address_but_unicast("0.0.0.0", "10.0.2.2:67")]
+#[case::no_address_and_another_service("0.0.0.0", "255.255.255.255:68")]
+#[case::no_address_and_the_world("0.0.0.0", "203.0.113.2:67")]
+#[case::a_foreign_source("192.168.1.1", "255.255.255.255:67")]
+#[case::our_own_source("10.0.2.2", "255.255.255.255:67")]
+#[case::our_own_source_6("fe80::2", "[ff02::1:2]:547")]
+#[case::a_foreign_source_6("2001:db8::99", "[ff02::1:2]:547")]
+#[case::unspecified_6("::", "[ff02::1:2]:547")]
+fn dhcp_opens_no_way_for_other_sources(#[case] source: &str, #[case] destination: &str) {
+    let decision = decide_dhcp(true, FlowProtocol::Udp, source, destination);
+    assert_eq!(decision, Outbound::Drop(DropReason::SpoofedSource));
+}
+
+#[rstest]
+#[case("10.0.2.15", "255.255.255.255:68")]
+#[case("fe80::99", "[ff02::1:2]:546")]
+#[case("fe80::99", "[ff02::1:3]:547")]
+fn neighboring_groups_and_ports_are_not_dhcp(#[case] source: &str, #[case] destination: &str) {
+    let decision = decide_dhcp(true, FlowProtocol::Udp, source, destination);
+    assert_eq!(decision, Outbound::Drop(DropReason::Multicast));
+}
+
+#[rstest]
+#[case::leased("10.0.2.15", "203.0.113.2:80")]
+#[case::autoconfigured("fd00:2::5055:aff:fe00:264", "[2001:db8::1]:80")]
+fn the_container_may_have_any_address_of_the_link(#[case] source: &str, #[case] destination: &str) {
+    assert_eq!(decide(false, source, destination), Outbound::Host(destination.parse().expect("literal")));
 }

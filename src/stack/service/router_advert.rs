@@ -201,4 +201,14 @@ mod tests {
         assert_eq!(advertisement(&config, Services::default(), ALL_NODES), None);
         assert_eq!(RouterAdvert::new(&config, Instant::ZERO).poll_timeout(), None);
     }
+
+    #[test]
+    fn what_is_served_is_announced_and_nothing_else() {
+        let config = link_config();
+        let services = |dns, dhcpv6| Services { dns, dhcpv6, dhcp: None };
+        let all = advertisement(&config, services(true, true), ALL_NODES).unwrap();
+        assert_eq!((all.other_configuration, all.dns), (true, Some(config.ipv6.unwrap().dns)));
+        let none = advertisement(&config, services(false, false), ALL_NODES).unwrap();
+        assert_eq!((none.other_configuration, none.dns), (false, None));
+    }
 }
