@@ -69,7 +69,7 @@ fn a_dhcp_client_gets_an_address_and_reaches_the_world_from_it() {
 #[test]
 fn a_lease_is_renewed_before_it_ends() {
     let mut world = leased(offering());
-    let replies = |world: &World| world.sent_packets().filter(|ip| is_dhcp(ip)).count();
+    let replies = |world: &World| world.sent_packets().filter(is_dhcp).count();
     let before = replies(&world);
     world.run_for(secs(43_100));
     assert_eq!(replies(&world), before);
