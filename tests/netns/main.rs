@@ -26,6 +26,7 @@ mod programs;
 mod publish;
 mod resolver;
 mod sandbox;
+mod slirp4netns;
 mod soundness;
 mod streams;
 mod transfer;
