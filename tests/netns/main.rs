@@ -16,6 +16,7 @@ mod servers;
 
 mod attach;
 mod bad_input;
+mod dhcp;
 mod echo;
 mod host_access;
 mod lifecycle;
