@@ -17,6 +17,7 @@ mod servers;
 mod attach;
 mod bad_input;
 mod bess;
+mod dhcp;
 mod echo;
 mod host_access;
 mod lifecycle;
