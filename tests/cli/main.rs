@@ -1,6 +1,7 @@
-//! The native command line: which words lead to which plan, and what is said of the others.
+//! The command lines: which words lead to which plan, and what is said of the others.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod binary;
 mod manual;
 mod plan;
+mod slirp4netns;

@@ -161,3 +161,19 @@ fn without_the_family_a_client_is_refused() {
     let client = "[2001:db8::9]:50000".parse().expect("literal");
     assert_eq!(inbound(&config, &rule("::"), client), Err(DropReason::Denied));
 }
+
+#[rstest]
+#[case("10.0.2.100", "10.0.2.3:53")]
+#[case("10.0.2.100", "10.0.2.3:853")]
+#[case("fd00:2::100", "[fd00:2::3]:53")]
+fn dns_address_is_nobodys_where_dns_is_not_offered(
+    #[values(FlowProtocol::Tcp, FlowProtocol::Udp, FlowProtocol::Echo)] protocol: FlowProtocol,
+    #[case] source: &str,
+    #[case] destination: &str,
+) {
+    let services = Services { dns: false, ..Services::default() };
+    let config = Config { services, ..config(true) };
+    let (source, destination) = (source.parse().expect("literal"), destination.parse().expect("literal"));
+    let decision = outbound(&config, protocol, source, destination);
+    assert_eq!(decision, Outbound::Unreachable(DropReason::NotForUs));
+}
