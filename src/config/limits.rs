@@ -33,6 +33,8 @@ pub struct Limits {
     pub datagrams_pending_per_flow: usize,
     /// Queries of one DNS client endpoint that wait for an answer.
     pub dns_pending_per_flow: usize,
+    /// Addresses leased over DHCP, whatever the pool.
+    pub dhcp_leases: usize,
     /// ICMP errors a second toward the container (RFC 1812 §4.3.2.8).
     pub icmp_errors_per_second: u32,
     /// Published ports, each with a listening socket; a range counts each of its ports, in each family.
@@ -54,6 +56,7 @@ impl Default for Limits {
             evict_idle: Duration::from_secs(10),
             datagrams_pending_per_flow: 16,
             dns_pending_per_flow: 4,
+            dhcp_leases: 256,
             icmp_errors_per_second: 1_000,
             published_ports: 4_096,
             reassembly: ReassemblyLimits::default(),

@@ -80,6 +80,12 @@ pub enum DropReason {
     DnsPendingLimit,
     /// Options that the core does not act upon and may not ignore.
     UnsupportedOptions,
+    /// A DHCP or DHCPv6 message that was not understood.
+    DhcpInvalid,
+    /// A DHCP or DHCPv6 message for another server, or about what is not on offer.
+    DhcpNotServed,
+    /// Every address that may be leased is.
+    DhcpPoolEmpty,
 }
 
 impl DropReason {
@@ -87,7 +93,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons by slot; for reasons with details, one of each kind.
-    pub const ALL: [DropReason; 45] = [
+    pub const ALL: [DropReason; 48] = [
         DropReason::Frame(FrameError::Truncated),
         DropReason::Frame(FrameError::UnknownEthertype(0)),
         DropReason::Frame(FrameError::Version),
@@ -133,6 +139,9 @@ impl DropReason {
         DropReason::NoResolver,
         DropReason::DnsPendingLimit,
         DropReason::UnsupportedOptions,
+        DropReason::DhcpInvalid,
+        DropReason::DhcpNotServed,
+        DropReason::DhcpPoolEmpty,
     ];
 
     /// The reason's place in an array of [`Self::COUNT`].
@@ -185,6 +194,9 @@ impl DropReason {
             DropReason::NoResolver => (42, "no_resolver"),
             DropReason::DnsPendingLimit => (43, "dns_pending_limit"),
             DropReason::UnsupportedOptions => (44, "unsupported_options"),
+            DropReason::DhcpInvalid => (45, "dhcp_invalid"),
+            DropReason::DhcpNotServed => (46, "dhcp_not_served"),
+            DropReason::DhcpPoolEmpty => (47, "dhcp_pool_empty"),
         }
     }
 }

@@ -5,21 +5,24 @@
 //! and no fast path goes around it.
 //!
 //! The rules toward the host, first match wins:
-//! 1. the source must be an address of the segment that is not ours (anything else is spoofed);
-//! 2. the DNS address, port 53, is the forwarder; echo to it is answered; the rest of it is closed; without a
+//! 1. DHCP, where it is offered, is served: to the broadcast address, also from a container that has no address
+//!    yet, and to the gateway; DHCPv6 to the group of its servers;
+//! 2. the source must be an address of the segment that is not ours (anything else is spoofed);
+//! 3. the DNS address, port 53, is the forwarder; echo to it is answered; the rest of it is closed; without a
 //!    forwarder it is nobody's;
-//! 3. the gateway answers echo; its other ports are the host's loopback where that is allowed, else closed;
-//! 4. a destination on the segment that nobody has is unreachable;
-//! 5. addresses that would mean "this host" or nobody to the host's kernel are martian: loopback, unspecified,
+//! 4. the gateway answers echo; its other ports are the host's loopback where that is allowed, else closed;
+//! 5. a destination on the segment that nobody has is unreachable;
+//! 6. addresses that would mean "this host" or nobody to the host's kernel are martian: loopback, unspecified,
 //!    IPv4-mapped and IPv4-compatible IPv6, reserved (RFC 1122 §3.2.1.3, RFC 4291 §2.5.5, RFC 6890);
-//! 6. multicast and broadcast stay on the segment;
-//! 7. all else goes where it says.
+//! 7. multicast and broadcast stay on the segment;
+//! 8. all else goes where it says.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::drop_reason::DropReason;
 use super::flow::FlowProtocol;
 use crate::config::{Config, LinkConfig, PublishRule};
+use crate::wire::{dhcp, dhcpv6};
 
 /// Port of the DNS.
 const DNS_PORT: u16 = 53;
@@ -33,6 +36,8 @@ pub enum Outbound {
     Resolver,
     /// To the gateway itself, which answers echo.
     Gateway,
+    /// To the DHCP or DHCPv6 server.
+    Dhcp,
     /// Nowhere, and the container is told so: RST or ICMP port unreachable.
     Closed(DropReason),
     /// Nowhere, and the container is told by ICMP host unreachable.
@@ -61,6 +66,9 @@ pub fn outbound(
     destination: SocketAddr,
 ) -> Outbound {
     let link = &config.link;
+    if protocol == FlowProtocol::Udp && is_dhcp(config, source, destination) {
+        return Outbound::Dhcp;
+    }
     if !is_container_source(link, source) {
         return Outbound::Drop(DropReason::SpoofedSource);
     }
@@ -131,6 +139,23 @@ pub fn shown_peer(config: &Config, peer: SocketAddr) -> SocketAddr {
         }
         _ => SocketAddr::new(address, peer.port()),
     }
+}
+
+fn is_dhcp(config: &Config, source: IpAddr, destination: SocketAddr) -> bool {
+    let link = &config.link;
+    let is_offered = match destination.ip() {
+        IpAddr::V4(v4) => {
+            let is_server = v4.is_broadcast() || link.ipv4.is_some_and(|ipv4| ipv4.gateway == v4);
+            config.services.dhcp.is_some() && is_server && destination.port() == dhcp::SERVER_PORT
+        }
+        IpAddr::V6(v6) => {
+            config.services.dhcpv6 && v6 == dhcpv6::ALL_SERVERS && destination.port() == dhcpv6::SERVER_PORT
+        }
+    };
+    // RFC 2131 §4.1: who has no address yet sends from 0.0.0.0, by broadcast.
+    let has_no_address =
+        source == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && destination.ip() == IpAddr::V4(Ipv4Addr::BROADCAST);
+    is_offered && (has_no_address || is_container_source(link, source))
 }
 
 fn is_container_source(link: &LinkConfig, source: IpAddr) -> bool {

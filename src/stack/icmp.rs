@@ -53,7 +53,7 @@ impl Stack {
                 self.send_problem(Problem::HostUnreachable, packet.bytes, now, io.frames)?;
                 return Err(reason);
             }
-            Outbound::Resolver => return Err(DropReason::Denied),
+            Outbound::Resolver | Outbound::Dhcp => return Err(DropReason::Denied),
             Outbound::Closed(reason) | Outbound::Drop(reason) => return Err(reason),
         };
         let how = DatagramSend {

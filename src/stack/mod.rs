@@ -38,6 +38,8 @@ use self::flow::{FlowKey, FlowProtocol, FlowTable};
 use self::icmp::EchoFlow;
 use self::neighbor::Neighbor;
 use self::reassembly::Reassembler;
+use self::service::dhcp::DhcpServer;
+use self::service::dhcpv6;
 use self::service::dns::Resolvers;
 use self::service::router_advert::RouterAdvert;
 use self::stats::{CountedFrames, Stats};
@@ -82,6 +84,7 @@ pub struct Stack {
     unreachable: Unreachable,
     reassembler: Reassembler,
     resolvers: Resolvers,
+    dhcp: Option<DhcpServer>,
     flows: FlowTable<Flow>,
     /// Flows of published UDP ports by who their client is.
     clients: HashMap<(ListenerId, SocketAddr, Option<IpAddr>), FlowId, RandomState>,
@@ -116,12 +119,13 @@ impl Stack {
         Stack {
             offload,
             hasher: RandomState::with_seeds(b, c, d, a),
-            neighbor: Neighbor::new(&config.link),
+            neighbor: Neighbor::new(&config.link, config.services),
             router_advert: RouterAdvert::new(&config.link, now),
             emitter: Emitter::new(config.link.mtu, offload),
             unreachable: Unreachable::new(&config.limits),
             reassembler: Reassembler::new(config.limits.reassembly),
             resolvers: Resolvers::new(resolvers),
+            dhcp: DhcpServer::new(&config),
             flows: FlowTable::new(config.limits.flows, secret),
             clients: HashMap::with_hasher(RandomState::with_seeds(c, d, a, b)),
             timers: Timers::default(),
@@ -338,7 +342,13 @@ impl Stack {
         self.stats.record_many(DropReason::FragmentTimeout, timed_out);
         // Any number will do to spread the advertisements of many instances; this one is the instance's own.
         let jitter = self.hasher.hash_one(now.total_micros());
-        let sent = self.router_advert.handle_timeout(&self.config.link, jitter, now, io.frames);
+        let sent = self.router_advert.handle_timeout(
+            &self.config.link,
+            self.config.services,
+            jitter,
+            now,
+            io.frames,
+        );
         self.stats.to_container.add(frames.sent());
         self.count(sent);
     }
@@ -417,6 +427,24 @@ impl Stack {
             None => {}
         }
         Ok(())
+    }
+
+    /// Takes one message to the DHCP server of either family.
+    fn handle_dhcp(
+        &mut self,
+        source: IpAddr,
+        message: &[u8],
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        match (source, &mut self.dhcp) {
+            (IpAddr::V4(_), Some(server)) => server.handle_message(message, now, frames),
+            (IpAddr::V4(_), None) => Err(DropReason::DhcpNotServed),
+            (IpAddr::V6(_), _) => {
+                let ethernet = self.neighbor.ethernet()?;
+                dhcpv6::handle_message(&self.config, message, source, &ethernet, frames)
+            }
+        }
     }
 
     /// Ends a UDP or echo flow.

@@ -10,7 +10,7 @@ use super::boundary::{Duration, FrameSink, Instant};
 use super::drop_reason::DropReason;
 use super::emit::{Emitter, Transport};
 use super::service::router_advert::{self, ALL_NODES};
-use crate::config::LinkConfig;
+use crate::config::{LinkConfig, Services};
 use crate::wire::MacAddr;
 use crate::wire::arp::{self, Operation};
 use crate::wire::ip::{self, Ethernet, Header, Packet, protocol};
@@ -24,6 +24,7 @@ const SOLICIT_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Neighbor {
     link: LinkConfig,
+    services: Services,
     container_mac: Option<MacAddr>,
     solicited_ipv4: Option<Instant>,
     solicited_ipv6: Option<Instant>,
@@ -32,9 +33,10 @@ pub struct Neighbor {
 impl Neighbor {
     /// Knows what the configuration knows.
     #[must_use]
-    pub fn new(link: &LinkConfig) -> Neighbor {
+    pub fn new(link: &LinkConfig, services: Services) -> Neighbor {
         Neighbor {
             link: link.clone(),
+            services,
             container_mac: link.container_mac,
             solicited_ipv4: None,
             solicited_ipv6: None,
@@ -181,11 +183,17 @@ impl Neighbor {
             return match told {
                 // RFC 4861 §6.1.1: no link address without an address.
                 Some(_) => Err(DropReason::NeighborInvalid),
-                None => router_advert::send(&self.link, ALL_NODES, ndp::multicast_mac(ALL_NODES), frames),
+                None => router_advert::send(
+                    &self.link,
+                    self.services,
+                    ALL_NODES,
+                    ndp::multicast_mac(ALL_NODES),
+                    frames,
+                ),
             };
         }
         self.learn(source_mac, source.into());
-        router_advert::send(&self.link, source, told.unwrap_or(source_mac), frames)
+        router_advert::send(&self.link, self.services, source, told.unwrap_or(source_mac), frames)
     }
 
     fn answer_neighbor_solicitation<F: FrameSink>(

@@ -132,6 +132,8 @@ impl Stack {
                 return Err(reason);
             }
             Outbound::Gateway => return Err(DropReason::Denied),
+            Outbound::Dhcp if how.segment_bytes.is_some() => return Err(DropReason::DhcpInvalid),
+            Outbound::Dhcp => return self.handle_dhcp(packet.source, datagram.payload, now, io.frames),
             Outbound::Drop(reason) => return Err(reason),
         };
         if remote.port() == 0 || container.port() == 0 {

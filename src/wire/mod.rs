@@ -8,6 +8,8 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod dhcp;
+pub mod dhcpv6;
 pub mod frame;
 pub mod icmp;
 pub mod ip;

@@ -27,6 +27,7 @@ const OPTION_RDNSS: u8 = 25;
 const FLAG_ROUTER: u8 = 0x80;
 const FLAG_SOLICITED: u8 = 0x40;
 const FLAG_OVERRIDE: u8 = 0x20;
+const FLAG_OTHER_CONFIGURATION: u8 = 0x40;
 const PREFIX_ON_LINK: u8 = 0x80;
 const PREFIX_AUTONOMOUS: u8 = 0x40;
 
@@ -176,6 +177,8 @@ pub struct RouterAdvertisement {
     pub mac: MacAddr,
     /// Hop limit that hosts are to use.
     pub hop_limit: u8,
+    /// Whether more is to be learnt over DHCPv6.
+    pub other_configuration: bool,
     /// How long the router is a default router; zero for never.
     pub router_lifetime: u16,
     /// The link's prefix, which is announced as on-link.
@@ -203,6 +206,7 @@ impl RouterAdvertisement {
         out[..Self::MAX_LEN].fill(0);
         out[0] = ROUTER_ADVERTISEMENT;
         out[4] = self.hop_limit;
+        out[5] = if self.other_configuration { FLAG_OTHER_CONFIGURATION } else { 0 };
         out[6..8].copy_from_slice(&self.router_lifetime.to_be_bytes());
         write_link_address(&mut out[16..24], OPTION_SOURCE_LINK_ADDRESS, self.mac);
         out[24..26].copy_from_slice(&[OPTION_MTU, 1]);

@@ -24,6 +24,7 @@ mod output;
 mod programs;
 mod publish;
 mod resolver;
+mod slirp4netns;
 mod soundness;
 mod streams;
 mod transfer;

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::config::LinkConfig;
+use crate::config::{LinkConfig, Services};
 use crate::stack::boundary::{Duration, FrameSink, Instant};
 use crate::stack::drop_reason::DropReason;
 use crate::stack::emit::{Emitter, Transport};
@@ -59,6 +59,7 @@ impl RouterAdvert {
     pub fn handle_timeout<F: FrameSink>(
         &mut self,
         link: &LinkConfig,
+        services: Services,
         jitter: u64,
         now: Instant,
         frames: &mut F,
@@ -69,7 +70,7 @@ impl RouterAdvert {
         }
         let span = (INTERVAL_MAX - INTERVAL_MIN).total_micros();
         self.next_unsolicited = Some(now + INTERVAL_MIN + Duration::from_micros(jitter % (span + 1)));
-        send(link, ALL_NODES, ndp::multicast_mac(ALL_NODES), frames)
+        send(link, services, ALL_NODES, ndp::multicast_mac(ALL_NODES), frames)
     }
 }
 
@@ -79,11 +80,12 @@ impl RouterAdvert {
 /// `LinkFull`; `NotForUs` without IPv6.
 pub fn send<F: FrameSink>(
     link: &LinkConfig,
+    services: Services,
     destination: Ipv6Addr,
     destination_mac: MacAddr,
     frames: &mut F,
 ) -> Result<(), DropReason> {
-    let advertisement = advertisement(link, destination).ok_or(DropReason::NotForUs)?;
+    let advertisement = advertisement(link, services, destination).ok_or(DropReason::NotForUs)?;
     let ethernet = Ethernet { source: link.gateway_mac, destination: destination_mac };
     let header = Header {
         source: IpAddr::V6(advertisement.source),
@@ -101,13 +103,18 @@ pub fn send<F: FrameSink>(
 
 /// What the link's router says of it; nothing without IPv6.
 #[must_use]
-pub fn advertisement(link: &LinkConfig, destination: Ipv6Addr) -> Option<RouterAdvertisement> {
+pub fn advertisement(
+    link: &LinkConfig,
+    services: Services,
+    destination: Ipv6Addr,
+) -> Option<RouterAdvertisement> {
     let ipv6 = link.ipv6?;
     Some(RouterAdvertisement {
         source: ipv6.gateway_link_local,
         destination,
         mac: link.gateway_mac,
         hop_limit: ADVERTISED_HOP_LIMIT,
+        other_configuration: services.dhcpv6,
         router_lifetime: ROUTER_LIFETIME_SECONDS,
         prefix: ipv6.prefix,
         // RFC 4862 §5.5.3 (d) with RFC 2464 §4: an Ethernet identifier fills 64 bits.
@@ -115,7 +122,7 @@ pub fn advertisement(link: &LinkConfig, destination: Ipv6Addr) -> Option<RouterA
         valid_lifetime: PREFIX_VALID_SECONDS,
         preferred_lifetime: PREFIX_PREFERRED_SECONDS,
         mtu: u32::from(link.mtu),
-        dns: Some(ipv6.dns),
+        dns: services.dns.then_some(ipv6.dns),
         dns_lifetime: DNS_LIFETIME_SECONDS,
     })
 }
@@ -134,13 +141,21 @@ mod tests {
             let mut link = Link::default();
             let mut advert = RouterAdvert { next_unsolicited: Some(begin) };
             assert_eq!(advert.poll_timeout(), Some(begin));
-            advert.handle_timeout(&config, jitter, begin, &mut link).unwrap();
+            advert.handle_timeout(&config, Services::default(), jitter, begin, &mut link).unwrap();
             let next = advert.poll_timeout().unwrap();
             assert!(next >= begin + Duration::from_secs(earliest), "{next}");
             assert!(next <= begin + Duration::from_secs(600), "{next}");
-            advert.handle_timeout(&config, jitter, next - Duration::from_micros(1), &mut link).unwrap();
+            advert
+                .handle_timeout(
+                    &config,
+                    Services::default(),
+                    jitter,
+                    next - Duration::from_micros(1),
+                    &mut link,
+                )
+                .unwrap();
             assert_eq!(link.frames.len(), 1, "early");
-            advert.handle_timeout(&config, jitter, next, &mut link).unwrap();
+            advert.handle_timeout(&config, Services::default(), jitter, next, &mut link).unwrap();
             assert_eq!(link.frames.len(), 2);
         }
     }
@@ -150,7 +165,7 @@ mod tests {
         let config = link_config();
         let mut link = Link { room: 0, ..Link::default() };
         let mut advert = RouterAdvert { next_unsolicited: Some(Instant::ZERO) };
-        let sent = advert.handle_timeout(&config, 0, Instant::ZERO, &mut link);
+        let sent = advert.handle_timeout(&config, Services::default(), 0, Instant::ZERO, &mut link);
         assert_eq!(sent, Err(DropReason::LinkFull));
         assert_eq!(advert.poll_timeout(), Some(Instant::ZERO + INTERVAL_MIN));
     }
@@ -160,7 +175,7 @@ mod tests {
         let mut link = Link::default();
         let config = link_config();
         RouterAdvert { next_unsolicited: Some(Instant::ZERO) }
-            .handle_timeout(&config, 0, Instant::ZERO, &mut link)
+            .handle_timeout(&config, Services::default(), 0, Instant::ZERO, &mut link)
             .unwrap();
         let frame = &link.frames[0].bytes;
         assert_eq!(frame[..6], [0x33, 0x33, 0, 0, 0, 1]);
@@ -178,12 +193,12 @@ mod tests {
     #[test]
     fn only_a_64_bit_prefix_is_autonomous() {
         let mut config = link_config();
-        assert!(advertisement(&config, ALL_NODES).unwrap().autonomous);
+        assert!(advertisement(&config, Services::default(), ALL_NODES).unwrap().autonomous);
         let ipv6 = config.ipv6.as_mut().unwrap();
         ipv6.prefix = "fd00::/112".parse().unwrap();
-        assert!(!advertisement(&config, ALL_NODES).unwrap().autonomous);
+        assert!(!advertisement(&config, Services::default(), ALL_NODES).unwrap().autonomous);
         config.ipv6 = None;
-        assert_eq!(advertisement(&config, ALL_NODES), None);
+        assert_eq!(advertisement(&config, Services::default(), ALL_NODES), None);
         assert_eq!(RouterAdvert::new(&config, Instant::ZERO).poll_timeout(), None);
     }
 }

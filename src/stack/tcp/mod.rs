@@ -124,7 +124,7 @@ impl Stack {
             Outbound::Drop(reason) => return Err(reason),
             _ if !is_opening(segment) => return reject(self, io, DropReason::NoFlow),
             Outbound::Closed(reason) => return reject(self, io, reason),
-            Outbound::Gateway => return reject(self, io, DropReason::Denied),
+            Outbound::Gateway | Outbound::Dhcp => return reject(self, io, DropReason::Denied),
             Outbound::Unreachable(reason) => {
                 self.send_problem(Problem::HostUnreachable, packet.bytes, now, io.frames)?;
                 return Err(reason);

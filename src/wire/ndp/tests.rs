@@ -108,6 +108,7 @@ fn an_independent_reader_understands_the_router_advertisement() {
         destination: CONTAINER,
         mac: MAC,
         hop_limit: 64,
+        other_configuration: true,
         router_lifetime: 9_000,
         prefix: "fd00:1234::/64".parse().unwrap(),
         autonomous: true,
@@ -136,7 +137,7 @@ fn an_independent_reader_understands_the_router_advertisement() {
     else {
         panic!("an independent reader sees {repr:?}");
     };
-    assert_eq!((hop_limit, flags, router_lifetime.secs()), (64, NdiscRouterFlags::empty(), 9_000));
+    assert_eq!((hop_limit, flags, router_lifetime.secs()), (64, NdiscRouterFlags::OTHER, 9_000));
     assert_eq!((lladdr.unwrap().as_bytes(), mtu), (&MAC.0[..], Some(1_500)));
     let prefix = prefix_info.unwrap();
     assert_eq!((prefix.prefix_len, prefix.prefix), (64, "fd00:1234::".parse::<Ipv6Addr>().unwrap()));
@@ -146,9 +147,10 @@ fn an_independent_reader_understands_the_router_advertisement() {
     assert_eq!(out[64..72], [25, 3, 0, 0, 0, 0, 0x07, 0x08]);
     assert_eq!(out[72..], advertisement.dns.unwrap().octets());
 
-    let without = RouterAdvertisement { dns: None, autonomous: false, ..advertisement };
+    let without =
+        RouterAdvertisement { dns: None, autonomous: false, other_configuration: false, ..advertisement };
     let len = without.write(&mut out);
-    assert_eq!((len, out[35]), (64, 0x80));
+    assert_eq!((len, out[35], out[5]), (64, 0x80, 0));
     assert!(checksum_ok(GATEWAY, CONTAINER, &out[..len]));
 }
 
