@@ -162,15 +162,9 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Plan, CliError> {
     })
 }
 
-/// The definition of this face, for those who document or complete it.
-#[must_use]
-pub fn command() -> clap::Command {
-    Cli::command()
-}
-
 /// What `--help` shows, and what the original shows of every mistake as well.
 fn help() -> String {
-    command().render_help().to_string().trim_end().to_owned()
+    Cli::command().render_help().to_string().trim_end().to_owned()
 }
 
 /// The lines that the original prints, with what is true of us.

@@ -25,9 +25,8 @@ fn options() -> BTreeSet<String> {
     options
 }
 
-/// Options in the headings of the page's paragraphs: the line after each `.TP`.
-fn documented() -> BTreeSet<String> {
-    let page = page();
+/// Options in the headings of a page's paragraphs: the line after each `.TP`.
+fn documented(page: &str) -> BTreeSet<String> {
     let headings = page.lines().zip(page.lines().skip(1)).filter(|(macro_line, _)| *macro_line == ".TP");
     let words = headings.flat_map(|(_, heading)| heading.split([' ', ',', '"']));
     words.filter(|word| word.starts_with('-')).map(str::to_owned).collect()
@@ -37,7 +36,21 @@ fn documented() -> BTreeSet<String> {
 fn every_option_has_its_paragraph_and_every_paragraph_its_option() {
     let options = options();
     assert!(options.contains("--publish") && options.contains("-p"), "{options:?}");
-    assert_eq!(documented(), options);
+    assert_eq!(documented(&page()), options);
+}
+
+#[test]
+fn page_of_the_slirp4netns_face_tells_each_of_its_options() {
+    let page = include_str!("../../docs/man/netferry-slirp4netns.1").replace("\\-", "-");
+    let words = ["slirp4netns", "--help"].map(std::ffi::OsString::from);
+    let help = netferry::cli::parse(words).unwrap_err().to_string();
+    let words = help
+        .lines()
+        .filter(|line| line.trim_start().starts_with('-'))
+        .flat_map(|line| line.split([' ', ',']));
+    let options: BTreeSet<String> = words.filter(|word| word.starts_with('-')).map(str::to_owned).collect();
+    assert!(options.contains("--enable-ipv6") && options.contains("-6"), "{options:?}");
+    assert_eq!(documented(&page), options);
 }
 
 #[test]
