@@ -9,13 +9,13 @@ fn main() -> ExitCode {
     let plan = match cli::parse(std::env::args_os()) {
         Ok(plan) => plan,
         Err(error) => {
-            let text = format!("{error}\n");
             // Whoever reads only the beginning of a help text has not made a mistake.
-            let _ = if error.exit_code() == 0 {
-                io::stdout().write_all(text.as_bytes())
-            } else {
-                io::stderr().write_all(text.as_bytes())
-            };
+            if let Some(text) = error.standard_output() {
+                let _ = writeln!(io::stdout(), "{text}");
+            }
+            if let Some(text) = error.standard_error() {
+                let _ = writeln!(io::stderr(), "{text}");
+            }
             return ExitCode::from(error.exit_code());
         }
     };

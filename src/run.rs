@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 use self::container::{Command, Container};
 use self::handshake::{HandshakeError, Line, Word};
 use crate::cli::{self, Announcement, Collisions, Configuration, Mode, OutboundSources, Plan, Verbosity};
-use crate::config::address::{AddressError, HostNetworks, avoid_collisions};
+use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
 use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Timeouts};
 use crate::observe::log;
 use crate::sys::bess::BessError;
@@ -171,22 +171,29 @@ impl Facts {
             info!("this kernel has no IPv6, and neither has the container");
             link.ipv6 = None;
         }
+        if configuration(plan) == Configuration::Ours && link.container_mac.is_none() {
+            let [random, ..] = host::random_secret().doing("draw a random number")?;
+            link.adopt_container_mac(random_mac(random));
+        }
         let outbound = outbound_addresses(&plan.outbound, &interfaces)?;
         let host_addresses = interfaces.into_iter().map(|(_, address, _)| address).collect();
         Ok(Facts { link, host_addresses, outbound, resolv_conf, resolvers })
     }
 
     fn container<'a>(&'a self, plan: &'a Plan) -> Container<'a> {
-        let configuration = match &plan.mode {
-            Mode::Run { .. } => Configuration::Ours,
-            Mode::Attach(attach) => attach.configuration,
-        };
         Container {
             link: &self.link,
             tap_name: &plan.tap_name,
             tap_features: tap_features(plan),
-            configuration,
+            configuration: configuration(plan),
         }
+    }
+}
+
+fn configuration(plan: &Plan) -> Configuration {
+    match &plan.mode {
+        Mode::Run { .. } => Configuration::Ours,
+        Mode::Attach(attach) => attach.configuration,
     }
 }
 
@@ -288,7 +295,7 @@ fn serve_command(
     }
     line.say(Word::Mapped)?;
     let tap = receive_tap(plan, &line)?;
-    tell_user(plan, Announcement::StandardError, &facts.link, &ports.rules);
+    tell_user(plan, Announcement::StandardError, facts, &ports.rules);
     let worker = ports.into_worker(plan, facts, tap)?;
     let mut sources = supervise::command_sources(signals, child).doing("watch the command")?;
     sources.extend(resolver_source(plan, facts));
@@ -404,17 +411,20 @@ fn resolver_source(plan: &Plan, facts: &Facts) -> Option<Source<'static>> {
         .ok()
 }
 
-fn tell_user(plan: &Plan, place: Announcement, link: &LinkConfig, rules: &[PublishRule]) {
+fn tell_user(plan: &Plan, how: Announcement, facts: &Facts, rules: &[PublishRule]) {
     if plan.verbosity == Verbosity::Quiet {
         return;
     }
-    let line = format!("netferry: {}\n", banner::banner(&plan.tap_name, link, rules));
     // Whoever asked may have stopped reading: the network is up all the same.
-    let told = match place {
-        Announcement::StandardError => io::stderr().write_all(line.as_bytes()),
+    let told = match how {
+        Announcement::StandardError => {
+            let line = format!("netferry: {}\n", banner::banner(&plan.tap_name, &facts.link, rules));
+            io::stderr().write_all(line.as_bytes())
+        }
         Announcement::StandardOutput => {
+            let lines = banner::slirp4netns_lines(plan, &facts.link, facts.outbound);
             let mut out = io::stdout();
-            out.write_all(line.as_bytes()).and_then(|()| out.flush())
+            out.write_all(lines.as_bytes()).and_then(|()| out.flush())
         }
     };
     if let Err(error) = told {

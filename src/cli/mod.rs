@@ -75,9 +75,9 @@ pub struct Attach {
     pub ready_fd: Option<i32>,
     /// A descriptor, open since before we started, with whose first event we end.
     pub exit_fd: Option<i32>,
-    /// Whether we end with the process that names the namespace. With the namespace we end in any case.
-    pub ends_with_process: bool,
-    /// Where it is told that the network is up.
+    /// What ends us besides `exit_fd`.
+    pub lifetime: Lifetime,
+    /// How it is told that the network is up.
     pub announcement: Announcement,
 }
 
@@ -94,6 +94,17 @@ pub enum AttachTarget {
     Bess(PathBuf),
 }
 
+/// How long we are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// As long as the process that names the namespace, and at most as long as the namespace. A signal is another
+    /// orderly end.
+    OfTarget,
+    /// Until whoever started us ends us, by a signal of which we die: he counts on us being there, even when the
+    /// container is gone.
+    UntilTold,
+}
+
 /// Who configures the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Configuration {
@@ -103,12 +114,12 @@ pub enum Configuration {
     Others,
 }
 
-/// Where it is told that the network is up.
+/// How it is told that the network is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Announcement {
-    /// Standard error.
+    /// By one line on standard error.
     StandardError,
-    /// Standard output.
+    /// By the lines of slirp4netns, on standard output.
     StandardOutput,
 }
 
@@ -177,12 +188,14 @@ pub enum CliError {
         command: &'static str,
     },
     /// The words of another program's face make no sense.
-    #[error("{face}: {message}; try '{face} --help'")]
+    #[error("{face}: {message}")]
     FaceUsage {
         /// What was asked and found.
         message: String,
         /// The program that we stand for.
         face: &'static str,
+        /// Its help, for standard output.
+        help: String,
     },
     /// The words make sense, but what they ask for cannot be; one line that says what can.
     #[error("netferry: {0}")]
@@ -198,6 +211,26 @@ impl CliError {
             CliError::Usage { .. } => 2,
             // getopt_long's users exit so.
             CliError::FaceUsage { .. } | CliError::Unusable(_) => 1,
+        }
+    }
+
+    /// What belongs on standard output.
+    #[must_use]
+    pub fn standard_output(&self) -> Option<&str> {
+        match self {
+            CliError::Information(text) | CliError::FaceUsage { help: text, .. } => Some(text),
+            CliError::Usage { .. } | CliError::Unusable(_) => None,
+        }
+    }
+
+    /// What belongs on standard error: one line.
+    #[must_use]
+    pub fn standard_error(&self) -> Option<String> {
+        match self {
+            CliError::Information(_) => None,
+            CliError::Usage { .. } | CliError::FaceUsage { .. } | CliError::Unusable(_) => {
+                Some(self.to_string())
+            }
         }
     }
 }

@@ -11,7 +11,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::values::{self, ValueError};
 use super::{
-    Announcement, CliError, Collisions, Configuration, Confinement, Mode, OutboundSources, Plan, Verbosity,
+    Announcement, CliError, Collisions, Configuration, Confinement, Lifetime, Mode, OutboundSources, Plan,
+    Verbosity,
 };
 use crate::config::address::{self, ExplicitSubnets, Ipv4Link, Ipv6Link};
 use crate::config::limits::MAX_RESOLVERS;
@@ -231,7 +232,7 @@ fn resolve(command: Command) -> Result<Plan, ValueError> {
                 configuration: Configuration::Ours,
                 ready_fd,
                 exit_fd: None,
-                ends_with_process: true,
+                lifetime: Lifetime::OfTarget,
                 announcement: Announcement::StandardError,
             };
             link.resolve(Mode::Attach(attach), tap_name)

@@ -1,21 +1,21 @@
 //! The face of slirp4netns 1.3: its options, its defaults, its exit codes.
 //!
-//! Those who start slirp4netns read its `--help` for the names of options, its `--version` for nothing in
-//! particular, and its exit code. Options are taken as getopt_long(3) takes them: abbreviated, with `=` or a
+//! Those who start slirp4netns read its `--help` for the names of options, the first two lines of its `--version`
+//! for version and commit, and its exit code: 1 for every mistake, of which a mistake in the words shows the help on
+//! standard output as well. Options are taken as getopt_long(3) takes them: abbreviated, with `=` or a
 //! space, the last of several counting, anywhere among the operands. What differs is listed in
 //! docs/compatibility.md.
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::values::{self, ValueError, malformed, unusable};
 use super::{
-    Announcement, Attach, AttachTarget, CliError, Collisions, Configuration, Confinement, Mode,
+    Announcement, Attach, AttachTarget, CliError, Collisions, Configuration, Confinement, Lifetime, Mode,
     OutboundSources, Plan, Source, Verbosity,
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
@@ -41,6 +41,7 @@ const DHCP_OFFSETS: (u32, u32) = (15, 30);
 const IPV6_PREFIX: Ipv6Net = Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0), 64);
 
 const AFTER_HELP: &str = "\
+TAPNAME is tap0 unless given. \
 The container reaches the host at network + 2 (10.0.2.2) and the host's resolvers at network + 3 (10.0.2.3); its own \
 address is network + 100 (10.0.2.100) with --configure, or one of network + 15 to + 30 by DHCP.
 This is netferry in the place of slirp4netns; `netferry --help` shows its own commands.";
@@ -49,7 +50,7 @@ This is netferry in the place of slirp4netns; `netferry --help` shows its own co
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,
-    override_usage = "slirp4netns [OPTION]... PID|PATH [TAPNAME]",
+    override_usage = "slirp4netns [OPTION]... PID|PATH|TAPFD|SOCKET [TAPNAME]",
     after_help = AFTER_HELP,
     disable_help_flag = true,
     disable_version_flag = true,
@@ -69,7 +70,7 @@ struct Cli {
     #[arg(short, long, value_name = "FD")]
     ready_fd: Option<String>,
 
-    /// Largest packet in bytes [default: 1500, max: 65521].
+    /// Largest packet in bytes [default: 1500, from 576 to 65521].
     #[arg(short, long, value_name = "MTU")]
     mtu: Option<String>,
 
@@ -133,8 +134,8 @@ struct Cli {
     #[arg(short, long, action = ArgAction::SetTrue)]
     version: bool,
 
-    /// The namespace, and the name of the interface [default: tap0].
-    #[arg(value_name = "PID|PATH")]
+    /// The namespace or what takes its place, and the name of the interface.
+    #[arg(hide = true)]
     operands: Vec<OsString>,
 }
 
@@ -150,14 +151,20 @@ enum TargetKind {
 pub(super) fn parse(args: Vec<OsString>) -> Result<Plan, CliError> {
     let cli = Cli::try_parse_from(args).map_err(|error| reduce(&error))?;
     if cli.help {
-        return Err(CliError::Information(Cli::command().render_help().to_string().trim_end().to_owned()));
+        return Err(CliError::Information(help()));
     }
     if cli.version {
         return Err(CliError::Information(version()));
     }
     cli.resolve().map_err(|error| match error {
-        ValueError::Malformed(message) | ValueError::Unusable(message) => usage(message),
+        ValueError::Malformed(message) => usage(message),
+        ValueError::Unusable(message) => CliError::Unusable(message),
     })
+}
+
+/// What `--help` shows, and what the original shows of every mistake as well.
+fn help() -> String {
+    Cli::command().render_help().to_string().trim_end().to_owned()
 }
 
 /// The lines that the original prints, with what is true of us.
@@ -173,15 +180,12 @@ fn version() -> String {
 }
 
 fn usage(message: String) -> CliError {
-    CliError::FaceUsage { message, face: NAME }
+    CliError::FaceUsage { message, face: NAME, help: help() }
 }
 
 /// The first sentence of what clap says.
 fn reduce(error: &clap::Error) -> CliError {
     let text = error.render().to_string();
-    if error.kind() == ErrorKind::DisplayHelp {
-        return CliError::Information(text.trim_end().to_owned());
-    }
     let paragraph = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
     let sentence = paragraph.collect::<Vec<_>>().join(" ");
     usage(sentence.strip_prefix("error: ").unwrap_or(&sentence).to_owned())
@@ -197,6 +201,7 @@ impl Cli {
         };
         let link = self.link()?;
         let dhcp = link.ipv4.map(|ipv4| dhcp_pool(&ipv4));
+        let dhcpv6 = link.ipv6.is_some();
         let inherited = |option: &str, text: &Option<String>| {
             text.as_ref().map(|text| values::inherited_fd(option, text)).transpose()
         };
@@ -206,7 +211,7 @@ impl Cli {
             configuration: if self.configure { Configuration::Ours } else { Configuration::Others },
             ready_fd: inherited("--ready-fd", &self.ready_fd)?,
             exit_fd: inherited("--exit-fd", &self.exit_fd)?,
-            ends_with_process: false,
+            lifetime: Lifetime::UntilTold,
             announcement: Announcement::StandardOutput,
         };
         Ok(Plan {
@@ -217,7 +222,7 @@ impl Cli {
             publish: Vec::new(),
             host_loopback: !self.disable_host_loopback,
             udp_mapping: UdpMapping::default(),
-            services: Services { dns: !self.disable_dns, dhcp, dhcpv6: self.enable_ipv6 },
+            services: Services { dns: !self.disable_dns, dhcp, dhcpv6 },
             outbound: OutboundSources {
                 ipv4: self
                     .outbound_addr
@@ -304,26 +309,26 @@ impl Cli {
         };
         let mtu = match self.mtu.as_deref() {
             Some(ORIGINAL_MAX_MTU) => address::MAX_MTU,
-            Some(text) => values::mtu("--mtu", text, self.enable_ipv6)?,
+            Some(text) => values::mtu("--mtu", text, false)?,
             None => address::DEFAULT_MTU,
         };
-        let container_mac = match (&self.macaddress, self.configure) {
-            (Some(text), true) => Some(values::container_mac("--macaddress", text)?),
-            (Some(_), false) => {
+        // The kernel takes IPv6 from an interface with a smaller MTU; podman asks for IPv6 whatever the MTU is.
+        let has_ipv6 = self.enable_ipv6 && mtu >= address::MIN_MTU_IPV6;
+        let ipv6 = has_ipv6.then(|| Ipv6Link::from_cidr(IPV6_PREFIX).expect("fd00::/64 is a usable prefix"));
+        let mut link = LinkConfig {
+            ipv4: Some(ipv4),
+            ipv6,
+            mtu,
+            gateway_mac: address::GATEWAY_MAC,
+            container_mac: None,
+        };
+        if let Some(text) = &self.macaddress {
+            if !self.configure {
                 return Err(ValueError::Malformed("--macaddress is for --configure; add that".to_owned()));
             }
-            (None, true) => Some(address::derived_mac(ipv4.container)),
-            (None, false) => None,
-        };
-        let ipv6 = self.enable_ipv6.then(|| {
-            let link = Ipv6Link::from_cidr(IPV6_PREFIX).expect("fd00::/64 is a usable prefix");
-            match container_mac {
-                // What the container would choose itself by the router advertisements.
-                Some(mac) => Ipv6Link { container: address::eui64_address(link.prefix, mac), ..link },
-                None => link,
-            }
-        });
-        Ok(LinkConfig { ipv4: Some(ipv4), ipv6, mtu, gateway_mac: address::GATEWAY_MAC, container_mac })
+            link.adopt_container_mac(values::container_mac("--macaddress", text)?);
+        }
+        Ok(link)
     }
 }
 
@@ -353,12 +358,12 @@ fn source<A: std::str::FromStr>(option: &str, text: &str) -> Result<Source<A>, V
     if let Ok(address) = text.parse() {
         return Ok(Source::Address(address));
     }
-    match values::interface_name(option, text) {
-        Ok(name) if !text.contains(':') && text.parse::<std::net::IpAddr>().is_err() => {
-            Ok(Source::Interface(name))
-        }
-        Ok(_) | Err(_) => {
-            Err(malformed(option, text, "neither an address of this family nor the name of an interface"))
-        }
+    if text.parse::<IpAddr>().is_ok() {
+        return Err(malformed(option, text, "an address of the other family; see the other option"));
     }
+    let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+    if text.is_empty() || text.len() > values::INTERFACE_NAME_MAX_BYTES || !text.bytes().all(allowed) {
+        return Err(malformed(option, text, "neither an address nor the name of an interface"));
+    }
+    Ok(Source::Interface(text.to_owned()))
 }

@@ -15,7 +15,7 @@ use crate::config::publish::PublishSpec;
 use crate::wire::MacAddr;
 
 /// Longest interface name (`IFNAMSIZ` less its final zero).
-const INTERFACE_NAME_MAX_BYTES: usize = 15;
+pub(super) const INTERFACE_NAME_MAX_BYTES: usize = 15;
 
 const DNS_PORT: u16 = 53;
 

@@ -81,6 +81,15 @@ pub struct Ipv6Link {
 }
 
 impl LinkConfig {
+    /// Gives the container this Ethernet address, and the IPv6 address that it makes for itself from it when it
+    /// follows router advertisements.
+    pub fn adopt_container_mac(&mut self, mac: MacAddr) {
+        self.container_mac = Some(mac);
+        if let Some(ipv6) = &mut self.ipv6 {
+            ipv6.container = eui64_address(ipv6.prefix, mac);
+        }
+    }
+
     /// The container's address of the same family as `other`.
     #[must_use]
     pub fn container_like(&self, other: IpAddr) -> Option<IpAddr> {
@@ -218,6 +227,14 @@ impl Default for LinkConfig {
 pub fn derived_mac(container: Ipv4Addr) -> MacAddr {
     let [a, b, c, d] = container.octets();
     MacAddr([0x02, 0x6e, a, b, c, d])
+}
+
+/// An Ethernet address for a container, of random bits: locally administered, unicast, and not ours.
+#[must_use]
+pub fn random_mac(random: u64) -> MacAddr {
+    let [a, b, c, d, e, f, ..] = random.to_be_bytes();
+    let mac = MacAddr([(a | 0x02) & !0x01, b, c, d, e, f]);
+    if mac == GATEWAY_MAC { MacAddr([0x06, b, c, d, e, f]) } else { mac }
 }
 
 /// The address that a host with this Ethernet address makes for itself in an advertised prefix: the modified

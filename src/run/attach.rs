@@ -11,7 +11,7 @@ use super::{
     Doing, Facts, Ports, RunError, confine, end, fork, receive_tap, resolver_source, supervise, tap_features,
     tell_user,
 };
-use crate::cli::{Attach, AttachTarget, Plan};
+use crate::cli::{Attach, AttachTarget, Lifetime, Plan};
 use crate::config::PublishRule;
 use crate::sys::bess::{BessListener, BessSocket};
 use crate::sys::namespace::{NamespaceTarget, Namespaces};
@@ -20,7 +20,7 @@ use crate::sys::ready::{ReadyDescriptor, take_inherited};
 use crate::sys::tap::Tap;
 use crate::worker::{Device, ExitReason, Worker};
 
-/// What ends us.
+/// What ends us in an orderly way.
 const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 /// Descriptors that were passed on to us.
@@ -57,14 +57,20 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
     let mut inherited = Inherited::take(what)?;
     let namespaces = namespace_target(what).map(|target| target.open()).transpose()?;
     let process = match what.target {
-        AttachTarget::Pid(pid) if what.ends_with_process => {
+        AttachTarget::Pid(pid) if what.lifetime == Lifetime::OfTarget => {
             Some((process::watch_process(pid).doing("watch the process of the namespace")?, pid))
         }
         AttachTarget::Pid(_) | AttachTarget::Path(_) | AttachTarget::TapFd(_) | AttachTarget::Bess(_) => None,
     };
     let facts = Facts::gather(plan)?;
-    process::block_signals(&ENDING_SIGNALS).doing("block signals")?;
-    let signals = Signals::open(&ENDING_SIGNALS).doing("watch signals")?;
+    let signals = match what.lifetime {
+        Lifetime::OfTarget => {
+            process::block_signals(&ENDING_SIGNALS).doing("block signals")?;
+            Some(Signals::open(&ENDING_SIGNALS).doing("watch signals")?)
+        }
+        // They do what they do to every program, and those that were ignored when we were started still are.
+        Lifetime::UntilTold => None,
+    };
     let mut userns = None;
     let (worker, rules) = if let Some(namespaces) = namespaces {
         let set_up = in_namespaces(plan, &facts, &namespaces)?;
@@ -79,7 +85,7 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
             (None, AttachTarget::Bess(path)) => {
                 let listener = BessListener::bind(path)?;
                 announce(plan, what, &facts, &rules, inherited.ready.take());
-                match guest(&listener, &signals, inherited.exit.as_ref())? {
+                match guest(&listener, signals.as_ref(), inherited.exit.as_ref())? {
                     Some(socket) => socket.into(),
                     None => return Ok(0),
                 }
@@ -90,7 +96,10 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
         };
         (ports.into_worker(plan, &facts, device)?, rules)
     };
-    let mut sources = vec![supervise::ending_signal(&signals).doing("watch signals")?];
+    let mut sources = Vec::new();
+    if let Some(signals) = &signals {
+        sources.push(supervise::ending_signal(signals).doing("watch signals")?);
+    }
     if let Some((pidfd, pid)) = &process {
         sources.push(supervise::ending_process(pidfd, *pid).doing("watch the process of the namespace")?);
     }
@@ -106,7 +115,25 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
         ExitReason::Finished(status) => Ok(status),
         ExitReason::LinkGone => {
             info!("the interface is gone, and so is our work");
-            Ok(0)
+            match (what.lifetime, &what.target) {
+                // A guest comes once.
+                (Lifetime::OfTarget, _) | (Lifetime::UntilTold, AttachTarget::Bess(_)) => Ok(0),
+                (Lifetime::UntilTold, _) => wait_until_told(inherited.exit.as_ref()),
+            }
+        }
+    }
+}
+
+/// Does nothing but be there. podman, for one, takes its namespace away first and only then ends us by our process
+/// id, which must not be another's by then.
+fn wait_until_told(exit: Option<&OwnedFd>) -> Result<u8, RunError> {
+    loop {
+        let mut watched: Vec<PollFd<'_>> =
+            exit.iter().map(|exit| PollFd::new(exit.as_fd(), PollFlags::POLLIN)).collect();
+        match poll(&mut watched, PollTimeout::NONE) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(0),
+            Err(errno) => return Err(std::io::Error::from(errno)).doing("wait for the end"),
         }
     }
 }
@@ -141,7 +168,7 @@ fn announce(
     rules: &[PublishRule],
     ready: Option<ReadyDescriptor>,
 ) {
-    tell_user(plan, what.announcement, &facts.link, rules);
+    tell_user(plan, what.announcement, facts, rules);
     // Whoever asked to be told may have lost interest: the network is up all the same.
     if let Some(Err(error)) = ready.map(ReadyDescriptor::tell) {
         warn!("--ready-fd: {error}");
@@ -151,11 +178,11 @@ fn announce(
 /// Waits for the guest that connects to the socket; `None` if we are to end before.
 fn guest(
     listener: &BessListener,
-    signals: &Signals,
+    signals: Option<&Signals>,
     exit: Option<&OwnedFd>,
 ) -> Result<Option<BessSocket>, RunError> {
     loop {
-        let ends = [Some(signals.as_fd()), exit.map(AsFd::as_fd)];
+        let ends = [signals.map(AsFd::as_fd), exit.map(AsFd::as_fd)];
         let mut watched: Vec<PollFd<'_>> =
             ends.into_iter().flatten().map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
         watched.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));

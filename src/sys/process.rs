@@ -7,7 +7,7 @@
 //! References: pidfd_open(2), signalfd(2), sigaction(2), PR_SET_PDEATHSIG(2const).
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsString, c_int};
+use std::ffi::{CString, OsStr, OsString, c_int};
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -195,7 +195,21 @@ pub fn exec(command: &[OsString], mask: &SignalMask) -> Result<Infallible, ExecE
     let arguments = arguments.map_err(|error| failed(error.into()))?;
     set_default(Signal::SIGPIPE).map_err(failed)?;
     mask.restore().map_err(failed)?;
-    execvp(&arguments[0], &arguments).map_err(|errno| failed(errno.into()))
+    execvp(&arguments[0], &arguments).map_err(|errno| match errno {
+        // It came to a directory that it may not search, and that decided although nothing was found at all.
+        Errno::EACCES if !is_on_path(&program, std::env::var_os("PATH")) => failed(Errno::ENOENT.into()),
+        other => failed(other.into()),
+    })
+}
+
+/// Whether there is a file of this name, whatever it may be, where `execvp` looks for it.
+fn is_on_path(program: &OsStr, path: Option<OsString>) -> bool {
+    if program.as_bytes().contains(&b'/') {
+        return true;
+    }
+    // execvp(3): what is searched without PATH.
+    let path = path.unwrap_or_else(|| OsString::from("/bin:/usr/bin"));
+    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
 
 /// A thread's set of blocked signals, to be restored.
@@ -309,6 +323,8 @@ fn thread_count() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -326,6 +342,17 @@ mod tests {
         assert_eq!(status("/etc/passwd"), 126);
         assert_eq!(status("/etc"), 126);
         assert_eq!(status("nul\0inside"), 126);
+    }
+
+    #[test]
+    fn a_program_is_on_the_path_if_a_file_of_its_name_is() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("there"), "").unwrap();
+        let path = std::env::join_paths([Path::new("/no-such-directory"), directory.path()]).unwrap();
+        assert!(is_on_path(OsStr::new("there"), Some(path.clone())));
+        assert!(!is_on_path(OsStr::new("elsewhere"), Some(path.clone())));
+        assert!(is_on_path(OsStr::new("./elsewhere"), Some(path)), "not searched for");
+        assert!(is_on_path(OsStr::new("sh"), None));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The native command line: which words lead to which plan, and what is said of the others.
+//! The command lines: which words lead to which plan, and what is said of the others.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod binary;

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -54,8 +55,15 @@ pub fn serve(ground: &Ground, arguments: &[&str]) -> Running {
         assert!(Instant::now() < deadline, "not ready: {}", running.so_far(Stream::Err));
         std::thread::sleep(Duration::from_millis(10));
     }
-    running.wait_for(Stream::Out, "netferry: ");
+    running.wait_for(Stream::Out, "* Recommended IP: ");
     running
+}
+
+/// Ends it as runtimes do; it dies of the signal, as those who wait for it expect.
+fn end(running: Running, signal: Signal) {
+    running.signal(signal);
+    let outcome = running.finish(SOON);
+    assert_eq!(outcome.status.signal(), Some(signal as i32), "{outcome}");
 }
 
 fn fetch(ground: &Ground, container: &Running, url: &str) -> Outcome {
@@ -93,8 +101,7 @@ fn configure_gives_a_process_the_network_of_the_original() {
         fetch(ground, &container, &format!("http://[{WORLD6}]:8080/"))
             .expect_success()
             .expect_stdout("hello ");
-        running.signal(Signal::SIGTERM);
-        running.finish(SOON).expect_success();
+        end(running, Signal::SIGTERM);
         let links = inside(ground, &container, &["ip", "-brief", "link"]).stdout;
         assert!(!links.contains("tap0"), "the device was left behind\n{links}");
     });
@@ -173,8 +180,7 @@ fn a_persistent_device_that_others_configure_is_served_without_configure() {
         let running = serve(ground, &arguments);
         http(ground.world_listener(WORLD4, 8080));
         fetch(ground, &container, &format!("http://{WORLD4}:8080/")).expect_success().expect_stdout("hello ");
-        running.signal(Signal::SIGTERM);
-        running.finish(SOON);
+        end(running, Signal::SIGTERM);
         let links = inside(ground, &container, &["ip", "-brief", "address"]).stdout;
         assert!(links.contains("tap0") && links.contains("10.0.2.100/24"), "not ours to remove\n{links}");
     });
@@ -196,17 +202,14 @@ fn without_configure_a_new_device_is_left_alone() {
 fn the_exit_descriptor_ends_it() {
     sealed(|ground| {
         let container = container(ground);
-        let script = format!(
-            "sleep 2 | {} -c --exit-fd=0 {}; echo ended with ${{?}}",
-            link().display(),
-            container.pid()
-        );
+        let script =
+            format!("sleep 2 | {} -c --exit-fd=0 {}; echo status ${{?}}", link().display(), container.pid());
         let mut command = ground.user("sh");
         command.args(["-c", &script]);
         let mut running = start(command);
-        running.wait_for(Stream::Out, "netferry: tap0");
-        assert!(!running.so_far(Stream::Out).contains("ended"), "it ended before its time");
-        running.finish(SOON).expect_success().expect_stdout("ended with 0");
+        running.wait_for(Stream::Out, "* Recommended IP: ");
+        assert!(!running.so_far(Stream::Out).contains("status"), "it ended before its time");
+        running.finish(SOON).expect_success().expect_stdout("status 0");
     });
 }
 
@@ -234,8 +237,7 @@ fn the_loopback_of_the_host_is_reached_unless_that_is_disabled() {
         http(TcpListener::bind("127.0.0.1:8000").unwrap());
         let running = serve(ground, &["-c", &pid_of(&container)]);
         fetch(ground, &container, "http://10.0.2.2:8000/").expect_success().expect_stdout("hello ");
-        running.signal(Signal::SIGTERM);
-        running.finish(SOON);
+        end(running, Signal::SIGTERM);
         let _running = serve(ground, &["-c", "--disable-host-loopback", &pid_of(&container)]);
         // 7: could not connect.
         fetch(ground, &container, "http://10.0.2.2:8000/").expect_code(7);
@@ -251,13 +253,89 @@ fn names_are_looked_up_unless_that_is_disabled() {
         let ask = ["dig", "+short", "+tries=1", "+time=2", "@10.0.2.3", "www.test"];
         let running = serve(ground, &["-c", &pid_of(&container)]);
         inside(ground, &container, &ask).expect_success().expect_stdout(&WORLD4.to_string());
-        running.signal(Signal::SIGTERM);
-        running.finish(SOON);
+        end(running, Signal::SIGTERM);
         let _running = serve(ground, &["-c", "--disable-dns", &pid_of(&container)]);
         let outcome = inside(ground, &container, &ask);
         assert!(!outcome.stdout.contains(&WORLD4.to_string()), "{outcome}");
         // 9: no reply from the server.
         outcome.expect_code(9);
+    });
+}
+
+#[test]
+fn it_is_there_until_it_is_told_to_end_even_without_a_namespace() {
+    sealed(|ground| {
+        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+            let container = container(ground);
+            let running = serve(ground, &["-c", &pid_of(&container)]);
+            drop(container);
+            // Time enough to have seen the end of the interface. Clients end the namespace first and us by our
+            // process id then, which must not be another's.
+            std::thread::sleep(Duration::from_millis(500));
+            let processor_time = || {
+                let stat = std::fs::read_to_string(format!("/proc/{}/stat", running.pid())).unwrap();
+                let fields = stat.rsplit(") ").next().unwrap().split(' ');
+                fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>()
+            };
+            let before = processor_time();
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(processor_time() <= before + 2, "it waits busily");
+            end(running, signal);
+        }
+    });
+}
+
+#[test]
+fn the_exit_descriptor_ends_it_even_without_a_namespace() {
+    sealed(|ground| {
+        let container = container(ground);
+        let script =
+            format!("sleep 2 | {} -c --exit-fd=0 {}; echo status ${{?}}", link().display(), container.pid());
+        let mut command = ground.user("sh");
+        command.args(["-c", &script]);
+        let mut running = start(command);
+        running.wait_for(Stream::Out, "* Recommended IP: ");
+        drop(container);
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!running.so_far(Stream::Out).contains("status"), "it ended before its time");
+        running.finish(SOON).expect_success().expect_stdout("status 0");
+    });
+}
+
+#[test]
+fn signals_that_were_ignored_still_are() {
+    sealed(|ground| {
+        let container = container(ground);
+        let script = format!("trap '' HUP; exec {} -c {}", link().display(), container.pid());
+        let mut command = ground.user("sh");
+        command.args(["-c", &script]);
+        let mut running = start(command);
+        running.wait_for(Stream::Out, "* Recommended IP: ");
+        running.signal(Signal::SIGHUP);
+        std::thread::sleep(Duration::from_millis(200));
+        http(ground.world_listener(WORLD4, 8080));
+        fetch(ground, &container, &format!("http://{WORLD4}:8080/")).expect_success().expect_stdout("hello ");
+        end(running, Signal::SIGTERM);
+    });
+}
+
+#[test]
+fn ethernet_addresses_of_two_containers_differ() {
+    sealed(|ground| {
+        let addresses = [(); 2].map(|()| {
+            let container = container(ground);
+            let _running = serve(ground, &["-c", "-6", &pid_of(&container)]);
+            let script = "ip -br link show tap0; ip -6 -o address show tap0 scope global";
+            let outcome = inside(ground, &container, &["sh", "-c", script]).expect_success();
+            // One address of that scope, which is the one that the container makes of its Ethernet address.
+            let mac = outcome.stdout.split_whitespace().nth(2).unwrap().to_owned();
+            assert_eq!(outcome.stdout.matches("fd00::").count(), 1, "{outcome}");
+            let end: Vec<&str> = mac.split(':').skip(4).collect();
+            let tail = format!("{:x}", u16::from_str_radix(&end.concat(), 16).unwrap());
+            assert!(outcome.stdout.contains(&format!(":{tail}/64")), "{outcome}");
+            mac
+        });
+        assert_ne!(addresses[0], addresses[1]);
     });
 }
 
@@ -297,8 +375,7 @@ fn host_sockets_send_from_the_address_or_interface_asked_for() {
         let running =
             serve(ground, &["-c", "-6", "--outbound-addr", second4, "--outbound-addr6", second6, &pid]);
         assert_eq!((address(&WORLD4).trim(), address(&WORLD6).trim()), (second4, second6));
-        running.signal(Signal::SIGTERM);
-        running.finish(SOON);
+        end(running, Signal::SIGTERM);
         let _running = serve(ground, &["-c", "-6", "--outbound-addr=host0", "--outbound-addr6=host0", &pid]);
         let (first4, first6) = (HOST4.to_string(), [HOST6.to_string(), second6.to_owned()]);
         assert_eq!(address(&WORLD4).trim(), first4);
@@ -312,18 +389,18 @@ fn a_source_that_the_host_has_not_is_refused() {
     sealed(|ground| {
         let container = container(ground);
         let pid = pid_of(&container);
+        let mut add = ground.root("ip");
+        add.args(["tuntap", "add", "bare0", "mode", "tap"]);
+        run(add).expect_success();
         for (option, what) in [
             ("--outbound-addr=198.51.100.9", "198.51.100.9"),
+            ("--outbound-addr6=2001:db8::9", "2001:db8::9"),
             ("--outbound-addr=nosuch0", "interface nosuch0"),
-            ("--outbound-addr6=lo", "interface lo"),
+            ("--outbound-addr6=bare0", "no IPv6 address"),
         ] {
             let mut command = slirp4netns(ground);
             command.args(["-c", option, &pid]);
-            let outcome = run(command).expect_code(1);
-            // The loopback has ::1, which is an address.
-            if option != "--outbound-addr6=lo" {
-                outcome.expect_stderr(what).expect_stderr("ip address");
-            }
+            run(command).expect_code(1).expect_stderr(what).expect_stderr("ip address");
         }
     });
 }
@@ -356,7 +433,7 @@ tap = libc.syscall(438, os.pidfd_open(holder.pid), number, 0)  # pidfd_getfd
 assert tap >= 0, __import__('os').strerror(__import__('ctypes').get_errno())
 os.set_inheritable(tap, True)
 relay = subprocess.Popen(['{}', '--netns-type=tapfd', str(tap)], close_fds=False)
-print(holder.stdout.read().decode()); relay.terminate(); sys.exit(holder.wait() or relay.wait())",
+print(holder.stdout.read().decode()); relay.terminate(); sys.exit(holder.wait() or relay.wait() + 15)",
             link().display()
         );
         let mut command = ground.user("unshare");

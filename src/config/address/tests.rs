@@ -159,3 +159,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn ethernet_address_makes_an_interface_identifier() {
+    // RFC 4291, appendix A, with a locally administered address.
+    let mac = "02:11:22:33:44:55".parse().unwrap();
+    let made = eui64_address("fd00::/64".parse().unwrap(), mac);
+    assert_eq!(made, "fd00::11:22ff:fe33:4455".parse::<Ipv6Addr>().unwrap());
+    let mut link = LinkConfig { container_mac: None, ..LinkConfig::default() };
+    link.adopt_container_mac(mac);
+    let ipv6 = link.ipv6.unwrap();
+    assert_eq!((link.container_mac, ipv6.container), (Some(mac), eui64_address(ipv6.prefix, mac)));
+}
+
+#[test]
+fn random_ethernet_address_is_local_unicast_and_not_the_gateways() {
+    for random in [0, u64::MAX, 0x0102_0304_0506_0708, 0x0067_7700_0002_0000] {
+        let mac = random_mac(random);
+        assert_eq!(mac.0[0] & 0x03, 0x02, "{mac}");
+        assert!(mac.is_unicast() && mac != GATEWAY_MAC, "{mac}");
+    }
+    assert_ne!(random_mac(1 << 16), random_mac(2 << 16));
+}

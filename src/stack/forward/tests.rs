@@ -218,3 +218,19 @@ fn neighboring_groups_and_ports_are_not_dhcp(#[case] source: &str, #[case] desti
 fn the_container_may_have_any_address_of_the_link(#[case] source: &str, #[case] destination: &str) {
     assert_eq!(decide(false, source, destination), Outbound::Host(destination.parse().expect("literal")));
 }
+
+#[rstest]
+#[case("10.0.2.100", "10.0.2.3:53")]
+#[case("10.0.2.100", "10.0.2.3:853")]
+#[case("fd00:2::100", "[fd00:2::3]:53")]
+fn dns_address_is_nobodys_where_dns_is_not_offered(
+    #[values(FlowProtocol::Tcp, FlowProtocol::Udp, FlowProtocol::Echo)] protocol: FlowProtocol,
+    #[case] source: &str,
+    #[case] destination: &str,
+) {
+    let services = Services { dns: false, ..Services::default() };
+    let config = Config { services, ..config(true) };
+    let (source, destination) = (source.parse().expect("literal"), destination.parse().expect("literal"));
+    let decision = outbound(&config, protocol, source, destination);
+    assert_eq!(decision, Outbound::Unreachable(DropReason::NotForUs));
+}

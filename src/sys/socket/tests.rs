@@ -243,3 +243,30 @@ fn a_waiting_accept_without_descriptors_is_exhaustion() {
         drop(ours);
     });
 }
+
+#[test]
+fn sockets_send_from_the_address_asked_for() {
+    in_private_network("sys::socket::tests::sockets_send_from_the_address_asked_for", || {
+        std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+        // All of 127/8 is the loopback's; the kernel would choose 127.0.0.1.
+        let source = IpAddr::from([127, 0, 0, 9]);
+        let listener = StreamListener::bind(loopback(0)).unwrap();
+        let (ours, _) = StreamSocket::connect(listener.local_address().unwrap(), Some(source)).unwrap();
+        wait(&listener, PollFlags::POLLIN);
+        let Accepted::Connection(_, client, _) = listener.accept() else { panic!("no connection") };
+        assert_eq!((client.ip(), ours.local_address().unwrap()), (source, client));
+
+        let flow = DatagramSocket::open(loopback(5000), Some(source), 40_000).unwrap();
+        assert_eq!(flow.local_address().unwrap(), SocketAddr::new(source, 40_000));
+        let second = DatagramSocket::open(loopback(5000), Some(source), 40_000).unwrap();
+        assert_eq!(second.local_address().unwrap().ip(), source, "with another port");
+        let unconnected = DatagramSocket::open("0.0.0.0:0".parse().unwrap(), Some(source), 0).unwrap();
+        assert_eq!(unconnected.local_address().unwrap().ip(), source);
+        let echo = DatagramSocket::open_echo(loopback(0).ip(), Some(source), 7).unwrap();
+        assert_eq!(echo.local_address().unwrap().ip(), source);
+
+        let foreign = IpAddr::from([203, 0, 113, 9]);
+        assert!(StreamSocket::connect(loopback(9), Some(foreign)).is_err());
+        assert!(DatagramSocket::open(loopback(9), Some(foreign), 0).is_err());
+    });
+}

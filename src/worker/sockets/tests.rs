@@ -18,10 +18,12 @@ struct Ground {
 
 impl Ground {
     fn new(listeners: Vec<Listener>) -> Ground {
+        Ground::sending_from(listeners, OutboundAddresses::default())
+    }
+
+    fn sending_from(listeners: Vec<Listener>, outbound: OutboundAddresses) -> Ground {
         let poll = Poll::new().unwrap();
-        let sockets =
-            Sockets::new(poll.registry().try_clone().unwrap(), listeners, OutboundAddresses::default())
-                .unwrap();
+        let sockets = Sockets::new(poll.registry().try_clone().unwrap(), listeners, outbound).unwrap();
         Ground { poll, sockets }
     }
 
@@ -218,4 +220,17 @@ fn refused_datagram_is_reported_once() {
         assert_eq!(ground.sockets.take_report(FLOW), None);
         assert_eq!(ground.sockets.receive_datagrams(port, &mut [0; 16]), DatagramRead::Blocked);
     });
+}
+
+#[test]
+fn source_address_is_of_the_targets_family_and_never_for_the_loopback() {
+    let (ipv4, ipv6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
+    let ground = Ground::sending_from(Vec::new(), OutboundAddresses { ipv4: Some(ipv4), ipv6: Some(ipv6) });
+    let source = |target: &str| ground.sockets.source_for(target.parse().unwrap());
+    assert_eq!(source("203.0.113.2"), Some(ipv4.into()));
+    assert_eq!(source("2001:db8:1::2"), Some(ipv6.into()));
+    // Unconnected sockets, too: they are opened to the unspecified address.
+    assert_eq!((source("0.0.0.0"), source("::")), (Some(ipv4.into()), Some(ipv6.into())));
+    // A packet from elsewhere would not come back from there.
+    assert_eq!((source("127.0.0.1"), source("127.0.0.53"), source("::1")), (None, None, None));
 }
