@@ -42,6 +42,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod observe;
 pub mod run;
 pub mod stack;

@@ -29,6 +29,7 @@ use self::handshake::{HandshakeError, Line, Word};
 use crate::cli::{self, Announcement, Collisions, Configuration, Mode, OutboundSources, Plan, Verbosity};
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
 use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Timeouts};
+use crate::control::ControlError;
 use crate::observe::log;
 use crate::sys::bess::BessError;
 use crate::sys::host;
@@ -94,6 +95,9 @@ pub enum RunError {
         /// IPv4 or IPv6.
         family: &'static str,
     },
+    /// `--api-socket`.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// `--enable-sandbox`.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),

@@ -11,6 +11,15 @@ pub const RESERVED_DESCRIPTORS: u64 = 64;
 /// Resolvers that are asked in turn; glibc has 3.
 pub const MAX_RESOLVERS: usize = 8;
 
+/// Bytes of one request on the API socket; slirp4netns takes less than 4096.
+pub const API_REQUEST_BYTES: usize = 4_095;
+
+/// Clients of the API socket at a time; the one that came first gives way to another.
+pub const API_CONNECTIONS: usize = 16;
+
+/// How long a client of the API socket may take.
+pub const API_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Largest frame on the link, Ethernet header included: a 64 KiB super-segment.
 pub const MAX_FRAME_BYTES: usize = 14 + 65_535;
 

@@ -33,7 +33,9 @@ pub struct PublishRule {
     pub host_address: IpAddr,
     /// Host port to bind.
     pub host_port: u16,
-    /// Port of the container's server, at the container's address of the same family.
+    /// Address of the container's server, of the same family; the container's own where none is given.
+    pub container_address: Option<IpAddr>,
+    /// Port of the container's server.
     pub container_port: u16,
 }
 
@@ -323,7 +325,13 @@ pub fn resolve(
                 }
                 holders.push((host_address, spec));
                 let protocol = spec.protocol;
-                rules.push(PublishRule { protocol, host_address, host_port, container_port });
+                rules.push(PublishRule {
+                    protocol,
+                    host_address,
+                    host_port,
+                    container_address: None,
+                    container_port,
+                });
             }
         }
     }

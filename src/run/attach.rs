@@ -13,6 +13,7 @@ use super::{
 };
 use crate::cli::{Attach, AttachTarget, Lifetime, Plan};
 use crate::config::PublishRule;
+use crate::control::Server;
 use crate::sys::bess::{BessListener, BessSocket};
 use crate::sys::namespace::{NamespaceTarget, Namespaces};
 use crate::sys::process::{self, Signal, Signals};
@@ -107,6 +108,16 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
         sources.push(supervise::ending_descriptor(exit).doing("watch the descriptor of --exit-fd")?);
     }
     sources.extend(resolver_source(plan, &facts));
+    let worker = match &plan.api_socket {
+        Some(path) => {
+            let mut control = Server::bind(path)?;
+            if plan.confinement.sandbox || plan.confinement.seccomp {
+                control.leave_path();
+            }
+            worker.with_control(control).doing("watch the API socket")?
+        }
+        None => worker,
+    };
     confine(plan, userns)?;
     if !matches!(what.target, AttachTarget::Bess(_)) {
         announce(plan, what, &facts, &rules, inherited.ready.take());

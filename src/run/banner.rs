@@ -98,6 +98,7 @@ mod tests {
             protocol: PortProtocol::Tcp,
             host_address: Ipv4Addr::UNSPECIFIED.into(),
             host_port,
+            container_address: None,
             container_port: 80,
         }
     }

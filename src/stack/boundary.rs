@@ -13,6 +13,7 @@ use std::num::NonZeroU16;
 
 pub use smoltcp::time::{Duration, Instant};
 
+use crate::config::PublishRule;
 use crate::wire::vnet_header::VNET_HEADER_LEN;
 
 /// Names one flow of one worker, and never another: a slot that is used again gets the next generation.
@@ -24,9 +25,35 @@ pub struct FlowId {
     pub generation: u32,
 }
 
-/// Names a published port: its place in `Config::publish`.
+/// Names a published port: its place in `Config::publish`, or a number beyond for one published later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ListenerId(pub u32);
+
+/// What is asked for while the network is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Publish these ports, all or none.
+    Publish(Vec<PublishRule>),
+    /// Publish a port no longer.
+    Unpublish(ListenerId),
+    /// Tell the ports that are published.
+    List,
+}
+
+/// What came of a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// These ports are published now, in the order asked for.
+    Published(Vec<ListenerId>),
+    /// It is published no longer.
+    Unpublished,
+    /// There is no such port.
+    NoSuchPort,
+    /// These are published.
+    Listed(Vec<(ListenerId, PublishRule)>),
+    /// It cannot be, for this reason.
+    Refused(String),
+}
 
 /// What the driver is to do, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

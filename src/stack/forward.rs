@@ -107,6 +107,14 @@ pub fn outbound(
     Outbound::Host(destination)
 }
 
+/// Whether what a rule publishes can be the container's.
+#[must_use]
+pub fn can_publish(link: &LinkConfig, rule: &PublishRule) -> bool {
+    let Some(own) = link.container_like(rule.host_address) else { return false };
+    let server = rule.container_address.unwrap_or(own);
+    server.is_ipv4() == own.is_ipv4() && is_container_source(link, server)
+}
+
 /// Decides how a client that reached the host at `local` under `rule` appears in the container.
 ///
 /// The client's own address and port are kept wherever the container could route an answer to it. A client on
@@ -114,7 +122,12 @@ pub fn outbound(
 /// never shown as 127.0.0.1.
 pub fn inbound(config: &Config, rule: &PublishRule, client: SocketAddr) -> Result<Inbound, DropReason> {
     let link = &config.link;
-    let server = link.container_like(rule.host_address).ok_or(DropReason::Denied)?;
+    let own = link.container_like(rule.host_address).ok_or(DropReason::Denied)?;
+    let server = rule.container_address.unwrap_or(own);
+    if !is_container_source(link, server) {
+        // Nobody but the container is to be reached this way.
+        return Err(DropReason::Denied);
+    }
     let gateway = link.gateway_like(server).ok_or(DropReason::Denied)?;
     let address = client.ip().to_canonical();
     if address.is_ipv4() != server.is_ipv4() || address.is_multicast() || address.is_unspecified() {

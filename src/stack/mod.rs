@@ -14,7 +14,7 @@ pub mod flow;
 pub mod forward;
 mod icmp;
 pub mod neighbor;
-mod publish;
+pub mod publish;
 pub mod reassembly;
 pub mod service;
 pub mod stats;
@@ -23,7 +23,7 @@ pub mod timer;
 mod udp;
 pub mod unreachable;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ use self::tcp::relay::TcpFlow;
 use self::timer::Timers;
 use self::udp::UdpFlow;
 use self::unreachable::{Report, Unreachable};
-use crate::config::Config;
+use crate::config::{Config, PublishRule};
 use crate::wire::frame::{self, Body};
 use crate::wire::icmp::Problem;
 use crate::wire::ip;
@@ -86,6 +86,9 @@ pub struct Stack {
     resolvers: Resolvers,
     dhcp: Option<DhcpServer>,
     flows: FlowTable<Flow>,
+    /// Published ports, by the number of their listener. No number is given twice.
+    published: BTreeMap<u32, PublishRule>,
+    next_listener: u32,
     /// Flows of published UDP ports by who their client is.
     clients: HashMap<(ListenerId, SocketAddr, Option<IpAddr>), FlowId, RandomState>,
     timers: Timers,
@@ -127,6 +130,8 @@ impl Stack {
             resolvers: Resolvers::new(resolvers),
             dhcp: DhcpServer::new(&config),
             flows: FlowTable::new(config.limits.flows, secret),
+            published: (0..).zip(config.publish.iter().copied()).collect(),
+            next_listener: u32::try_from(config.publish.len()).unwrap_or(u32::MAX).max(1),
             clients: HashMap::with_hasher(RandomState::with_seeds(c, d, a, b)),
             timers: Timers::default(),
             queue: Vec::new(),

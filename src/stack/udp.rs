@@ -332,7 +332,7 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) -> bool {
-        let Some(rule) = self.config.publish.get(listener.0 as usize).copied() else { return false };
+        let Some(rule) = self.published.get(&listener.0).copied() else { return false };
         if rule.protocol != PortProtocol::Udp {
             return false;
         }

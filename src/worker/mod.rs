@@ -25,9 +25,12 @@ use tracing::{debug, warn};
 use self::link::{Link, LinkRead};
 use self::sockets::{Noticed, Sockets};
 use self::token::{FlowMark, Subject};
-use crate::config::Config;
+use crate::config::{Config, PublishRule};
+use crate::control::{Server, slirp4netns};
 use crate::stack::Stack;
-use crate::stack::boundary::{Duration, FlowId, HostEvent, Instant, Io, ListenerId, StackEvent};
+use crate::stack::boundary::{
+    Duration, FlowId, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
+};
 use crate::sys::socket::Accepted;
 
 pub use self::link::Device;
@@ -90,6 +93,7 @@ pub enum ExitReason {
 /// The driver of one link.
 pub struct Worker {
     poll: Poll,
+    config: Arc<Config>,
     stack: Stack,
     link: Link,
     sockets: Sockets,
@@ -104,6 +108,9 @@ pub struct Worker {
     ready_listeners: VecDeque<ListenerId>,
     /// The host had no descriptor or memory for a connection; when to try again.
     accept_retry: Option<Instant>,
+    control: Option<Server>,
+    /// Requests may wait that were not taken in their turn.
+    is_control_ready: bool,
     /// A source has asked for the end: the exit status, and until when what is under way may arrive.
     finish: Option<(u8, Instant)>,
 }
@@ -146,9 +153,10 @@ impl Worker {
         let descriptor = link.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&descriptor), Subject::Link.token(), Interest::READABLE)?;
         let sockets = Sockets::new(poll.registry().try_clone()?, listeners, config.outbound)?;
-        let stack = Stack::new(config, link.offload(), resolvers, secret, now);
+        let stack = Stack::new(Arc::clone(&config), link.offload(), resolvers, secret, now);
         Ok(Worker {
             poll,
+            config,
             stack,
             link,
             sockets,
@@ -159,8 +167,20 @@ impl Worker {
             is_behind: false,
             ready_listeners: VecDeque::new(),
             accept_retry: None,
+            control: None,
+            is_control_ready: false,
             finish: None,
         })
+    }
+
+    /// The same, taking requests.
+    pub fn with_control(mut self, control: Server) -> io::Result<Worker> {
+        let descriptor = control.as_raw_fd();
+        let token = Subject::Control.token();
+        self.poll.registry().register(&mut SourceFd(&descriptor), token, Interest::READABLE)?;
+        self.control = Some(control);
+        self.is_control_ready = true;
+        Ok(self)
     }
 
     /// Drives until the link goes away or a source asks for the end.
@@ -182,6 +202,7 @@ impl Worker {
             for event in &events {
                 match Subject::from_token(event.token()) {
                     Some(Subject::Link) => self.is_link_ready = true,
+                    Some(Subject::Control) => self.is_control_ready = true,
                     Some(Subject::Listener(listener)) => self.handle_listener(listener, event),
                     Some(Subject::Flow(mark)) => self.handle_flow(mark, event),
                     Some(Subject::Source(place)) => {
@@ -203,6 +224,7 @@ impl Worker {
             }
             self.read_link();
             self.accept();
+            self.serve_control();
             self.expire();
             self.settle();
             while let Some(event) = self.stack.poll_event() {
@@ -226,11 +248,16 @@ impl Worker {
 
     /// How long to wait for events; `None` for as long as it takes.
     fn patience(&self) -> Option<std::time::Duration> {
-        if self.is_link_ready || self.is_behind || (self.can_accept() && !self.ready_listeners.is_empty()) {
+        if self.is_link_ready
+            || self.is_behind
+            || self.is_control_ready
+            || (self.can_accept() && !self.ready_listeners.is_empty())
+        {
             return Some(std::time::Duration::ZERO);
         }
         let look_again = self.finish.map(|_| self.now + LINGER_QUIET);
-        let deadlines = [self.stack.poll_timeout(), self.accept_retry, look_again];
+        let control = self.control.as_ref().and_then(Server::poll_timeout);
+        let deadlines = [self.stack.poll_timeout(), self.accept_retry, look_again, control];
         let earliest = deadlines.into_iter().flatten().min()?;
         let wait_micros = earliest.total_micros().saturating_sub(self.clock.now().total_micros());
         Some(std::time::Duration::from_micros(u64::try_from(wait_micros).unwrap_or(0)))
@@ -304,6 +331,70 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Answers some requests, if there are any, and gives up clients that took too long.
+    fn serve_control(&mut self) {
+        let Some(mut control) = self.control.take() else { return };
+        let is_late = control.poll_timeout().is_some_and(|deadline| deadline <= self.now);
+        if self.is_control_ready || is_late {
+            let config = Arc::clone(&self.config);
+            let now = self.now;
+            let answer = |request: &[u8]| {
+                slirp4netns::answer(request, &config.link, |request| self.carry_out(request))
+            };
+            self.is_control_ready = control.handle_events(now, answer);
+        }
+        self.control = Some(control);
+    }
+
+    fn carry_out(&mut self, request: Request) -> Reply {
+        match request {
+            Request::List => {
+                Reply::Listed(self.stack.published().map(|(listener, rule)| (listener, *rule)).collect())
+            }
+            Request::Unpublish(listener) => match self.unpublish(listener) {
+                Some(rule) => {
+                    debug!(%rule, "published no longer");
+                    Reply::Unpublished
+                }
+                None => Reply::NoSuchPort,
+            },
+            Request::Publish(rules) => {
+                let mut published = Vec::new();
+                for rule in &rules {
+                    match self.publish(rule) {
+                        Ok(listener) => published.push(listener),
+                        Err(reason) => {
+                            for listener in published {
+                                self.unpublish(listener);
+                            }
+                            return Reply::Refused(reason);
+                        }
+                    }
+                    debug!(%rule, "published");
+                }
+                Reply::Published(published)
+            }
+        }
+    }
+
+    fn publish(&mut self, rule: &PublishRule) -> Result<ListenerId, String> {
+        let listener = self.stack.publish(*rule).map_err(|refusal| refusal.to_string())?;
+        let opened = Listener::bind(rule).map_err(|error| error.to_string());
+        let watched = opened.and_then(|socket| {
+            self.sockets.add_listener(listener, socket).map_err(|error| format!("cannot watch it: {error}"))
+        });
+        if let Err(reason) = watched {
+            self.stack.unpublish(listener);
+            return Err(reason);
+        }
+        Ok(listener)
+    }
+
+    fn unpublish(&mut self, listener: ListenerId) -> Option<PublishRule> {
+        self.sockets.remove_listener(listener);
+        self.stack.unpublish(listener)
     }
 
     fn can_accept(&self) -> bool {

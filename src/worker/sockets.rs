@@ -4,6 +4,7 @@
 //! and for everything at once, made once in a socket's life, so a half-dead socket whose `EPOLLHUP` cannot be
 //! masked is told once and never again. A socket leaves the poll by being closed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -49,7 +50,7 @@ impl Listener {
 pub struct Sockets {
     registry: Registry,
     slots: Vec<Slot>,
-    listeners: Vec<Listener>,
+    listeners: BTreeMap<u32, Listener>,
     outbound: OutboundAddresses,
     has_closed: bool,
 }
@@ -121,14 +122,28 @@ impl Sockets {
         listeners: Vec<Listener>,
         outbound: OutboundAddresses,
     ) -> io::Result<Sockets> {
-        for (place, listener) in (0..).zip(&listeners) {
-            let token = Subject::Listener(ListenerId(place)).token();
-            match listener {
-                Listener::Stream(socket) => register(&registry, socket, token, Interest::READABLE)?,
-                Listener::Datagram(socket) => register(&registry, socket, token, Interest::READABLE)?,
-            }
+        let mut sockets =
+            Sockets { registry, slots: Vec::new(), listeners: BTreeMap::new(), outbound, has_closed: false };
+        for (place, listener) in (0..).zip(listeners) {
+            sockets.add_listener(ListenerId(place), listener)?;
         }
-        Ok(Sockets { registry, slots: Vec::new(), listeners, outbound, has_closed: false })
+        Ok(sockets)
+    }
+
+    /// Watches the socket of one more published port.
+    pub fn add_listener(&mut self, listener: ListenerId, socket: Listener) -> io::Result<()> {
+        let token = Subject::Listener(listener).token();
+        match &socket {
+            Listener::Stream(socket) => register(&self.registry, socket, token, Interest::READABLE)?,
+            Listener::Datagram(socket) => register(&self.registry, socket, token, Interest::READABLE)?,
+        }
+        self.listeners.insert(listener.0, socket);
+        Ok(())
+    }
+
+    /// Closes the socket of a published port.
+    pub fn remove_listener(&mut self, listener: ListenerId) {
+        self.listeners.remove(&listener.0);
     }
 
     /// Carries out an action; what came of it, when that is known at once.
@@ -296,14 +311,14 @@ impl Sockets {
     /// Throws away what the network reports about the datagrams of a published port: those are replies, and
     /// the container's server has no socket of ours to be told by.
     pub fn discard_reports(&mut self, listener: ListenerId) {
-        if let Some(Listener::Datagram(socket)) = self.listeners.get_mut(listener.0 as usize) {
+        if let Some(Listener::Datagram(socket)) = self.listeners.get_mut(&listener.0) {
             while socket.take_report().is_some() {}
         }
     }
 
     /// Takes the next connection of a published TCP port.
     pub fn accept(&self, listener: ListenerId) -> Accepted {
-        match self.listeners.get(listener.0 as usize) {
+        match self.listeners.get(&listener.0) {
             Some(Listener::Stream(socket)) => socket.accept(),
             Some(Listener::Datagram(_)) | None => Accepted::Blocked,
         }
@@ -312,7 +327,7 @@ impl Sockets {
     /// Whether a published port is a TCP port.
     #[must_use]
     pub fn is_stream_listener(&self, listener: ListenerId) -> bool {
-        matches!(self.listeners.get(listener.0 as usize), Some(Listener::Stream(_)))
+        matches!(self.listeners.get(&listener.0), Some(Listener::Stream(_)))
     }
 
     fn datagram_socket(&mut self, port: DatagramPort) -> Option<&mut DatagramSocket> {
@@ -321,7 +336,7 @@ impl Sockets {
                 FlowSocket::Datagram(socket) => Some(socket),
                 FlowSocket::Connecting(_) | FlowSocket::Stream(_) => None,
             },
-            DatagramPort::Listener(ListenerId(place)) => match self.listeners.get_mut(place as usize)? {
+            DatagramPort::Listener(ListenerId(place)) => match self.listeners.get_mut(&place)? {
                 Listener::Datagram(socket) => Some(socket),
                 Listener::Stream(_) => None,
             },

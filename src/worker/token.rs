@@ -18,6 +18,8 @@ pub enum Subject {
     Link,
     /// A source that the driver was given, by its place.
     Source(u32),
+    /// The API socket and its clients.
+    Control,
     /// A published port.
     Listener(ListenerId),
     /// A flow's socket.
@@ -54,6 +56,7 @@ impl Subject {
             Subject::Source(place) => (1, 0, place),
             Subject::Listener(ListenerId(place)) => (2, 0, place),
             Subject::Flow(mark) => (3, mark.generation, mark.slot),
+            Subject::Control => (4, 0, 0),
         };
         mio::Token((kind << KIND_SHIFT) | ((generation as usize) << GENERATION_SHIFT) | slot as usize)
     }
@@ -68,6 +71,7 @@ impl Subject {
             1 => Some(Subject::Source(slot)),
             2 => Some(Subject::Listener(ListenerId(slot))),
             3 => Some(Subject::Flow(FlowMark { slot, generation })),
+            4 => Some(Subject::Control),
             _ => None,
         }
     }
@@ -81,6 +85,7 @@ mod tests {
     fn subjects_round_trip() {
         for subject in [
             Subject::Link,
+            Subject::Control,
             Subject::Source(3),
             Subject::Listener(ListenerId(u32::MAX)),
             Subject::Flow(FlowMark::new(FlowId { slot: u32::MAX, generation: 1 })),

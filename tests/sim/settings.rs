@@ -71,7 +71,13 @@ impl Settings {
 
     /// Publishes one more port of the host; its listener is the place of its rule.
     pub fn publishing(self, protocol: PortProtocol, host: SocketAddr, container_port: u16) -> Settings {
-        let rule = PublishRule { protocol, host_address: host.ip(), host_port: host.port(), container_port };
+        let rule = PublishRule {
+            protocol,
+            host_address: host.ip(),
+            host_port: host.port(),
+            container_address: None,
+            container_port,
+        };
         self.with(|config| config.publish.push(rule))
     }
 }

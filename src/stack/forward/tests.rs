@@ -131,6 +131,7 @@ fn rule(host_address: &str) -> PublishRule {
         protocol: PortProtocol::Tcp,
         host_address: host_address.parse().expect("literal"),
         host_port: 8_080,
+        container_address: None,
         container_port: 80,
     }
 }

@@ -183,7 +183,7 @@ impl Stack {
         client: SocketAddr,
         now: Instant,
     ) -> Result<FlowId, DropReason> {
-        let rule = self.config.publish.get(listener.0 as usize).ok_or(DropReason::Denied)?;
+        let rule = self.published.get(&listener.0).ok_or(DropReason::Denied)?;
         let inbound = forward::inbound(&self.config, rule, client)?;
         let link = self.link_view()?;
         let key = self.free_key(FlowProtocol::Tcp, &inbound).ok_or(DropReason::FlowLimit)?;

@@ -1,0 +1,158 @@
+//! Clients that behave, and clients that do not.
+
+use std::os::unix::net::UnixStream as Plain;
+use std::time::Duration;
+
+use super::*;
+
+struct Ground {
+    server: Server,
+    path: PathBuf,
+    now: Instant,
+    asked: Vec<Vec<u8>>,
+}
+
+impl Ground {
+    fn new(name: &str) -> Ground {
+        let path = std::env::temp_dir().join(format!("netferry-control-{}-{name}", std::process::id()));
+        let server = Server::bind(&path).unwrap();
+        Ground { server, path, now: Instant::from_secs(1), asked: Vec::new() }
+    }
+
+    fn connect(&self) -> Plain {
+        let client = Plain::connect(&self.path).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        client
+    }
+
+    /// Turns until there is nothing more to do.
+    fn settle(&mut self) {
+        for _ in 0..1_000 {
+            let asked = &mut self.asked;
+            let answer = |request: &[u8]| {
+                asked.push(request.to_vec());
+                format!("{} bytes", request.len())
+            };
+            if !self.server.handle_events(self.now, answer) {
+                return;
+            }
+        }
+        panic!("it never rests");
+    }
+}
+
+fn read(mut client: Plain) -> String {
+    let mut text = String::new();
+    client.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn request_ends_with_the_half_close() {
+    let mut ground = Ground::new("half-close");
+    let mut client = ground.connect();
+    client.write_all(b"half of ").unwrap();
+    ground.settle();
+    assert!(ground.asked.is_empty());
+    client.write_all(b"it").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    ground.settle();
+    assert_eq!(ground.asked, [b"half of it"]);
+    assert_eq!(read(client), "10 bytes");
+    assert!(ground.server.clients.is_empty());
+}
+
+#[test]
+fn request_ends_with_a_newline_behind_a_whole_value() {
+    let mut ground = Ground::new("newline");
+    let mut client = ground.connect();
+    client.write_all(b"{\n").unwrap();
+    ground.settle();
+    assert!(ground.asked.is_empty());
+    client.write_all(b"}\n").unwrap();
+    ground.settle();
+    assert_eq!(ground.asked, [b"{\n}\n"]);
+    // What follows is no second request.
+    client.write_all(b"{}\n").unwrap();
+    ground.settle();
+    assert_eq!(ground.asked.len(), 1);
+    assert_eq!(read(client), "4 bytes");
+    ground.settle();
+    assert!(ground.server.clients.is_empty(), "its end was seen");
+}
+
+#[test]
+fn request_that_is_too_large_is_answered_and_not_carried_out() {
+    let mut ground = Ground::new("large");
+    let mut client = ground.connect();
+    client.write_all(&vec![b' '; API_REQUEST_BYTES + 1]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    ground.settle();
+    assert_eq!(read(client), TOO_LARGE);
+    assert!(ground.asked.is_empty() && ground.server.clients.is_empty());
+    let mut client = ground.connect();
+    client.write_all(&vec![b' '; API_REQUEST_BYTES]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    ground.settle();
+    assert_eq!(ground.asked.len(), 1, "the limit itself is allowed");
+}
+
+#[test]
+fn slow_client_is_given_up() {
+    let mut ground = Ground::new("slow");
+    let mut client = ground.connect();
+    client.write_all(b"{").unwrap();
+    ground.settle();
+    let deadline = ground.server.poll_timeout().unwrap();
+    assert_eq!(deadline, ground.now + API_PATIENCE.into());
+    ground.now = deadline;
+    ground.settle();
+    assert_eq!(read(client), TOO_SLOW);
+    assert_eq!(ground.server.poll_timeout(), None);
+}
+
+#[test]
+fn idle_clients_give_way_and_do_not_keep_others_out() {
+    let mut ground = Ground::new("idle");
+    let idle: Vec<Plain> = (0..API_CONNECTIONS * 3).map(|_| ground.connect()).collect();
+    ground.settle();
+    assert_eq!(ground.server.clients.len(), API_CONNECTIONS);
+    let mut client = ground.connect();
+    client.write_all(b"{}\n").unwrap();
+    ground.settle();
+    assert_eq!(read(client), "3 bytes");
+    let first = idle.into_iter().next().unwrap();
+    assert_eq!(read(first), TOO_MANY);
+}
+
+#[test]
+fn client_that_goes_without_a_word_is_answered_to_nobody() {
+    let mut ground = Ground::new("gone");
+    drop(ground.connect());
+    ground.settle();
+    assert!(ground.server.clients.is_empty());
+    let mut client = ground.connect();
+    client.write_all(b"{}\n").unwrap();
+    drop(client);
+    ground.settle();
+    assert!(ground.server.clients.is_empty());
+}
+
+#[test]
+fn path_of_a_former_run_is_replaced_and_another_file_is_not() {
+    let mut first = Ground::new("path");
+    first.server.leave_path();
+    let path = first.path.clone();
+    drop(first);
+    assert!(path.exists(), "left behind");
+    let second = Server::bind(&path).unwrap();
+    drop(second);
+    assert!(!path.exists(), "removed");
+    fs::write(&path, "mine").unwrap();
+    let error = Server::bind(&path).unwrap_err();
+    assert!(error.to_string().ends_with("exists and is no socket; choose another path"), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    fs::remove_file(&path).unwrap();
+    let nowhere = Server::bind(Path::new("/nonexistent/x")).unwrap_err();
+    assert!(nowhere.to_string().starts_with("--api-socket /nonexistent/x: No such file"), "{nowhere}");
+}
