@@ -39,7 +39,6 @@ use self::icmp::EchoFlow;
 use self::neighbor::Neighbor;
 use self::reassembly::Reassembler;
 use self::service::dhcp::DhcpServer;
-use self::service::dhcpv6;
 use self::service::dns::Resolvers;
 use self::service::router_advert::RouterAdvert;
 use self::stats::{CountedFrames, Stats};
@@ -432,24 +431,6 @@ impl Stack {
             None => {}
         }
         Ok(())
-    }
-
-    /// Takes one message to the DHCP server of either family.
-    fn handle_dhcp(
-        &mut self,
-        source: IpAddr,
-        message: &[u8],
-        now: Instant,
-        frames: &mut impl FrameSink,
-    ) -> Result<(), DropReason> {
-        match (source, &mut self.dhcp) {
-            (IpAddr::V4(_), Some(server)) => server.handle_message(message, now, frames),
-            (IpAddr::V4(_), None) => Err(DropReason::DhcpNotServed),
-            (IpAddr::V6(_), _) => {
-                let ethernet = self.neighbor.ethernet()?;
-                dhcpv6::handle_message(&self.config, message, source, &ethernet, frames)
-            }
-        }
     }
 
     /// Ends a UDP or echo flow.
