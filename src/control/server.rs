@@ -143,25 +143,31 @@ impl Server {
                 Token(token) => self.serve(token, &mut answer),
             }
         }
-        self.accept(now);
+        let has_admitted = self.accept(now);
         while self.poll_timeout().is_some_and(|deadline| deadline <= now) {
             self.give_up_oldest(TOO_SLOW);
         }
-        is_interrupted || self.may_accept || count == EVENTS_PER_TURN
+        is_interrupted || has_admitted || self.may_accept || count == EVENTS_PER_TURN
     }
 
-    fn accept(&mut self, now: Instant) {
+    /// Whether somebody was let in, who may have spoken already.
+    fn accept(&mut self, now: Instant) -> bool {
+        let mut has_admitted = false;
         for _ in 0..ACCEPTS_PER_TURN {
             if !self.may_accept {
-                return;
+                break;
             }
             match self.listener.accept() {
-                Ok((stream, _)) => self.admit(stream, now),
+                Ok((stream, _)) => {
+                    self.admit(stream, now);
+                    has_admitted = true;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Out of descriptors: the client waits until another event comes.
                 Err(_) => self.may_accept = false,
             }
         }
+        has_admitted
     }
 
     fn admit(&mut self, mut stream: UnixStream, now: Instant) {

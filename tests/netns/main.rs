@@ -14,6 +14,7 @@ mod pattern;
 mod process;
 mod servers;
 
+mod api_socket;
 mod attach;
 mod bad_input;
 mod bess;

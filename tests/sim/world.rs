@@ -99,8 +99,10 @@ impl World {
 
     /// A client connects to a published port of the host.
     pub fn client_connects(&mut self, listener: u32, client: SocketAddr, script: Script) -> Option<FlowId> {
-        let rule = self.settings.config.publish[listener as usize];
-        let local = SocketAddr::new(rule.host_address, rule.host_port);
+        // One that has just been published no longer may still have somebody in its queue.
+        let local = self.stack.published().find(|(id, _)| id.0 == listener);
+        let local =
+            local.map_or(at("0.0.0.0:1"), |(_, rule)| SocketAddr::new(rule.host_address, rule.host_port));
         match self.stack.accept_stream(ListenerId(listener), client, local, self.now) {
             Ok(flow) => {
                 self.host.bind_accepted(flow, client, Target::running(script));

@@ -1,5 +1,6 @@
 //! The behaviours, by what they are about.
 
+mod control;
 mod dhcp;
 mod dns;
 mod echo;
