@@ -1,6 +1,7 @@
 //! `netferry attach`, and the other faces that serve what exists already: a namespace, or a TAP that is open.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,7 +20,7 @@ use crate::sys::namespace::{NamespaceTarget, Namespaces};
 use crate::sys::process::{self, Signal, Signals};
 use crate::sys::ready::{ReadyDescriptor, take_inherited};
 use crate::sys::tap::Tap;
-use crate::worker::{Device, ExitReason, Worker};
+use crate::worker::{ExitReason, Worker};
 
 /// What ends us in an orderly way.
 const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
@@ -28,20 +29,40 @@ const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SI
 struct Inherited {
     ready: Option<ReadyDescriptor>,
     exit: Option<OwnedFd>,
-    tap: Option<OwnedFd>,
 }
 
 impl Inherited {
     /// To be called first of all, while no descriptor is ours yet.
     fn take(what: &Attach) -> Result<Inherited, RunError> {
-        let tap = match what.target {
-            AttachTarget::TapFd(number) => Some(number),
-            AttachTarget::Pid(_) | AttachTarget::Path(_) | AttachTarget::Bess(_) => None,
-        };
         let ready = what.ready_fd.map(|number| taken("--ready-fd", number, ReadyDescriptor::take));
         let exit = what.exit_fd.map(|number| taken("--exit-fd", number, take_inherited));
-        let tap = tap.map(|number| taken("TAPFD", number, take_inherited));
-        Ok(Inherited { ready: ready.transpose()?, exit: exit.transpose()?, tap: tap.transpose()? })
+        Ok(Inherited { ready: ready.transpose()?, exit: exit.transpose()? })
+    }
+}
+
+/// What is attached to, as far as it can be opened from here.
+enum Place {
+    Namespaces(Namespaces),
+    Tap(OwnedFd),
+    Guest(PathBuf),
+}
+
+impl Place {
+    /// To be called directly after [`Inherited::take`]: it may take a descriptor itself.
+    fn open(what: &Attach) -> Result<Place, RunError> {
+        let namespaces = |target: NamespaceTarget| Ok(Place::Namespaces(target.open()?));
+        match (&what.target, &what.userns) {
+            (AttachTarget::Pid(pid), None) => namespaces(NamespaceTarget::Pid(*pid)),
+            (AttachTarget::Pid(pid), Some(userns)) => namespaces(NamespaceTarget::Paths {
+                netns: format!("/proc/{pid}/ns/net").into(),
+                userns: Some(userns.clone()),
+            }),
+            (AttachTarget::Path(netns), userns) => {
+                namespaces(NamespaceTarget::Paths { netns: netns.clone(), userns: userns.clone() })
+            }
+            (AttachTarget::TapFd(number), _) => taken("TAPFD", *number, take_inherited).map(Place::Tap),
+            (AttachTarget::Bess(path), _) => Ok(Place::Guest(path.clone())),
+        }
     }
 }
 
@@ -56,7 +77,7 @@ fn taken<T>(
 /// Serves until a signal, the namespace's end, or whatever else was named; the status to exit with.
 pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
     let mut inherited = Inherited::take(what)?;
-    let namespaces = namespace_target(what).map(|target| target.open()).transpose()?;
+    let place = Place::open(what)?;
     let process = match what.target {
         AttachTarget::Pid(pid) if what.lifetime == Lifetime::OfTarget => {
             Some((process::watch_process(pid).doing("watch the process of the namespace")?, pid))
@@ -73,29 +94,28 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
         Lifetime::UntilTold => None,
     };
     let mut userns = None;
-    let (worker, rules) = if let Some(namespaces) = namespaces {
-        let set_up = in_namespaces(plan, &facts, &namespaces)?;
-        // Of the namespaces no more is kept: held open, the network would outlive the container.
-        userns = namespaces.into_user();
-        set_up
-    } else {
-        let ports = Ports::bind(plan, &facts.link)?;
-        let rules = ports.rules.clone();
-        let device: Device = match (inherited.tap.take(), &what.target) {
-            (Some(tap), _) => Tap::from_fd(tap, tap_features(plan))?.into(),
-            (None, AttachTarget::Bess(path)) => {
-                let listener = BessListener::bind(path)?;
-                announce(plan, what, &facts, &rules, inherited.ready.take());
-                match guest(&listener, signals.as_ref(), inherited.exit.as_ref())? {
-                    Some(socket) => socket.into(),
-                    None => return Ok(0),
-                }
-            }
-            (None, AttachTarget::Pid(_) | AttachTarget::Path(_) | AttachTarget::TapFd(_)) => {
-                unreachable!("namespaces are opened and descriptors taken above")
-            }
-        };
-        (ports.into_worker(plan, &facts, device)?, rules)
+    let (worker, rules) = match place {
+        Place::Namespaces(namespaces) => {
+            let set_up = in_namespaces(plan, &facts, &namespaces)?;
+            // Of the namespaces no more is kept: held open, the network would outlive the container.
+            userns = namespaces.into_user();
+            set_up
+        }
+        Place::Tap(descriptor) => {
+            let ports = Ports::bind(plan, &facts.link)?;
+            let rules = ports.rules.clone();
+            let tap = Tap::from_fd(descriptor, tap_features(plan))?;
+            (ports.into_worker(plan, &facts, tap)?, rules)
+        }
+        Place::Guest(path) => {
+            let ports = Ports::bind(plan, &facts.link)?;
+            let rules = ports.rules.clone();
+            let listener = BessListener::bind(&path)?;
+            announce(plan, what, &facts, &rules, inherited.ready.take());
+            let socket = guest(&listener, signals.as_ref(), inherited.exit.as_ref())?;
+            let Some(socket) = socket else { return Ok(0) };
+            (ports.into_worker(plan, &facts, socket)?, rules)
+        }
     };
     let mut sources = Vec::new();
     if let Some(signals) = &signals {
@@ -217,18 +237,4 @@ fn set_up_by_child(plan: &Plan, facts: &Facts, line: &Line) -> Result<(Worker, V
     let tap = receive_tap(plan, line)?;
     let rules = ports.rules.clone();
     Ok((ports.into_worker(plan, facts, tap)?, rules))
-}
-
-fn namespace_target(what: &Attach) -> Option<NamespaceTarget> {
-    match (&what.target, &what.userns) {
-        (AttachTarget::Pid(pid), None) => Some(NamespaceTarget::Pid(*pid)),
-        (AttachTarget::Pid(pid), Some(userns)) => Some(NamespaceTarget::Paths {
-            netns: format!("/proc/{pid}/ns/net").into(),
-            userns: Some(userns.clone()),
-        }),
-        (AttachTarget::Path(netns), userns) => {
-            Some(NamespaceTarget::Paths { netns: netns.clone(), userns: userns.clone() })
-        }
-        (AttachTarget::TapFd(_) | AttachTarget::Bess(_), _) => None,
-    }
 }
