@@ -12,12 +12,13 @@ use source::{SourceFile, source_files};
 
 /// What each layer may name of the others, by the beginning of the path below `crate`. A layer may always name
 /// itself. `run`, `main` and `lib` stand above all layers; a layer that is missing here may name nothing.
-const IMPORTS: [(&str, &[&str]); 7] = [
+const IMPORTS: [(&str, &[&str]); 8] = [
     ("wire", &[]),
     ("config", &["wire::MacAddr"]),
     ("stack", &["wire", "config"]),
+    ("control", &["config", "stack::boundary"]),
     ("observe", &["wire", "stack::stats"]),
-    ("worker", &["stack", "observe", "config", "wire", "sys"]),
+    ("worker", &["stack", "control", "observe", "config", "wire", "sys"]),
     ("sys", &[]),
     ("cli", &["config", "wire::MacAddr"]),
 ];
