@@ -274,11 +274,13 @@ impl Worker {
             Noticed::Nothing => {}
             Noticed::Connect(Ok(())) => self.tell_stack(HostEvent::Connected { flow }),
             Noticed::Connect(Err(error)) => self.tell_stack(HostEvent::ConnectFailed { flow, error }),
-            Noticed::Stream { writable } => {
+            Noticed::Stream { readable, writable } => {
                 if writable {
                     self.tell_stack(HostEvent::Writable { flow });
                 }
-                self.tell_stack(HostEvent::Readable { flow });
+                if readable {
+                    self.tell_stack(HostEvent::Readable { flow });
+                }
             }
             Noticed::Datagram { readable, reports } => {
                 if reports {

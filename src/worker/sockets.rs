@@ -84,13 +84,17 @@ impl Stream {
         Stream { socket, is_drained: false, is_special: false, is_full: false }
     }
 
-    /// Takes note of an event; whether the core waits for room to write.
-    fn note(&mut self, event: &Event) -> bool {
-        self.is_drained = false;
+    /// Takes note of an event: whether there may be something to read, and whether there is room to write that the
+    /// core waits for.
+    fn note(&mut self, event: &Event) -> (bool, bool) {
         self.is_special |=
             event.is_read_closed() || event.is_write_closed() || event.is_error() || event.is_priority();
+        let readable = event.is_readable() || self.is_special;
+        if readable {
+            self.is_drained = false;
+        }
         let has_room = event.is_writable() || self.is_special;
-        has_room && std::mem::take(&mut self.is_full)
+        (readable, has_room && std::mem::take(&mut self.is_full))
     }
 }
 
@@ -101,9 +105,11 @@ pub enum Noticed {
     Nothing,
     /// A connect has come to its end.
     Connect(Result<(), HostError>),
-    /// A stream has something to read, an end or an error included.
+    /// A stream.
     Stream {
-        /// And room to write, which the core waits for.
+        /// Something to read, an end or an error included.
+        readable: bool,
+        /// Room to write, which the core waits for.
         writable: bool,
     },
     /// A datagram socket.
@@ -285,9 +291,9 @@ impl Sockets {
                 }
             },
             Some(FlowSocket::Stream(mut stream)) => {
-                let writable = stream.note(event);
+                let (readable, writable) = stream.note(event);
                 slot.socket = Some(FlowSocket::Stream(stream));
-                Noticed::Stream { writable }
+                Noticed::Stream { readable, writable }
             }
             Some(FlowSocket::Datagram(socket)) => {
                 slot.socket = Some(FlowSocket::Datagram(socket));

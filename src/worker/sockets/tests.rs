@@ -91,12 +91,12 @@ fn short_read_spares_the_next_call_until_there_is_an_event() {
         || {
             let (mut ground, mut peer) = connected();
             peer.write_all(b"one").unwrap();
-            assert_eq!(ground.notice(), [Noticed::Stream { writable: false }]);
+            assert_eq!(ground.notice(), [Noticed::Stream { readable: true, writable: false }]);
             assert_eq!(ground.receive(64), (StreamRead::Bytes(3), b"one".to_vec()));
             peer.write_all(b"two").unwrap();
             // The bytes are there, but the mark of the short read stands until their event.
             assert_eq!(ground.receive(64).0, StreamRead::Blocked);
-            assert_eq!(ground.notice(), [Noticed::Stream { writable: false }]);
+            assert_eq!(ground.notice(), [Noticed::Stream { readable: true, writable: false }]);
             assert_eq!(ground.receive(64), (StreamRead::Bytes(3), b"two".to_vec()));
         },
     );
@@ -108,7 +108,7 @@ fn fin_behind_the_last_bytes_is_not_missed() {
         let (mut ground, mut peer) = connected();
         peer.write_all(b"last").unwrap();
         drop(peer);
-        assert_eq!(ground.notice(), [Noticed::Stream { writable: false }]);
+        assert_eq!(ground.notice(), [Noticed::Stream { readable: true, writable: false }]);
         assert_eq!(ground.receive(64), (StreamRead::Bytes(4), b"last".to_vec()));
         assert_eq!(ground.receive(64).0, StreamRead::End);
     });
@@ -119,10 +119,10 @@ fn fin_after_a_short_read_makes_an_event() {
     in_private_network("worker::sockets::tests::fin_after_a_short_read_makes_an_event", || {
         let (mut ground, mut peer) = connected();
         peer.write_all(b"last").unwrap();
-        assert_eq!(ground.notice(), [Noticed::Stream { writable: false }]);
+        assert_eq!(ground.notice(), [Noticed::Stream { readable: true, writable: false }]);
         drop(peer);
         assert_eq!(ground.receive(64), (StreamRead::Bytes(4), b"last".to_vec()));
-        assert_eq!(ground.notice(), [Noticed::Stream { writable: false }]);
+        assert_eq!(ground.notice(), [Noticed::Stream { readable: true, writable: false }]);
         assert_eq!(ground.receive(64).0, StreamRead::End);
     });
 }
@@ -162,11 +162,11 @@ fn full_socket_blocks_until_its_peer_reads() {
         let mut noticed = Vec::new();
         for _ in 0..10 {
             noticed.extend(ground.notice());
-            if noticed.contains(&Noticed::Stream { writable: true }) {
+            if noticed.contains(&Noticed::Stream { readable: false, writable: true }) {
                 break;
             }
         }
-        assert!(noticed.contains(&Noticed::Stream { writable: true }), "{noticed:?}");
+        assert!(noticed.contains(&Noticed::Stream { readable: false, writable: true }), "{noticed:?}");
         assert!(matches!(ground.sockets.send_stream(FLOW, b"more"), StreamWrite::Bytes(4)));
     });
 }
