@@ -1,32 +1,41 @@
 //! A UNIX socket on which each connection makes one request and gets one answer.
 //!
-//! A request ends where the client half-closes, or with a newline behind a complete JSON value, whichever comes
-//! first. Nothing here waits: clients are polled by a poll of their own, whose descriptor is readable in the
-//! driver's whenever there is something to do. Bounded are a request's bytes, a client's time, and the number of
-//! clients: the one that came first gives way.
+//! A request ends with its JSON value, or where the client half-closes, whichever comes first. Nothing here waits:
+//! clients are polled by a poll of their own, whose descriptor is readable in the driver's whenever there is
+//! something to do, and a turn reads a little of one of them. Bounded are a request's bytes, a client's time, and
+//! the number of clients: the one that came first gives way.
 //!
 //! Reference: unix(7).
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::limits::{API_CONNECTIONS, API_PATIENCE, API_REQUEST_BYTES};
-use crate::stack::boundary::Instant;
+use crate::stack::boundary::{Duration, Instant};
 
 const LISTENER: Token = Token(0);
 
-/// Events, and so requests, of one turn.
-const EVENTS_PER_TURN: usize = 4;
+/// Events taken from the kernel at once; more wait there.
+const EVENTS_PER_TURN: usize = 32;
 /// Clients let in in one turn.
 const ACCEPTS_PER_TURN: usize = 4;
+/// Bytes read in one turn, in which one client is served.
+const READ_BYTES_PER_TURN: usize = 4_096;
+/// When to try again to let a client in after there was no descriptor for it.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+/// Of the socket: whoever may write to it may publish ports in our name.
+const MODE: u32 = 0o600;
+/// Clients that wait to be let in.
+const BACKLOG: i32 = 128;
 
 const TOO_LARGE: &str = r#"{"error":{"desc":"bad request: too large message"}}"#;
 const TOO_SLOW: &str = r#"{"error":{"desc":"bad request: it did not end in time"}}"#;
@@ -59,9 +68,21 @@ pub struct Server {
     /// By token; the lowest came first.
     clients: BTreeMap<usize, Client>,
     next_token: usize,
+    /// Clients that have something to be read or written, each once.
+    ready: VecDeque<usize>,
     /// The listener has not said "nobody more" since its last event.
     may_accept: bool,
-    path: Option<PathBuf>,
+    /// There was no descriptor for a client; when to try again.
+    accept_retry: Option<Instant>,
+    path: Option<OwnPath>,
+}
+
+/// Where the socket was made, and which file that is.
+#[derive(Debug)]
+struct OwnPath {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
 }
 
 #[derive(Debug)]
@@ -78,10 +99,13 @@ struct Reply {
     sent: usize,
 }
 
-/// Whether a client is still wanted.
+/// How far a client got in its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
+    /// To its next event.
     Waits,
+    /// There is more to read, next time.
+    Unread,
     Done,
 }
 
@@ -101,19 +125,21 @@ impl Server {
         }
         let open = || {
             let poll = Poll::new()?;
-            let mut listener = UnixListener::bind(path)?;
+            let mut listener = listen(path)?;
             poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-            Ok((poll, listener))
+            Ok((poll, listener, OwnPath::of(path)?))
         };
-        let (poll, listener) =
+        let (poll, listener, own_path) =
             open().map_err(|source| ControlError::Bind { path: path.to_path_buf(), source })?;
         Ok(Server {
             poll,
             listener,
             clients: BTreeMap::new(),
             next_token: LISTENER.0 + 1,
+            ready: VecDeque::new(),
             may_accept: true,
-            path: Some(path.to_path_buf()),
+            accept_retry: None,
+            path: Some(own_path),
         })
     }
 
@@ -122,36 +148,48 @@ impl Server {
         self.path = None;
     }
 
-    /// When the next client has taken too long.
+    /// When the next client has taken too long, or another may be let in.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
+        self.next_deadline().into_iter().chain(self.accept_retry).min()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
         // They are as old as their tokens.
         self.clients.values().next().map(|client| client.deadline)
     }
 
-    /// Lets clients in, reads what they ask, answers by `answer`, and gives up those that took too long. Whether
-    /// there may be more to do at once.
+    /// Lets clients in, gives up those that took too long, and serves one: reads a part of what it asks, answers
+    /// by `answer`. Whether there may be more to do at once.
     pub fn handle_events(&mut self, now: Instant, mut answer: impl FnMut(&[u8]) -> String) -> bool {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         // An error here is an interrupted call: the events are still there.
-        let is_interrupted = self.poll.poll(&mut events, Some(std::time::Duration::ZERO)).is_err();
-        let mut count = 0;
+        let mut has_more = self.poll.poll(&mut events, Some(std::time::Duration::ZERO)).is_err();
+        has_more |= events.iter().count() == EVENTS_PER_TURN;
         for event in &events {
-            count += 1;
             match event.token() {
                 LISTENER => self.may_accept = true,
-                Token(token) => self.serve(token, &mut answer),
+                Token(token) if !self.ready.contains(&token) => self.ready.push_back(token),
+                Token(_) => {}
             }
         }
-        let has_admitted = self.accept(now);
-        while self.poll_timeout().is_some_and(|deadline| deadline <= now) {
+        // Whoever is let in may have spoken already.
+        has_more |= self.accept(now);
+        while self.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.give_up_oldest(TOO_SLOW);
         }
-        is_interrupted || has_admitted || self.may_accept || count == EVENTS_PER_TURN
+        if let Some(token) = self.ready.pop_front() {
+            self.serve(token, &mut answer);
+        }
+        has_more || self.may_accept || !self.ready.is_empty()
     }
 
-    /// Whether somebody was let in, who may have spoken already.
+    /// Whether somebody was let in.
     fn accept(&mut self, now: Instant) -> bool {
+        if self.accept_retry.is_some_and(|retry| retry <= now) {
+            self.accept_retry = None;
+            self.may_accept = true;
+        }
         let mut has_admitted = false;
         for _ in 0..ACCEPTS_PER_TURN {
             if !self.may_accept {
@@ -162,9 +200,15 @@ impl Server {
                     self.admit(stream, now);
                     has_admitted = true;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Out of descriptors: the client waits until another event comes.
-                Err(_) => self.may_accept = false,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    io::ErrorKind::WouldBlock => self.may_accept = false,
+                    // Out of descriptors, of which no event will tell that some are free again.
+                    _ => {
+                        self.may_accept = false;
+                        self.accept_retry = Some(now + ACCEPT_RETRY);
+                    }
+                },
             }
         }
         has_admitted
@@ -186,8 +230,12 @@ impl Server {
 
     fn serve(&mut self, token: usize, answer: &mut impl FnMut(&[u8]) -> String) {
         let Some(client) = self.clients.get_mut(&token) else { return };
-        if client.advance(answer) == Progress::Done {
-            self.clients.remove(&token);
+        match client.advance(answer) {
+            Progress::Waits => {}
+            Progress::Unread => self.ready.push_back(token),
+            Progress::Done => {
+                self.clients.remove(&token);
+            }
         }
     }
 
@@ -202,41 +250,46 @@ impl Server {
 }
 
 impl Client {
-    /// Reads, answers, writes, as far as each goes now.
+    /// Reads, answers, writes, as far as each goes now, but reads no more than its share.
     fn advance(&mut self, answer: &mut impl FnMut(&[u8]) -> String) -> Progress {
-        let mut is_over = false;
-        let mut room = [0; 1_024];
-        loop {
-            match self.stream.read(&mut room) {
-                Ok(0) => {
-                    is_over = true;
-                    break;
-                }
-                // What comes behind the request is read, so that closing does not reset, and forgotten.
-                Ok(_) if self.reply.is_some() => {}
-                Ok(len) => {
-                    self.request.extend_from_slice(&room[..len]);
-                    if self.request.len() > API_REQUEST_BYTES {
-                        self.reply_with(TOO_LARGE.to_owned());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Progress::Done,
+        let mut room = [0; READ_BYTES_PER_TURN];
+        let (mut is_over, mut may_have_more) = (false, false);
+        match self.stream.read(&mut room) {
+            Ok(0) => is_over = true,
+            Ok(len) => {
+                may_have_more = true;
+                self.take(&room[..len]);
             }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => {}
+                io::ErrorKind::Interrupted => may_have_more = true,
+                _ => return Progress::Done,
+            },
         }
         if self.reply.is_none() && (is_over || is_complete(&self.request)) {
             let reply = answer(&self.request);
             self.reply_with(reply);
         }
-        match (self.write(), is_over) {
-            (Ok(true), true) | (Err(_), _) => Progress::Done,
-            (Ok(true), false) => {
-                // A client that waits for our end instead of telling its own.
+        match self.write() {
+            Err(_) => return Progress::Done,
+            Ok(true) if is_over => return Progress::Done,
+            // There are clients that wait for our end instead of telling their own.
+            Ok(true) => {
                 let _ = self.stream.shutdown(Shutdown::Write);
-                Progress::Waits
             }
-            (Ok(false), _) => Progress::Waits,
+            Ok(false) => {}
+        }
+        if may_have_more { Progress::Unread } else { Progress::Waits }
+    }
+
+    /// What comes behind the request is read, so that closing does not reset, and forgotten.
+    fn take(&mut self, bytes: &[u8]) {
+        if self.reply.is_some() {
+            return;
+        }
+        self.request.extend_from_slice(bytes);
+        if self.request.len() > API_REQUEST_BYTES {
+            self.reply_with(TOO_LARGE.to_owned());
         }
     }
 
@@ -269,15 +322,47 @@ impl AsRawFd for Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _ = fs::remove_file(path);
+        if let Some(own) = &self.path
+            && own.is_still_there()
+        {
+            let _ = fs::remove_file(&own.path);
         }
     }
 }
 
-/// A newline behind a whole JSON value.
+impl OwnPath {
+    fn of(path: &Path) -> io::Result<OwnPath> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(OwnPath { path: path.to_path_buf(), device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// A container that is restarted may have a socket of its next relay there while this one ends.
+    fn is_still_there(&self) -> bool {
+        fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == (self.device, self.inode))
+    }
+}
+
+/// Listens at `path`.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    // The file that bind() makes takes the mode of the socket: there is no moment at which others could connect.
+    let file = File::from(OwnedFd::from(socket));
+    file.set_permissions(Permissions::from_mode(MODE))?;
+    let socket = Socket::from(OwnedFd::from(file));
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    Ok(UnixListener::from_std(OwnedFd::from(socket).into()))
+}
+
+/// Whether the request holds its JSON value whole, or can never come to hold one. The original, too, waits for
+/// neither a newline nor the half-close.
 fn is_complete(request: &[u8]) -> bool {
-    request.ends_with(b"\n") && serde_json::from_slice::<serde_json::Value>(request).is_ok()
+    match serde_json::Deserializer::from_slice(request).into_iter::<serde_json::Value>().next() {
+        Some(Ok(_)) => true,
+        Some(Err(error)) => !error.is_eof(),
+        None => false,
+    }
 }
 
 #[cfg(test)]

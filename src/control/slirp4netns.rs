@@ -4,6 +4,7 @@
 //! go; what is wrong in particular follows them. Beyond the original: IPv6 addresses, and a range of ports by
 //! `host_port_end`. Reference: slirp4netns(1), "API SOCKET".
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Map, Value, json};
@@ -36,25 +37,38 @@ enum Verb {
 fn decode(request: &[u8], link: &LinkConfig) -> Result<(Verb, Request), Refusal> {
     let value: Value = first_value(request).ok_or("cannot parse JSON")?;
     let object = value.as_object().ok_or("json_object() failed")?;
-    let empty = Map::new();
-    let arguments = match object.get("arguments") {
-        None => &empty,
-        Some(arguments) => arguments.as_object().ok_or("arguments is not an object")?,
-    };
     match object.get("execute").and_then(Value::as_str).ok_or("no execute found")? {
         "add_hostfwd" => {
-            let rules =
-                publish_rules(arguments, link).map_err(|refusal| format!("add_hostfwd: {refusal}"))?;
+            let rules = publish_rules(arguments(object)?.as_ref(), link);
+            let rules = rules.map_err(|refusal| format!("add_hostfwd: {refusal}"))?;
             Ok((Verb::Add, Request::Publish(rules)))
         }
         "list_hostfwd" => Ok((Verb::List, Request::List)),
         "remove_hostfwd" => {
-            let id = arguments.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+            let id = arguments(object)?.get("id").and_then(whole).and_then(|id| u32::try_from(id).ok());
             let id = id.ok_or("remove_hostfwd: bad arguments.id")?;
             Ok((Verb::Remove, Request::Unpublish(ListenerId(id))))
         }
         _ => Err("unknown execute".to_owned()),
     }
+}
+
+/// What the command is about; nothing where they are missing, or null as some languages write what is missing.
+fn arguments(object: &Map<String, Value>) -> Result<Cow<'_, Map<String, Value>>, Refusal> {
+    match object.get("arguments") {
+        None | Some(Value::Null) => Ok(Cow::Owned(Map::new())),
+        Some(Value::Object(arguments)) => Ok(Cow::Borrowed(arguments)),
+        Some(_) => Err("arguments is not an object".to_owned()),
+    }
+}
+
+/// A number without a fraction, however it is written: some languages know no other numbers than 80.0.
+fn whole(value: &Value) -> Option<u64> {
+    let of_float = |number: f64| {
+        let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+        is_whole.then_some(number as u64)
+    };
+    value.as_u64().or_else(|| value.as_f64().and_then(of_float))
 }
 
 /// The original reads one value and ignores what follows it.
@@ -95,15 +109,18 @@ fn publish_rules(arguments: &Map<String, Value>, link: &LinkConfig) -> Result<Ve
 }
 
 fn port(arguments: &Map<String, Value>, name: &str) -> Result<Option<u16>, Refusal> {
-    let Some(value) = arguments.get(name) else { return Ok(None) };
-    let port = value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+    let value = match arguments.get(name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(value) => value,
+    };
+    let port = whole(value).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
     port.map(Some).ok_or_else(|| format!("bad arguments.{name}"))
 }
 
-/// An address; none where it is missing or empty.
+/// An address; none where it is missing, null or empty.
 fn address(arguments: &Map<String, Value>, name: &str) -> Result<Option<IpAddr>, Refusal> {
     match arguments.get(name) {
-        None => Ok(None),
+        None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.is_empty() => Ok(None),
         Some(Value::String(text)) => match text.parse::<IpAddr>() {
             Ok(address) => Ok(Some(address)),

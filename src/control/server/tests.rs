@@ -1,5 +1,6 @@
 //! Clients that behave, and clients that do not.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as Plain;
 use std::time::Duration;
 
@@ -51,29 +52,29 @@ fn read(mut client: Plain) -> String {
 fn request_ends_with_the_half_close() {
     let mut ground = Ground::new("half-close");
     let mut client = ground.connect();
-    client.write_all(b"half of ").unwrap();
+    client.write_all(b"{\"half\"").unwrap();
     ground.settle();
     assert!(ground.asked.is_empty());
-    client.write_all(b"it").unwrap();
+    client.write_all(b": ").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     ground.settle();
-    assert_eq!(ground.asked, [b"half of it"]);
-    assert_eq!(read(client), "10 bytes");
+    assert_eq!(ground.asked, [b"{\"half\": "]);
+    assert_eq!(read(client), "9 bytes");
     assert!(ground.server.clients.is_empty());
 }
 
 #[test]
-fn request_ends_with_a_newline_behind_a_whole_value() {
-    let mut ground = Ground::new("newline");
+fn request_ends_with_its_json_value() {
+    let mut ground = Ground::new("whole");
     let mut client = ground.connect();
-    client.write_all(b"{\n").unwrap();
+    client.write_all(b"\n{\n").unwrap();
     ground.settle();
     assert!(ground.asked.is_empty());
-    client.write_all(b"}\n").unwrap();
+    client.write_all(b"}").unwrap();
     ground.settle();
-    assert_eq!(ground.asked, [b"{\n}\n"]);
+    assert_eq!(ground.asked, [b"\n{\n}"]);
     // What follows is no second request.
-    client.write_all(b"{}\n").unwrap();
+    client.write_all(b"\n{}\n").unwrap();
     ground.settle();
     assert_eq!(ground.asked.len(), 1);
     assert_eq!(read(client), "4 bytes");
@@ -95,6 +96,63 @@ fn request_that_is_too_large_is_answered_and_not_carried_out() {
     client.shutdown(Shutdown::Write).unwrap();
     ground.settle();
     assert_eq!(ground.asked.len(), 1, "the limit itself is allowed");
+}
+
+#[test]
+fn what_can_become_no_json_is_answered_at_once() {
+    let mut ground = Ground::new("nonsense");
+    let mut client = ground.connect();
+    client.write_all(b"nonsense").unwrap();
+    ground.settle();
+    assert_eq!(read(client), "8 bytes");
+}
+
+/// Writes until there is no more room; how often that went.
+fn fill(client: &mut Plain) -> usize {
+    client.set_nonblocking(true).unwrap();
+    let written = (0..).take_while(|_| client.write(&[b' '; 1_024]).is_ok()).count();
+    client.set_nonblocking(false).unwrap();
+    written
+}
+
+#[test]
+fn client_that_never_stops_is_read_a_little_each_turn() {
+    let mut ground = Ground::new("endless");
+    let mut endless = ground.connect();
+    ground.settle();
+    let most = 2 * READ_BYTES_PER_TURN / 1_024;
+    assert!(fill(&mut endless) > most, "more than what is read in a turn");
+    let mut other = ground.connect();
+    other.write_all(b"{}").unwrap();
+    for _ in 0..10 {
+        assert!(ground.server.handle_events(ground.now, |_| "answered".to_owned()), "more is there");
+        let refilled = fill(&mut endless);
+        assert!(refilled <= most, "{refilled} KiB were read in one turn");
+    }
+    assert_eq!(read(other), "answered", "others have their turn");
+    // It is told, and given up in its time.
+    ground.now += API_PATIENCE.into();
+    ground.server.handle_events(ground.now, |_| String::new());
+    let mut text = String::new();
+    let _ = endless.read_to_string(&mut text);
+    assert_eq!(text, TOO_LARGE);
+}
+
+#[test]
+fn long_answer_is_written_as_the_client_reads_it() {
+    let mut ground = Ground::new("long");
+    let mut client = ground.connect();
+    client.write_all(b"{}").unwrap();
+    let long = "x".repeat(1 << 20);
+    ground.server.handle_events(ground.now, |_| long.clone());
+    for _ in 0..5 {
+        ground.server.handle_events(ground.now, |_| long.clone());
+    }
+    let reader = std::thread::spawn(move || read(client));
+    while !ground.server.clients.is_empty() {
+        ground.server.handle_events(ground.now, |_| panic!("asked again"));
+    }
+    assert_eq!(reader.join().unwrap(), long);
 }
 
 #[test]
@@ -148,6 +206,12 @@ fn path_of_a_former_run_is_replaced_and_another_file_is_not() {
     let second = Server::bind(&path).unwrap();
     drop(second);
     assert!(!path.exists(), "removed");
+    let (older, newer) = (Server::bind(&path).unwrap(), Server::bind(&path).unwrap());
+    drop(older);
+    assert!(path.exists(), "removed the socket of a successor");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "open to others");
+    drop(newer);
     fs::write(&path, "mine").unwrap();
     let error = Server::bind(&path).unwrap_err();
     assert!(error.to_string().ends_with("exists and is no socket; choose another path"), "{error}");

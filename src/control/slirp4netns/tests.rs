@@ -41,12 +41,24 @@ fn rule(host: &str, port: u16, guest: Option<&str>, guest_port: u16) -> PublishR
     r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"::1","host_port":8080,"guest_port":80}}"#,
     rule("::1", 8080, None, 80)
 )]
+#[case::with_nulls(
+    r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":null,"host_port":8080.0,"host_port_end":null,"guest_addr":null,"guest_port":80}}"#,
+    rule("0.0.0.0", 8080, None, 80)
+)]
 #[case::something_behind_it(
     r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_port":8080,"guest_port":80}}{}"#,
     rule("0.0.0.0", 8080, None, 80)
 )]
 fn ports_are_published_as_asked(#[case] request: &str, #[case] expected: PublishRule) {
     assert_eq!(asked(request), Request::Publish(vec![expected]));
+}
+
+#[rstest]
+#[case(r#"{"execute":"list_hostfwd"}"#)]
+#[case(r#"{"execute":"list_hostfwd","arguments":null}"#)]
+#[case(r#"{"execute":"list_hostfwd","arguments":[7]}"#)]
+fn listing_takes_no_arguments_whatever_they_are(#[case] request: &str) {
+    assert_eq!(asked(request), Request::List);
 }
 
 #[test]
@@ -70,6 +82,20 @@ fn range_is_published_port_by_port() {
 #[case(r#"{"execute":"bogus"}"#, "unknown execute")]
 #[case(r#"{"execute":"add_hostfwd"}"#, "add_hostfwd: bad arguments.proto")]
 #[case(r#"{"execute":"add_hostfwd","arguments":7}"#, "arguments is not an object")]
+#[case(r#"{"execute":"add_hostfwd","arguments":null}"#, "add_hostfwd: bad arguments.proto")]
+#[case(r#"{"execute":"bogus","arguments":7}"#, "unknown execute")]
+#[case(
+    r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_port":80.5,"guest_port":80}}"#,
+    "add_hostfwd: bad arguments.host_port"
+)]
+#[case(
+    r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_port":-1,"guest_port":80}}"#,
+    "add_hostfwd: bad arguments.host_port"
+)]
+#[case(
+    r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":7,"host_port":80,"guest_port":80}}"#,
+    "add_hostfwd: bad arguments.host_addr"
+)]
 #[case(r#"{"execute":"add_hostfwd","arguments":{"proto":"sctp"}}"#, "add_hostfwd: bad arguments.proto")]
 #[case(r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp"}}"#, "add_hostfwd: bad arguments.host_port")]
 #[case(
