@@ -484,3 +484,6 @@ fn log_event(event: &StackEvent) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

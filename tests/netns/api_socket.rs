@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::ground::{Ground, HOST4, HOST6, PYTHON, SCRATCH, WORLD4, sealed};
-use crate::process::{Running, Stream, start};
+use crate::process::{Running, Stream, run, start};
 use crate::servers::http;
 use crate::slirp4netns::{container, inside, serve};
 
@@ -170,6 +170,74 @@ fn what_cannot_be_is_told_and_changes_nothing() {
 }
 
 #[test]
+fn connections_outlive_their_port_and_json_alone_is_a_request() {
+    sealed(|ground| {
+        let container = container(ground);
+        let _relay = api(ground, &container, &["--enable-sandbox", "--enable-seccomp"]);
+        let script = "import socket\n\
+             s = socket.socket(); s.bind(('', 80)); s.listen(); print('up', flush=True); c, a = s.accept()\n\
+             while d := c.recv(99): c.sendall(d)";
+        let pid = container.pid().to_string();
+        let mut command = ground.user("nsenter");
+        command.args(["--target", &pid, "--user", "--net", "--preserve-credentials", PYTHON, "-c", script]);
+        let mut server = start(command);
+        server.wait_for(Stream::Out, "up");
+        let id = add(r#""proto":"tcp","host_port":18080,"guest_port":80"#);
+        let mut stream = ground.dial_from_world(HOST4, 18080).unwrap();
+        let mut echoed = |word: &[u8; 5]| {
+            let mut room = [0; 5];
+            stream.write_all(word).unwrap();
+            stream.read_exact(&mut room).unwrap();
+            assert_eq!(&room, word);
+        };
+        echoed(b"first");
+        // Neither a newline nor a half-close: the original answers to that as well.
+        let mut client = connect();
+        let request = format!(r#"{{"execute":"remove_hostfwd","arguments":{{"id":{}}}}}"#, id_of(&id));
+        let begun = Instant::now();
+        client.write_all(request.as_bytes()).unwrap();
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).unwrap();
+        assert_eq!(reply, r#"{"return":{}}"#);
+        assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+        assert!(ground.dial_from_world(HOST4, 18080).is_err(), "the port is still open");
+        echoed(b"later");
+    });
+}
+
+#[test]
+fn client_that_found_no_descriptor_left_is_answered_once_there_is_one() {
+    sealed(|ground| {
+        ground.needs(&["prlimit"]);
+        let container = container(ground);
+        let relay = api(ground, &container, &[]);
+        let pid = relay.pid().to_string();
+        let limit = |descriptors: usize| {
+            let mut command = ground.user("prlimit");
+            command.args(["--pid", &pid, &format!("--nofile={descriptors}:")]);
+            run(command).expect_success();
+        };
+        let mut open: Vec<usize> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .collect();
+        open.sort_unstable();
+        let lowest_free = (0..).find(|number| open.binary_search(number).is_err()).unwrap();
+        limit(lowest_free);
+        let mut client = connect();
+        client.write_all(br#"{"execute":"list_hostfwd"}"#).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut room = [0; 99];
+        let error = client.read(&mut room).expect_err("there was a descriptor");
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        limit(1_000);
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let len = client.read(&mut room).expect("it is let in without another client's coming");
+        assert!(room[..len].starts_with(br#"{"entries""#));
+    });
+}
+
+#[test]
 fn bad_clients_never_stop_traffic() {
     sealed(|ground| {
         ground.needs(&["curl"]);
@@ -181,6 +249,8 @@ fn bad_clients_never_stop_traffic() {
         slow.write_all(b"{\"execute\":").unwrap();
         let mut large = connect();
         let _ = large.write_all(&vec![b'x'; 100_000]);
+        let mut endless = connect();
+        std::thread::spawn(move || while endless.write_all(&[b' '; 1 << 16]).is_ok() {});
         for garbage in ["", "nonsense", "[[[[[[", "{}", "\0\0\0"] {
             assert!(ask(garbage).starts_with(r#"{"error":{"desc":"bad request: "#));
         }

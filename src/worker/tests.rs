@@ -1,0 +1,183 @@
+//! The driver with a guest's socket for its link and a socket for requests, in a network where only loopback is.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, setsockopt, socketpair, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::*;
+use crate::config::{Limits, LinkConfig, OutboundAddresses, Services, Timeouts, UdpMapping};
+use crate::sys::bess::BessSocket;
+use crate::sys::socket::tests::in_private_network;
+use crate::wire::MacAddr;
+
+type StdDuration = std::time::Duration;
+
+/// A driver at work, the guest's end of its link, and where it takes requests.
+struct Ground {
+    worker: JoinHandle<io::Result<ExitReason>>,
+    guest: OwnedFd,
+    path: PathBuf,
+}
+
+impl Ground {
+    fn new(name: &str, published_ports: usize) -> Ground {
+        let path = std::env::temp_dir().join(format!("netferry-worker-{}-{name}", std::process::id()));
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, guest) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).expect("a pair of sockets");
+        setsockopt(&guest, sockopt::ReceiveTimeout, &TimeVal::seconds(5)).unwrap();
+        let config = Config {
+            link: LinkConfig { container_mac: Some(MacAddr([2, 0, 0, 0, 0, 9])), ..LinkConfig::default() },
+            host_loopback: false,
+            services: Services::default(),
+            outbound: OutboundAddresses::default(),
+            udp_mapping: UdpMapping::Connected,
+            publish: Vec::new(),
+            host_addresses: Vec::new(),
+            limits: Limits { published_ports, ..Limits::default() },
+            timeouts: Timeouts::default(),
+        };
+        let device = BessSocket::from_fd(ours).unwrap();
+        let worker = Worker::new(Arc::new(config), device, Vec::new(), Vec::new(), [1, 2, 3, 4]).unwrap();
+        let worker = worker.with_control(Server::bind(&path).unwrap()).unwrap();
+        Ground { worker: std::thread::spawn(move || worker.run(Vec::new())), guest, path }
+    }
+
+    fn connect(&self) -> UnixStream {
+        let client = UnixStream::connect(&self.path).unwrap();
+        client.set_read_timeout(Some(StdDuration::from_secs(5))).unwrap();
+        client
+    }
+
+    fn ask(&self, request: &str) -> String {
+        let mut client = self.connect();
+        client.write_all(request.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).unwrap();
+        reply
+    }
+
+    fn add(&self, arguments: &str) -> String {
+        self.ask(&format!(
+            r#"{{"execute":"add_hostfwd","arguments":{{"host_addr":"127.0.0.1",{arguments}}}}}"#
+        ))
+    }
+
+    fn entries(&self) -> usize {
+        let list: serde_json::Value =
+            serde_json::from_str(&self.ask(r#"{"execute":"list_hostfwd"}"#)).unwrap();
+        list["return"]["entries"].as_array().unwrap().len()
+    }
+
+    /// Reads what the guest is sent until an IPv4 packet of this transport comes to this port.
+    fn wait_for(&self, protocol: u8, port: u16) {
+        let mut frame = [0; 2_048];
+        for _ in 0..100 {
+            let len = recv(self.guest.as_raw_fd(), &mut frame, MsgFlags::empty()).unwrap();
+            let is_it = len > 38
+                && frame[12..14] == [8, 0]
+                && frame[23] == protocol
+                && frame[36..38] == port.to_be_bytes();
+            if is_it {
+                return;
+            }
+        }
+        panic!("no packet of protocol {protocol} to port {port}");
+    }
+
+    /// Takes the guest away, with which the driver ends.
+    fn finish(self) {
+        drop(self.guest);
+        assert_eq!(self.worker.join().unwrap().unwrap(), ExitReason::LinkGone);
+        assert!(!self.path.exists(), "the socket was left behind");
+    }
+}
+
+#[test]
+fn published_port_leads_to_the_link_until_it_is_removed() {
+    in_private_network("worker::tests::published_port_leads_to_the_link_until_it_is_removed", || {
+        let ground = Ground::new("ports", 8);
+        assert_eq!(ground.add(r#""proto":"tcp","host_port":8080,"guest_port":80"#), r#"{"return":{"id":1}}"#);
+        assert_eq!(ground.add(r#""proto":"udp","host_port":8080,"guest_port":53"#), r#"{"return":{"id":2}}"#);
+        let _client = TcpStream::connect("127.0.0.1:8080").unwrap();
+        ground.wait_for(6, 80);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"question", "127.0.0.1:8080").unwrap();
+        ground.wait_for(17, 53);
+        for id in [1, 2] {
+            let request = format!(r#"{{"execute":"remove_hostfwd","arguments":{{"id":{id}}}}}"#);
+            assert_eq!(ground.ask(&request), r#"{"return":{}}"#);
+        }
+        // Nothing of ours holds the ports any more.
+        TcpStream::connect("127.0.0.1:8080").unwrap_err();
+        UdpSocket::bind("127.0.0.1:8080").unwrap();
+        assert_eq!(ground.entries(), 0);
+        ground.finish();
+    });
+}
+
+#[test]
+fn range_is_published_whole_or_not_at_all() {
+    in_private_network("worker::tests::range_is_published_whole_or_not_at_all", || {
+        let ground = Ground::new("range", 8);
+        let taken = TcpListener::bind("127.0.0.1:8083").unwrap();
+        let range = r#""proto":"tcp","host_port":8080,"host_port_end":8083,"guest_port":80"#;
+        let refused = ground.add(range);
+        assert!(refused.contains("127.0.0.1:8083/tcp: the port is in use"), "{refused}");
+        assert_eq!(ground.entries(), 0);
+        drop(taken);
+        let published = ground.add(range);
+        assert!(published.starts_with(r#"{"return":{"id":"#), "{published}");
+        assert_eq!(ground.entries(), 4);
+        ground.finish();
+    });
+}
+
+#[test]
+fn more_ports_than_the_limit_are_refused() {
+    in_private_network("worker::tests::more_ports_than_the_limit_are_refused", || {
+        let ground = Ground::new("limit", 2);
+        for port in [8080, 8081] {
+            let reply = ground.add(&format!(r#""proto":"tcp","host_port":{port},"guest_port":80"#));
+            assert!(reply.starts_with(r#"{"return""#), "{reply}");
+        }
+        let refused = ground.add(r#""proto":"udp","host_port":8082,"guest_port":80"#);
+        assert!(refused.contains("2 ports are published, and that is the limit"), "{refused}");
+        UdpSocket::bind("127.0.0.1:8082").unwrap();
+        ground.finish();
+    });
+}
+
+#[test]
+fn clients_that_never_stop_stop_nobody() {
+    in_private_network("worker::tests::clients_that_never_stop_stop_nobody", || {
+        let ground = Ground::new("endless", 8);
+        let endless: Vec<_> = (0..2)
+            .map(|_| {
+                let mut client = ground.connect();
+                std::thread::spawn(move || while client.write_all(&[b' '; 1 << 16]).is_ok() {})
+            })
+            .collect();
+        let idle: Vec<UnixStream> = (0..8).map(|_| ground.connect()).collect();
+        ground.add(r#""proto":"tcp","host_port":8080,"guest_port":80"#);
+        for _ in 0..20 {
+            let begun = Clock::read();
+            assert_eq!(ground.entries(), 1);
+            let _client = TcpStream::connect("127.0.0.1:8080").unwrap();
+            ground.wait_for(6, 80);
+            assert!(begun.elapsed() < StdDuration::from_secs(1), "it took {:?}", begun.elapsed());
+        }
+        assert!(endless.iter().all(|client| !client.is_finished()), "they write all the time");
+        drop(idle);
+        ground.finish();
+        for client in endless {
+            client.join().unwrap();
+        }
+    });
+}
