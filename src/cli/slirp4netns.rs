@@ -211,7 +211,11 @@ impl Cli {
             configuration: if self.configure { Configuration::Ours } else { Configuration::Others },
             ready_fd: inherited("--ready-fd", &self.ready_fd)?,
             exit_fd: inherited("--exit-fd", &self.exit_fd)?,
-            lifetime: Lifetime::UntilTold,
+            // A guest comes once, and its socket is not to be left behind.
+            lifetime: match kind {
+                TargetKind::Bess => Lifetime::OfTarget,
+                TargetKind::Pid | TargetKind::Path | TargetKind::TapFd => Lifetime::UntilTold,
+            },
             announcement: Announcement::StandardOutput,
         };
         Ok(Plan {

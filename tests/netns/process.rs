@@ -40,6 +40,14 @@ impl Outcome {
         self.expect_code(0)
     }
 
+    /// Fails the case unless the program died of `signal`.
+    #[allow(dead_code, reason = "not every suite that includes this file ends a program so")]
+    #[track_caller]
+    pub fn expect_signal(self, signal: Signal) -> Outcome {
+        assert_eq!(self.status.signal(), Some(signal as i32), "{self}");
+        self
+    }
+
     /// Fails the case unless standard output contains `text`.
     #[track_caller]
     pub fn expect_stdout(self, text: &str) -> Outcome {

@@ -92,7 +92,7 @@ impl Pair {
     /// Ends it as a runtime does; it must have lived until now, and not die of its own filter.
     fn end(self) -> Outcome {
         self.relay.signal(Signal::SIGTERM);
-        let outcome = self.relay.finish(SOON).expect_success();
+        let outcome = self.relay.finish(SOON).expect_signal(Signal::SIGTERM);
         kill(Pid::from_raw(self.container), Signal::SIGKILL).unwrap();
         assert!(!outcome.stderr.contains("system call"), "{outcome}");
         outcome
