@@ -14,6 +14,9 @@ pub const MAX_RESOLVERS: usize = 8;
 /// Bytes of one request on the API socket; slirp4netns takes less than 4096.
 pub const API_REQUEST_BYTES: usize = 4_095;
 
+/// Bytes that a client of the API socket may send behind its request before it is cut off.
+pub const API_SURPLUS_BYTES: usize = 1 << 20;
+
 /// Clients of the API socket at a time; the one that came first gives way to another.
 pub const API_CONNECTIONS: usize = 16;
 

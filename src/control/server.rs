@@ -2,8 +2,8 @@
 //!
 //! A request ends with its JSON value, or where the client half-closes, whichever comes first. Nothing here waits:
 //! clients are polled by a poll of their own, whose descriptor is readable in the driver's whenever there is
-//! something to do, and a turn reads a little of one of them. Bounded are a request's bytes, a client's time, and
-//! the number of clients: the one that came first gives way.
+//! something to do, and a turn reads a little of one of them. Bounded are a request's bytes and those behind it, a
+//! client's time, and the number of clients: the one that came first gives way.
 //!
 //! Reference: unix(7).
 
@@ -19,7 +19,7 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::limits::{API_CONNECTIONS, API_PATIENCE, API_REQUEST_BYTES};
+use crate::config::limits::{API_CONNECTIONS, API_PATIENCE, API_REQUEST_BYTES, API_SURPLUS_BYTES};
 use crate::stack::boundary::{Duration, Instant};
 
 const LISTENER: Token = Token(0);
@@ -90,6 +90,8 @@ struct Client {
     stream: UnixStream,
     request: Vec<u8>,
     reply: Option<Reply>,
+    /// Bytes that came behind the request.
+    surplus: usize,
     deadline: Instant,
 }
 
@@ -111,16 +113,14 @@ enum Progress {
 
 impl Server {
     /// Listens at `path`, for its owner alone. A socket that lies there already is replaced, as a former run may
-    /// have left it.
+    /// have left it; so is an empty file, by which `mktemp` reserves a name.
     pub fn bind(path: &Path) -> Result<Server, ControlError> {
         match fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => {
-                return Err(ControlError::Occupied { path: path.to_path_buf() });
-            }
-            // What is wrong beyond that, binding tells.
-            Ok(_) => {
+            Ok(metadata) if metadata.file_type().is_socket() || metadata.is_file() && metadata.len() == 0 => {
+                // What is wrong beyond that, binding tells.
                 let _ = fs::remove_file(path);
             }
+            Ok(_) => return Err(ControlError::Occupied { path: path.to_path_buf() }),
             Err(_) => {}
         }
         let open = || {
@@ -225,7 +225,7 @@ impl Server {
         }
         self.next_token += 1;
         let deadline = now + API_PATIENCE.into();
-        self.clients.insert(token, Client { stream, request: Vec::new(), reply: None, deadline });
+        self.clients.insert(token, Client { stream, request: Vec::new(), reply: None, surplus: 0, deadline });
     }
 
     fn serve(&mut self, token: usize, answer: &mut impl FnMut(&[u8]) -> String) {
@@ -245,6 +245,8 @@ impl Server {
         {
             // If it cannot be told it has not been waiting to hear.
             let _ = client.stream.write(reason.as_bytes());
+            // Left unread, it would turn the end of that into a reset.
+            let _ = client.stream.read(&mut [0; READ_BYTES_PER_TURN]);
         }
     }
 }
@@ -266,6 +268,9 @@ impl Client {
                 _ => return Progress::Done,
             },
         }
+        if self.surplus > API_SURPLUS_BYTES {
+            return Progress::Done;
+        }
         if self.reply.is_none() && (is_over || is_complete(&self.request)) {
             let reply = answer(&self.request);
             self.reply_with(reply);
@@ -285,6 +290,7 @@ impl Client {
     /// What comes behind the request is read, so that closing does not reset, and forgotten.
     fn take(&mut self, bytes: &[u8]) {
         if self.reply.is_some() {
+            self.surplus += bytes.len();
             return;
         }
         self.request.extend_from_slice(bytes);

@@ -86,7 +86,8 @@ fn publish_rules(arguments: &Map<String, Value>, link: &LinkConfig) -> Result<Ve
     let container_port = port(arguments, "guest_port")?.ok_or("bad arguments.guest_port")?;
     let last = port(arguments, "host_port_end")?.unwrap_or(host_port);
     let host_address = address(arguments, "host_addr")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let container_address = address(arguments, "guest_addr")?;
+    // The unspecified address is nobody's: whoever names it means the container, whatever its address is.
+    let container_address = address(arguments, "guest_addr")?.filter(|address| !address.is_unspecified());
     if link.container_like(host_address).is_none() {
         return Err("bad arguments.host_addr: the network has no addresses of this family".to_owned());
     }

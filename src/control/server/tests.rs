@@ -220,3 +220,41 @@ fn path_of_a_former_run_is_replaced_and_another_file_is_not() {
     let nowhere = Server::bind(Path::new("/nonexistent/x")).unwrap_err();
     assert!(nowhere.to_string().starts_with("--api-socket /nonexistent/x: No such file"), "{nowhere}");
 }
+
+#[test]
+fn client_that_never_stops_talking_is_cut_off() {
+    let mut ground = Ground::new("flood");
+    let mut client = ground.connect();
+    client.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    let error = loop {
+        match client.write(&[b' '; 10_000]) {
+            Ok(len) => sent += len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ground.settle(),
+            Err(error) => break error,
+        }
+        assert!(sent < 2 * API_SURPLUS_BYTES, "{sent} bytes were taken");
+    };
+    let cut_off = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+    assert!(cut_off.contains(&error.kind()) && sent > API_SURPLUS_BYTES, "{error} after {sent}");
+    assert!(ground.server.clients.is_empty());
+}
+
+#[test]
+fn client_given_up_hears_why_though_it_was_not_heard() {
+    let mut ground = Ground::new("unheard");
+    let mut unheard = ground.connect();
+    ground.settle();
+    unheard.write_all(b"{").unwrap();
+    // Nothing of it was read when its time is over.
+    ground.server.give_up_oldest(TOO_SLOW);
+    assert_eq!(read(unheard), TOO_SLOW);
+}
+
+#[test]
+fn name_that_an_empty_file_reserves_is_taken() {
+    let path = std::env::temp_dir().join(format!("netferry-control-{}-reserved", std::process::id()));
+    fs::write(&path, "").unwrap();
+    drop(Server::bind(&path).unwrap());
+    assert!(!path.exists());
+}

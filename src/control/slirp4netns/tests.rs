@@ -41,6 +41,10 @@ fn rule(host: &str, port: u16, guest: Option<&str>, guest_port: u16) -> PublishR
     r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"::1","host_port":8080,"guest_port":80}}"#,
     rule("::1", 8080, None, 80)
 )]
+#[case::for_whatever_address_it_has(
+    r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_port":8080,"guest_addr":"0.0.0.0","guest_port":80}}"#,
+    rule("0.0.0.0", 8080, None, 80)
+)]
 #[case::with_nulls(
     r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":null,"host_port":8080.0,"host_port_end":null,"guest_addr":null,"guest_port":80}}"#,
     rule("0.0.0.0", 8080, None, 80)
