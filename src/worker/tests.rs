@@ -158,10 +158,15 @@ fn more_ports_than_the_limit_are_refused() {
 fn clients_that_never_stop_stop_nobody() {
     in_private_network("worker::tests::clients_that_never_stop_stop_nobody", || {
         let ground = Ground::new("endless", 8);
+        // They come again whenever they are cut off, and give up when nobody listens any more.
         let endless: Vec<_> = (0..2)
             .map(|_| {
-                let mut client = ground.connect();
-                std::thread::spawn(move || while client.write_all(&[b' '; 1 << 16]).is_ok() {})
+                let path = ground.path.clone();
+                std::thread::spawn(move || {
+                    while let Ok(mut client) = UnixStream::connect(&path) {
+                        while client.write_all(&[b' '; 1 << 16]).is_ok() {}
+                    }
+                })
             })
             .collect();
         let idle: Vec<UnixStream> = (0..8).map(|_| ground.connect()).collect();
