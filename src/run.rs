@@ -28,7 +28,7 @@ use self::container::{Command, Container};
 use self::handshake::{HandshakeError, Line, Word};
 use crate::cli::{self, Announcement, Collisions, Configuration, Mode, OutboundSources, Plan, Verbosity};
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
-use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Timeouts};
+use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Segment, Timeouts};
 use crate::control::ControlError;
 use crate::observe::log;
 use crate::sys::bess::BessError;
@@ -241,7 +241,7 @@ fn outbound_addresses(
             })?)
         }
     };
-    Ok(OutboundAddresses { ipv4, ipv6 })
+    Ok(OutboundAddresses { ipv4, ipv6, ipv4_device: sources.ipv4_device, ipv6_device: sources.ipv6_device })
 }
 
 fn address_of<A>(
@@ -366,7 +366,11 @@ impl Ports {
         let config = Config {
             link: facts.link.clone(),
             host_loopback: plan.host_loopback,
+            segment: Segment::Private,
+            transports: plan.transports,
             services: plan.services,
+            offers: plan.offers.clone(),
+            local_clients: plan.forwarding.local_clients,
             outbound: facts.outbound,
             udp_mapping: plan.udp_mapping,
             publish: self.rules,

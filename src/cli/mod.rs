@@ -11,11 +11,13 @@ pub mod slirp4netns;
 pub mod values;
 
 use std::ffi::{OsStr, OsString};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::config::address::ExplicitSubnets;
-use crate::config::{LinkConfig, PublishRule, Services, UdpMapping};
+use crate::config::{
+    InterfaceName, LinkConfig, Offers, PortForwarding, PublishRule, Services, Transports, UdpMapping,
+};
 
 /// What was asked for, complete and consistent in itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,14 +30,23 @@ pub struct Plan {
     pub collisions: Collisions,
     /// Name of the TAP in the container: a valid interface name.
     pub tap_name: String,
+    /// What of the segment is taken from an interface of the host, as this one is otherwise; nothing for a private
+    /// network.
+    pub host_copy: Option<HostCopy>,
     /// Ports to listen on; no two take the same.
     pub publish: Vec<PublishRule>,
+    /// Ports to forward in the manner of pasta, those of `publish` not among them.
+    pub forwarding: PortForwarding,
+    /// What of the container's traffic is carried.
+    pub transports: Transports,
     /// Whether the gateway address stands for the host's loopback.
     pub host_loopback: bool,
     /// How UDP endpoints are mapped.
     pub udp_mapping: UdpMapping,
     /// What the segment offers beside the way out.
     pub services: Services,
+    /// What those who ask for their settings are told.
+    pub offers: Offers,
     /// Where host sockets send from.
     pub outbound: OutboundSources,
     /// Where requests are taken while the network is up.
@@ -46,8 +57,63 @@ pub struct Plan {
     pub resolvers: Option<Vec<SocketAddr>>,
     /// Whether checksum and segmentation offloads of the TAP are used where the kernel has them.
     pub offload: bool,
+    /// How we live as a process.
+    pub process: ProcessPlan,
+    /// Where every frame of the link is recorded, in pcap format.
+    pub capture: Option<PathBuf>,
     /// How much is told on standard error.
     pub verbosity: Verbosity,
+}
+
+/// How we live as a process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProcessPlan {
+    /// Whether we go on in the background once the network is up, and whoever started us finds us ended with success.
+    pub background: bool,
+    /// Where our process id is written.
+    pub pid_file: Option<PathBuf>,
+    /// Where we write what would go to standard error.
+    pub log_file: Option<LogFile>,
+    /// Whether what we have to say goes to standard error although we are in the background.
+    pub keep_standard_error: bool,
+    /// The user and group to become, where we are started as root: numbers or names, as given.
+    pub run_as: Option<String>,
+}
+
+/// A log file that does not grow for ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its largest size; the oldest lines go first.
+    pub max_bytes: u64,
+}
+
+/// What the container takes over from the host: addresses, routes and MTU of an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostCopy {
+    /// Which interface; the one of the default route of each family where none is named.
+    pub interface: Option<InterfaceName>,
+    /// Addresses instead of the host's, with the length of their prefix where it is told.
+    pub addresses: Vec<(IpAddr, Option<u8>)>,
+    /// Default gateway instead of the host's.
+    pub gateway4: Option<Ipv4Addr>,
+    /// Default gateway instead of the host's.
+    pub gateway6: Option<Ipv6Addr>,
+    /// Whether the interface gets only the first of the addresses.
+    pub only_first_address: bool,
+    /// Whether it gets only a default route.
+    pub only_default_route: bool,
+    /// Whether the gateway is an alias of the host's loopback, unless another address is named.
+    pub gateway_is_loopback: bool,
+    /// Aliases of the host's loopback.
+    pub map_host_loopback: Vec<IpAddr>,
+    /// Aliases of the host by the address that the container has as well.
+    pub map_guest_address: Vec<IpAddr>,
+    /// Where the container sends DNS queries that are to be forwarded.
+    pub dns_forward: Vec<IpAddr>,
+    /// Name of the container's interface; the host's interface's where none is given.
+    pub tap_name: Option<InterfaceName>,
 }
 
 /// For whom the network is.
@@ -139,6 +205,10 @@ pub struct OutboundSources {
     pub ipv4: Option<Source<Ipv4Addr>>,
     /// IPv6 sockets.
     pub ipv6: Option<Source<Ipv6Addr>>,
+    /// The only interface that IPv4 sockets use.
+    pub ipv4_device: Option<InterfaceName>,
+    /// The only interface that IPv6 sockets use.
+    pub ipv6_device: Option<InterfaceName>,
 }
 
 /// A source address, or the interface whose address it is.

@@ -12,11 +12,11 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use super::values::{self, ValueError};
 use super::{
     Announcement, CliError, Collisions, Configuration, Confinement, Lifetime, Mode, OutboundSources, Plan,
-    Verbosity,
+    ProcessPlan, Verbosity,
 };
 use crate::config::address::{self, ExplicitSubnets, Ipv4Link, Ipv6Link};
 use crate::config::limits::MAX_RESOLVERS;
-use crate::config::{Limits, LinkConfig, Services, UdpMapping, publish};
+use crate::config::{Limits, LinkConfig, Offers, PortForwarding, Services, Transports, UdpMapping, publish};
 
 const DEFAULT_TAP_NAME: &str = "tap0";
 
@@ -263,15 +263,21 @@ impl LinkOptions {
             }),
             link,
             tap_name,
+            host_copy: None,
             publish,
+            forwarding: PortForwarding::default(),
+            transports: Transports::default(),
             host_loopback: self.host_loopback,
             udp_mapping: self.udp_mapping.into(),
             services: Services::default(),
+            offers: Offers::default(),
             outbound: OutboundSources::default(),
             api_socket: None,
             confinement: Confinement::default(),
             resolvers: (!resolvers.is_empty()).then_some(resolvers),
             offload: !self.no_offload,
+            process: ProcessPlan::default(),
+            capture: None,
             verbosity: self.verbosity(),
         })
     }

@@ -16,10 +16,10 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::values::{self, ValueError, malformed, unusable};
 use super::{
     Announcement, Attach, AttachTarget, CliError, Collisions, Configuration, Confinement, Lifetime, Mode,
-    OutboundSources, Plan, Source, Verbosity,
+    OutboundSources, Plan, ProcessPlan, Source, Verbosity,
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
-use crate::config::{DhcpPool, LinkConfig, Services, UdpMapping};
+use crate::config::{DhcpPool, LinkConfig, Offers, PortForwarding, Services, Transports, UdpMapping};
 
 /// The name that selects this face.
 pub const NAME: &str = "slirp4netns";
@@ -223,10 +223,14 @@ impl Cli {
             link,
             collisions: Collisions::Accept,
             tap_name,
+            host_copy: None,
             publish: Vec::new(),
+            forwarding: PortForwarding::default(),
+            transports: Transports::default(),
             host_loopback: !self.disable_host_loopback,
             udp_mapping: UdpMapping::default(),
-            services: Services { dns: !self.disable_dns, dhcp, dhcpv6 },
+            services: Services { dns: !self.disable_dns, dhcp, dhcpv6, ..Services::default() },
+            offers: Offers::default(),
             outbound: OutboundSources {
                 ipv4: self
                     .outbound_addr
@@ -238,11 +242,14 @@ impl Cli {
                     .as_deref()
                     .map(|text| source("--outbound-addr6", text))
                     .transpose()?,
+                ..OutboundSources::default()
             },
             api_socket: self.api_socket,
             confinement: Confinement { sandbox: self.enable_sandbox, seccomp: self.enable_seccomp },
             resolvers: None,
             offload: true,
+            process: ProcessPlan::default(),
+            capture: None,
             verbosity: Verbosity::Normal,
         })
     }

@@ -4,10 +4,12 @@
 //! an `Arc` and never changes it.
 
 pub mod address;
+pub mod forwarding;
 pub mod limits;
 pub mod publish;
 
 pub use address::{Ipv4Link, Ipv6Link, LinkConfig};
+pub use forwarding::{FollowedPorts, Forwarding, InterfaceName, LocalClients, PortForwarding, PortSet};
 pub use limits::{Limits, Timeouts};
 pub use publish::{PortProtocol, PublishRule};
 
@@ -20,8 +22,16 @@ pub struct Config {
     pub link: LinkConfig,
     /// Whether the gateway address stands for the host's loopback.
     pub host_loopback: bool,
+    /// Who else is on the segment.
+    pub segment: Segment,
+    /// What of the container's traffic is carried at all.
+    pub transports: Transports,
     /// What the segment offers beside the way out.
     pub services: Services,
+    /// What those who ask for their settings are told.
+    pub offers: Offers,
+    /// How a client on the host's loopback reaches a published port.
+    pub local_clients: LocalClients,
     /// Where host sockets send from.
     pub outbound: OutboundAddresses,
     /// How UDP endpoints are mapped.
@@ -45,12 +55,16 @@ pub struct Services {
     pub dhcp: Option<DhcpPool>,
     /// Whether stateless DHCPv6 (RFC 8415 §6.1) is answered.
     pub dhcpv6: bool,
+    /// Whether router advertisements are sent (RFC 4861 §6.2).
+    pub router_adverts: bool,
+    /// Whether neighbor solicitations are answered (RFC 4861 §7.2).
+    pub neighbor_discovery: bool,
 }
 
 impl Default for Services {
     /// What `netferry run` offers: it has configured the container itself, and nobody asks for a lease.
     fn default() -> Services {
-        Services { dns: true, dhcp: None, dhcpv6: false }
+        Services { dns: true, dhcp: None, dhcpv6: false, router_adverts: true, neighbor_discovery: true }
     }
 }
 
@@ -70,6 +84,70 @@ pub struct OutboundAddresses {
     pub ipv4: Option<Ipv4Addr>,
     /// Of IPv6 sockets.
     pub ipv6: Option<Ipv6Addr>,
+    /// The only interface that IPv4 sockets use (`SO_BINDTODEVICE`).
+    pub ipv4_device: Option<InterfaceName>,
+    /// The only interface that IPv6 sockets use.
+    pub ipv6_device: Option<InterfaceName>,
+}
+
+/// Who else is on the segment, as the container sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Segment {
+    /// Nobody: a private network, whose gateway and resolver we are.
+    #[default]
+    Private,
+    /// Everybody whom the host reaches: the container stands in the host's place, with the host's own addresses, and
+    /// whatever address it asks for is reached through us. The gateway is the host's, and not us.
+    Shared(Aliases),
+}
+
+/// Addresses that the container has for the host, whose own it has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Aliases {
+    /// The host's loopback.
+    pub loopback: AddressPair,
+    /// The host by the address that the container has as well.
+    pub host: AddressPair,
+}
+
+/// An address of each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AddressPair {
+    /// IPv4.
+    pub ipv4: Option<Ipv4Addr>,
+    /// IPv6.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+/// What of the container's traffic is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transports {
+    /// TCP.
+    pub tcp: bool,
+    /// UDP.
+    pub udp: bool,
+    /// Echo, and the errors of both families of ICMP.
+    pub icmp: bool,
+}
+
+impl Default for Transports {
+    fn default() -> Transports {
+        Transports { tcp: true, udp: true, icmp: true }
+    }
+}
+
+/// What is told over DHCP, DHCPv6 and router advertisements beside addresses. Without a resolver here, the link's
+/// DNS address is told where that forwards.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Offers {
+    /// Resolvers, instead of the link's own.
+    pub resolvers: Option<Vec<IpAddr>>,
+    /// Domains to search, in their order.
+    pub search: Vec<String>,
+    /// The container's host name.
+    pub hostname: Option<String>,
+    /// The container's name in full (RFC 4702, RFC 4704).
+    pub fqdn: Option<String>,
 }
 
 /// Mapping behaviour of UDP, RFC 4787 §4.1.

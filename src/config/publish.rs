@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use super::address::LinkConfig;
+use super::forwarding::InterfaceName;
 
 /// Transport of a published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,6 +34,8 @@ pub struct PublishRule {
     pub host_address: IpAddr,
     /// Host port to bind.
     pub host_port: u16,
+    /// The only interface whose clients are served (`SO_BINDTODEVICE`).
+    pub interface: Option<InterfaceName>,
     /// Address of the container's server, of the same family; the container's own where none is given.
     pub container_address: Option<IpAddr>,
     /// Port of the container's server.
@@ -329,6 +332,7 @@ pub fn resolve(
                     protocol,
                     host_address,
                     host_port,
+                    interface: None,
                     container_address: None,
                     container_port,
                 });

@@ -103,6 +103,7 @@ fn publish_rules(arguments: &Map<String, Value>, link: &LinkConfig) -> Result<Ve
         protocol,
         host_address,
         host_port: host_port + offset,
+        interface: None,
         container_address,
         container_port: container_port + offset,
     };

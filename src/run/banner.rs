@@ -98,6 +98,7 @@ mod tests {
             protocol: PortProtocol::Tcp,
             host_address: Ipv4Addr::UNSPECIFIED.into(),
             host_port,
+            interface: None,
             container_address: None,
             container_port: 80,
         }
@@ -125,7 +126,7 @@ mod tests {
     fn lines_of_slirp4netns_have_its_labels() {
         let words = ["slirp4netns", "-c", "--cidr=10.9.0.0/16", "--api-socket=/tmp/s", "7"];
         let plan = crate::cli::parse(words.map(std::ffi::OsString::from)).unwrap();
-        let outbound = OutboundAddresses { ipv4: Some("192.0.2.1".parse().unwrap()), ipv6: None };
+        let outbound = OutboundAddresses { ipv4: Some("192.0.2.1".parse().unwrap()), ..Default::default() };
         let text = slirp4netns_lines(&plan, &plan.link, outbound);
         let expected = "Starting slirp\n\
             * MTU:             1500\n\

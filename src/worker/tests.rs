@@ -34,6 +34,10 @@ impl Ground {
         let config = Config {
             link: LinkConfig { container_mac: Some(MacAddr([2, 0, 0, 0, 0, 9])), ..LinkConfig::default() },
             host_loopback: false,
+            segment: Default::default(),
+            transports: Default::default(),
+            offers: Default::default(),
+            local_clients: Default::default(),
             services: Services::default(),
             outbound: OutboundAddresses::default(),
             udp_mapping: UdpMapping::Connected,

@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use netferry::cli::{
-    self, AttachTarget, CliError, Collisions, Confinement, Mode, OutboundSources, Plan, Verbosity,
+    self, AttachTarget, CliError, Collisions, Confinement, Mode, OutboundSources, Plan, ProcessPlan,
+    Verbosity,
 };
 use netferry::config::address::{self, ExplicitSubnets};
-use netferry::config::{LinkConfig, Services, UdpMapping};
+use netferry::config::{LinkConfig, Offers, PortForwarding, Services, Transports, UdpMapping};
 use rstest::rstest;
 
 fn parse(words: &[&str]) -> Result<Plan, CliError> {
@@ -37,15 +38,21 @@ fn run_without_options_has_the_documented_defaults() {
         link: LinkConfig::default(),
         collisions: Collisions::Avoid(ExplicitSubnets::default()),
         tap_name: "tap0".into(),
+        host_copy: None,
         publish: Vec::new(),
+        forwarding: PortForwarding::default(),
+        transports: Transports::default(),
         host_loopback: false,
         udp_mapping: UdpMapping::Connected,
         services: Services::default(),
+        offers: Offers::default(),
         outbound: OutboundSources::default(),
         api_socket: None,
         confinement: Confinement::default(),
         resolvers: None,
         offload: true,
+        process: ProcessPlan::default(),
+        capture: None,
         verbosity: Verbosity::Normal,
     };
     assert_eq!(plan(&["run"]), expected);

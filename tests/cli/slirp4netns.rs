@@ -55,7 +55,7 @@ fn defaults_are_those_of_the_original() {
     assert_eq!(plan.collisions, Collisions::Accept);
     assert!(plan.host_loopback);
     let pool = DhcpPool { first: "10.0.2.15".parse().unwrap(), last: "10.0.2.30".parse().unwrap() };
-    assert_eq!(plan.services, Services { dns: true, dhcp: Some(pool), dhcpv6: false });
+    assert_eq!(plan.services, Services { dns: true, dhcp: Some(pool), dhcpv6: false, ..Services::default() });
     assert_eq!(plan.outbound, OutboundSources::default());
     assert_eq!((plan.api_socket, plan.confinement), (None, Confinement::default()));
     let expected = Attach {

@@ -75,6 +75,7 @@ impl Settings {
             protocol,
             host_address: host.ip(),
             host_port: host.port(),
+            interface: None,
             container_address: None,
             container_port,
         };
@@ -109,6 +110,10 @@ pub fn config() -> Config {
             container_mac: Some(MacAddr(CONTAINER_MAC)),
         },
         host_loopback: false,
+        segment: Default::default(),
+        transports: Default::default(),
+        offers: Default::default(),
+        local_clients: Default::default(),
         services: Services::default(),
         outbound: OutboundAddresses::default(),
         udp_mapping: UdpMapping::Connected,

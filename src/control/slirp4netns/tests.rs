@@ -18,6 +18,7 @@ fn rule(host: &str, port: u16, guest: Option<&str>, guest_port: u16) -> PublishR
         protocol: PortProtocol::Tcp,
         host_address: host.parse().unwrap(),
         host_port: port,
+        interface: None,
         container_address: guest.map(|guest| guest.parse().unwrap()),
         container_port: guest_port,
     }

@@ -29,6 +29,10 @@ fn config(host_loopback: bool) -> Config {
             container_mac: None,
         },
         host_loopback,
+        segment: Default::default(),
+        transports: Default::default(),
+        offers: Default::default(),
+        local_clients: Default::default(),
         services: Services::default(),
         outbound: OutboundAddresses::default(),
         udp_mapping: UdpMapping::Connected,
@@ -131,6 +135,7 @@ fn rule(host_address: &str) -> PublishRule {
         protocol: PortProtocol::Tcp,
         host_address: host_address.parse().expect("literal"),
         host_port: 8_080,
+        interface: None,
         container_address: None,
         container_port: 80,
     }

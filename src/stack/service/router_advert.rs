@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_served_is_announced_and_nothing_else() {
         let config = link_config();
-        let services = |dns, dhcpv6| Services { dns, dhcpv6, dhcp: None };
+        let services = |dns, dhcpv6| Services { dns, dhcpv6, ..Services::default() };
         let all = advertisement(&config, services(true, true), ALL_NODES).unwrap();
         assert_eq!((all.other_configuration, all.dns), (true, Some(config.ipv6.unwrap().dns)));
         let none = advertisement(&config, services(false, false), ALL_NODES).unwrap();

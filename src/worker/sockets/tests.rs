@@ -225,7 +225,10 @@ fn refused_datagram_is_reported_once() {
 #[test]
 fn source_address_is_of_the_targets_family_and_never_for_the_loopback() {
     let (ipv4, ipv6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
-    let ground = Ground::sending_from(Vec::new(), OutboundAddresses { ipv4: Some(ipv4), ipv6: Some(ipv6) });
+    let ground = Ground::sending_from(
+        Vec::new(),
+        OutboundAddresses { ipv4: Some(ipv4), ipv6: Some(ipv6), ..Default::default() },
+    );
     let source = |target: &str| ground.sockets.source_for(target.parse().unwrap());
     assert_eq!(source("203.0.113.2"), Some(ipv4.into()));
     assert_eq!(source("2001:db8:1::2"), Some(ipv6.into()));

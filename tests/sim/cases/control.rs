@@ -17,6 +17,7 @@ fn rule(protocol: PortProtocol, host_port: u16, container_port: u16) -> PublishR
         protocol,
         host_address: "0.0.0.0".parse().unwrap(),
         host_port,
+        interface: None,
         container_address: None,
         container_port,
     }

@@ -24,7 +24,11 @@ fn config() -> Config {
     Config {
         link: LinkConfig { mtu: 1_400, ..link_config() },
         host_loopback: false,
-        services: Services { dns: true, dhcp, dhcpv6: false },
+        segment: Default::default(),
+        transports: Default::default(),
+        offers: Default::default(),
+        local_clients: Default::default(),
+        services: Services { dns: true, dhcp, dhcpv6: false, ..Services::default() },
         outbound: OutboundAddresses::default(),
         udp_mapping: UdpMapping::Connected,
         publish: Vec::new(),

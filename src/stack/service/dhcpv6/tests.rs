@@ -16,7 +16,11 @@ fn config(dns: bool) -> Config {
     Config {
         link: link_config(),
         host_loopback: false,
-        services: Services { dns, dhcp: None, dhcpv6: true },
+        segment: Default::default(),
+        transports: Default::default(),
+        offers: Default::default(),
+        local_clients: Default::default(),
+        services: Services { dns, dhcp: None, dhcpv6: true, ..Services::default() },
         outbound: OutboundAddresses::default(),
         udp_mapping: UdpMapping::Connected,
         publish: Vec::new(),
