@@ -28,7 +28,7 @@ use self::container::{Command, Container};
 use self::handshake::{HandshakeError, Line, Word};
 use crate::cli::{self, Announcement, Collisions, Configuration, Mode, OutboundSources, Plan, Verbosity};
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
-use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Segment, Timeouts};
+use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Timeouts};
 use crate::control::ControlError;
 use crate::observe::log;
 use crate::sys::bess::BessError;
@@ -366,7 +366,6 @@ impl Ports {
         let config = Config {
             link: facts.link.clone(),
             host_loopback: plan.host_loopback,
-            segment: Segment::Private,
             transports: plan.transports,
             services: plan.services,
             offers: plan.offers.clone(),

@@ -16,7 +16,9 @@ use super::{
 };
 use crate::config::address::{self, ExplicitSubnets, Ipv4Link, Ipv6Link};
 use crate::config::limits::MAX_RESOLVERS;
-use crate::config::{Limits, LinkConfig, Offers, PortForwarding, Services, Transports, UdpMapping, publish};
+use crate::config::{
+    Limits, LinkConfig, Offers, PortForwarding, Segment, Services, Transports, UdpMapping, publish,
+};
 
 const DEFAULT_TAP_NAME: &str = "tap0";
 
@@ -301,6 +303,7 @@ impl LinkOptions {
             None => address::derived_mac(ipv4.container),
         };
         Ok(LinkConfig {
+            segment: Segment::Private,
             ipv4: Some(ipv4),
             ipv6,
             mtu,

@@ -19,7 +19,9 @@ use super::{
     OutboundSources, Plan, ProcessPlan, Source, Verbosity,
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
-use crate::config::{DhcpPool, LinkConfig, Offers, PortForwarding, Services, Transports, UdpMapping};
+use crate::config::{
+    DhcpPool, LinkConfig, Offers, PortForwarding, Segment, Services, Transports, UdpMapping,
+};
 
 /// The name that selects this face.
 pub const NAME: &str = "slirp4netns";
@@ -327,6 +329,7 @@ impl Cli {
         let has_ipv6 = self.enable_ipv6 && mtu >= address::MIN_MTU_IPV6;
         let ipv6 = has_ipv6.then(|| Ipv6Link::from_cidr(IPV6_PREFIX).expect("fd00::/64 is a usable prefix"));
         let mut link = LinkConfig {
+            segment: Segment::Private,
             ipv4: Some(ipv4),
             ipv6,
             mtu,

@@ -37,9 +37,51 @@ pub const MIN_MTU_IPV6: u16 = 1_280;
 /// Smallest MTU without IPv6: what every IPv4 host must accept in one piece (RFC 1122 §3.3.2).
 pub const MIN_MTU_IPV4: u16 = 576;
 
+/// Who else is on the segment, as the container sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Segment {
+    /// Nobody: a private network, whose gateway and resolver we are.
+    #[default]
+    Private,
+    /// Everybody whom the host reaches: the container stands in the host's place, with the host's own addresses, and
+    /// whatever address it asks for is reached through us. The gateway is the host's, and not us.
+    Shared(Aliases),
+}
+
+/// Addresses that the container has for the host, whose own it has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Aliases {
+    /// The host's loopback.
+    pub loopback: AddressPair,
+    /// The host by the address that the container has as well.
+    pub host: AddressPair,
+}
+
+/// An address of each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AddressPair {
+    /// IPv4.
+    pub ipv4: Option<Ipv4Addr>,
+    /// IPv6.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl AddressPair {
+    /// The address of the same family as `other`.
+    #[must_use]
+    pub fn like(&self, other: IpAddr) -> Option<IpAddr> {
+        match other {
+            IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.ipv6.map(IpAddr::V6),
+        }
+    }
+}
+
 /// The Ethernet segment: one container, one gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkConfig {
+    /// Who else is there.
+    pub segment: Segment,
     /// IPv4 side, unless switched off.
     pub ipv4: Option<Ipv4Link>,
     /// IPv6 side, unless switched off.
@@ -52,20 +94,20 @@ pub struct LinkConfig {
     pub container_mac: Option<MacAddr>,
 }
 
-/// Addresses of the IPv4 side, all inside `subnet` and distinct.
+/// Addresses of the IPv4 side: distinct, and of a private segment all inside `subnet`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv4Link {
     /// The segment's prefix.
     pub subnet: Ipv4Net,
     /// Default route of the container, and the host as seen from there.
     pub gateway: Ipv4Addr,
-    /// Where the container sends its DNS queries.
-    pub dns: Ipv4Addr,
+    /// Where the container sends DNS queries for us to forward; always there on a private segment.
+    pub dns: Option<Ipv4Addr>,
     /// The container.
     pub container: Ipv4Addr,
 }
 
-/// Addresses of the IPv6 side, all inside `prefix` and distinct.
+/// Addresses of the IPv6 side: distinct, and of a private segment all inside `prefix`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv6Link {
     /// The segment's prefix, a /64 when it is to be advertised.
@@ -74,8 +116,8 @@ pub struct Ipv6Link {
     pub gateway: Ipv6Addr,
     /// Source of router advertisements and default route of the container (RFC 4861 §4.2).
     pub gateway_link_local: Ipv6Addr,
-    /// Where the container sends its DNS queries.
-    pub dns: Ipv6Addr,
+    /// Where the container sends DNS queries for us to forward; always there on a private segment.
+    pub dns: Option<Ipv6Addr>,
     /// The container.
     pub container: Ipv6Addr,
 }
@@ -123,8 +165,38 @@ impl LinkConfig {
     #[must_use]
     pub fn is_dns(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(v4) => self.ipv4.is_some_and(|link| link.dns == v4),
-            IpAddr::V6(v6) => self.ipv6.is_some_and(|link| link.dns == v6),
+            IpAddr::V4(v4) => self.ipv4.is_some_and(|link| link.dns == Some(v4)),
+            IpAddr::V6(v6) => self.ipv6.is_some_and(|link| link.dns == Some(v6)),
+        }
+    }
+
+    /// Whether somebody other than the container answers to `address` on the segment, and that is us.
+    #[must_use]
+    pub fn is_answered_for(&self, address: IpAddr) -> bool {
+        match self.segment {
+            Segment::Private => self.is_gateway(address) || self.is_dns(address),
+            Segment::Shared(_) => {
+                !address.is_unspecified() && self.container_like(address).is_some_and(|own| own != address)
+            }
+        }
+    }
+
+    /// Whether a packet to `address` passes us as it would a router. On a shared segment the gateway does that, and
+    /// we are but the wire to it.
+    #[must_use]
+    pub fn is_routed(&self, address: IpAddr) -> bool {
+        match self.segment {
+            Segment::Private => !self.is_on_link(address),
+            Segment::Shared(_) => false,
+        }
+    }
+
+    /// Whether `address` is everybody's on the segment, or the name of its network.
+    #[must_use]
+    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => v4.is_broadcast() || self.ipv4.is_some_and(|link| link.is_broadcast(v4)),
+            IpAddr::V6(_) => false,
         }
     }
 
@@ -141,6 +213,14 @@ impl LinkConfig {
 }
 
 impl Ipv4Link {
+    /// Whether `address` is everybody's in the subnet, or the subnet's own; there is neither among two or one
+    /// (RFC 3021).
+    #[must_use]
+    pub fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+        self.subnet.prefix_len() < 31
+            && (address == self.subnet.broadcast() || address == self.subnet.network())
+    }
+
     /// Resolves a subnet, or a container's address in its subnet, to the addresses of the link.
     pub fn from_cidr(cidr: Ipv4Net) -> Result<Ipv4Link, AddressError> {
         let subnet = cidr.trunc();
@@ -162,7 +242,7 @@ impl Ipv4Link {
         if let Some((_, role)) = taken.into_iter().find(|(address, _)| *address == container) {
             return Err(AddressError::ContainerTaken { address: container.into(), role });
         }
-        Ok(Ipv4Link { subnet, gateway, dns, container })
+        Ok(Ipv4Link { subnet, gateway, dns: Some(dns), container })
     }
 }
 
@@ -196,7 +276,7 @@ impl Ipv6Link {
         if let Some((_, role)) = taken.into_iter().find(|(address, _)| *address == container) {
             return Err(AddressError::ContainerTaken { address: container.into(), role });
         }
-        Ok(Ipv6Link { prefix, gateway, gateway_link_local: GATEWAY_LINK_LOCAL, dns, container })
+        Ok(Ipv6Link { prefix, gateway, gateway_link_local: GATEWAY_LINK_LOCAL, dns: Some(dns), container })
     }
 }
 
@@ -212,6 +292,7 @@ impl Default for LinkConfig {
     fn default() -> Self {
         let ipv4 = Ipv4Link::default();
         LinkConfig {
+            segment: Segment::Private,
             ipv4: Some(ipv4),
             ipv6: Some(Ipv6Link::default()),
             mtu: DEFAULT_MTU,

@@ -8,7 +8,7 @@ pub mod forwarding;
 pub mod limits;
 pub mod publish;
 
-pub use address::{Ipv4Link, Ipv6Link, LinkConfig};
+pub use address::{AddressPair, Aliases, Ipv4Link, Ipv6Link, LinkConfig, Segment};
 pub use forwarding::{FollowedPorts, Forwarding, InterfaceName, LocalClients, PortForwarding, PortSet};
 pub use limits::{Limits, Timeouts};
 pub use publish::{PortProtocol, PublishRule};
@@ -22,8 +22,6 @@ pub struct Config {
     pub link: LinkConfig,
     /// Whether the gateway address stands for the host's loopback.
     pub host_loopback: bool,
-    /// Who else is on the segment.
-    pub segment: Segment,
     /// What of the container's traffic is carried at all.
     pub transports: Transports,
     /// What the segment offers beside the way out.
@@ -88,35 +86,6 @@ pub struct OutboundAddresses {
     pub ipv4_device: Option<InterfaceName>,
     /// The only interface that IPv6 sockets use.
     pub ipv6_device: Option<InterfaceName>,
-}
-
-/// Who else is on the segment, as the container sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Segment {
-    /// Nobody: a private network, whose gateway and resolver we are.
-    #[default]
-    Private,
-    /// Everybody whom the host reaches: the container stands in the host's place, with the host's own addresses, and
-    /// whatever address it asks for is reached through us. The gateway is the host's, and not us.
-    Shared(Aliases),
-}
-
-/// Addresses that the container has for the host, whose own it has taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Aliases {
-    /// The host's loopback.
-    pub loopback: AddressPair,
-    /// The host by the address that the container has as well.
-    pub host: AddressPair,
-}
-
-/// An address of each family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct AddressPair {
-    /// IPv4.
-    pub ipv4: Option<Ipv4Addr>,
-    /// IPv6.
-    pub ipv6: Option<Ipv6Addr>,
 }
 
 /// What of the container's traffic is carried.

@@ -42,7 +42,9 @@ pub fn slirp4netns_lines(plan: &Plan, link: &LinkConfig, outbound: OutboundAddre
         tell("Network", &ipv4.subnet.network());
         tell("Netmask", &ipv4.subnet.netmask());
         tell("Gateway", &ipv4.gateway);
-        tell("DNS", &ipv4.dns);
+        if let Some(dns) = ipv4.dns {
+            tell("DNS", &dns);
+        }
         if let Some(pool) = plan.services.dhcp {
             tell("DHCP begin", &pool.first);
             tell("DHCP end", &pool.last);

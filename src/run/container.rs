@@ -170,8 +170,8 @@ pub fn container_addresses(link: &LinkConfig) -> Vec<(IpAddr, u8)> {
 
 /// The addresses at which the container asks for names.
 pub fn dns_addresses(link: &LinkConfig) -> Vec<IpAddr> {
-    let ipv4 = link.ipv4.map(|ipv4| ipv4.dns.into());
-    let ipv6 = link.ipv6.map(|ipv6| ipv6.dns.into());
+    let ipv4 = link.ipv4.and_then(|ipv4| ipv4.dns).map(IpAddr::from);
+    let ipv6 = link.ipv6.and_then(|ipv6| ipv6.dns).map(IpAddr::from);
     ipv4.into_iter().chain(ipv6).collect()
 }
 
@@ -216,7 +216,7 @@ mod tests {
             options: vec!["ndots:2".into()],
         };
         let link = LinkConfig::default();
-        let dns = link.ipv6.unwrap().dns;
+        let dns = link.ipv6.unwrap().dns.unwrap();
         assert_eq!(
             resolv_conf_text(&link, &host),
             format!(

@@ -8,10 +8,13 @@
 //! 1. DHCP, where it is offered, is served: to the broadcast address, also from a container that has no address
 //!    yet, and to the gateway; DHCPv6 to the group of its servers;
 //! 2. the source must be an address of the segment that is not ours (anything else is spoofed);
-//! 3. the DNS address, port 53, is the forwarder; echo to it is answered; the rest of it is closed; without a
-//!    forwarder it is nobody's;
-//! 4. the gateway answers echo; its other ports are the host's loopback where that is allowed, else closed;
-//! 5. a destination on the segment that nobody has is unreachable;
+//! 3. the DNS address, port 53, is the forwarder; echo to it is answered; on a private segment the rest of it is
+//!    closed, and without a forwarder it is nobody's;
+//! 4. on a private segment, the gateway answers echo; its other ports are the host's loopback where that is allowed,
+//!    else closed. On a shared one, where the gateway is the host's, an alias is the host's loopback, or the
+//!    host by the address that the container has as well;
+//! 5. a destination on a private segment that nobody has is unreachable, on a shared one a link-local IPv6
+//!    address, whose link is not known;
 //! 6. addresses that would mean "this host" or nobody to the host's kernel are martian: loopback, unspecified,
 //!    IPv4-mapped and IPv4-compatible IPv6, reserved (RFC 1122 §3.2.1.3, RFC 4291 §2.5.5, RFC 6890);
 //! 7. multicast and broadcast stay on the segment;
@@ -21,7 +24,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::drop_reason::DropReason;
 use super::flow::FlowProtocol;
-use crate::config::{Config, LinkConfig, PublishRule};
+use crate::config::{Aliases, Config, LinkConfig, PublishRule, Segment};
 use crate::wire::{dhcp, dhcpv6};
 
 /// Port of the DNS.
@@ -73,24 +76,12 @@ pub fn outbound(
         return Outbound::Drop(DropReason::SpoofedSource);
     }
     let address = destination.ip();
-    if link.is_dns(address) {
-        if !config.services.dns {
-            return Outbound::Unreachable(DropReason::NotForUs);
-        }
-        return match protocol {
-            FlowProtocol::Echo => Outbound::Gateway,
-            FlowProtocol::Tcp | FlowProtocol::Udp if destination.port() == DNS_PORT => Outbound::Resolver,
-            FlowProtocol::Tcp | FlowProtocol::Udp => Outbound::Closed(DropReason::Denied),
-        };
-    }
-    if link.is_gateway(address) {
-        return match protocol {
-            FlowProtocol::Echo => Outbound::Gateway,
-            FlowProtocol::Tcp | FlowProtocol::Udp if config.host_loopback => {
-                Outbound::Host(SocketAddr::new(loopback_like(address), destination.port()))
-            }
-            FlowProtocol::Tcp | FlowProtocol::Udp => Outbound::Closed(DropReason::HostLoopback),
-        };
+    let decided = match link.segment {
+        Segment::Private => to_private(config, protocol, destination),
+        Segment::Shared(aliases) => to_shared(config, aliases, protocol, destination),
+    };
+    if let Some(decided) = decided {
+        return decided;
     }
     if is_loopback(address) {
         return Outbound::Drop(DropReason::HostLoopback);
@@ -98,13 +89,71 @@ pub fn outbound(
     if is_martian(address) {
         return Outbound::Drop(DropReason::Martian);
     }
-    if address.is_multicast() || is_broadcast(link, address) {
+    if address.is_multicast() || link.is_broadcast(address) {
         return Outbound::Drop(DropReason::Multicast);
     }
-    if link.is_on_link(address) {
+    let is_nobodys = match link.segment {
+        Segment::Private => link.is_on_link(address),
+        // It has a meaning on one link only, and which of the host's is not known.
+        Segment::Shared(_) => is_ipv6_link_local(address),
+    };
+    if is_nobodys {
         return Outbound::Unreachable(DropReason::NotForUs);
     }
     Outbound::Host(destination)
+}
+
+/// Our own addresses on a private segment.
+fn to_private(config: &Config, protocol: FlowProtocol, destination: SocketAddr) -> Option<Outbound> {
+    let address = destination.ip();
+    if config.link.is_dns(address) {
+        if !config.services.dns {
+            return Some(Outbound::Unreachable(DropReason::NotForUs));
+        }
+        return Some(match protocol {
+            FlowProtocol::Echo => Outbound::Gateway,
+            FlowProtocol::Tcp | FlowProtocol::Udp if destination.port() == DNS_PORT => Outbound::Resolver,
+            FlowProtocol::Tcp | FlowProtocol::Udp => Outbound::Closed(DropReason::Denied),
+        });
+    }
+    if !config.link.is_gateway(address) {
+        return None;
+    }
+    Some(match protocol {
+        FlowProtocol::Echo => Outbound::Gateway,
+        FlowProtocol::Tcp | FlowProtocol::Udp if config.host_loopback => {
+            Outbound::Host(SocketAddr::new(loopback_like(address), destination.port()))
+        }
+        FlowProtocol::Tcp | FlowProtocol::Udp => Outbound::Closed(DropReason::HostLoopback),
+    })
+}
+
+/// What stands for something else on a shared segment.
+fn to_shared(
+    config: &Config,
+    aliases: Aliases,
+    protocol: FlowProtocol,
+    destination: SocketAddr,
+) -> Option<Outbound> {
+    let address = destination.ip();
+    let is_forwarder = config.services.dns && config.link.is_dns(address);
+    if is_forwarder && protocol != FlowProtocol::Echo && destination.port() == DNS_PORT {
+        return Some(Outbound::Resolver);
+    }
+    let meant = if aliases.loopback.like(address) == Some(address) {
+        loopback_like(address)
+    } else if aliases.host.like(address) == Some(address) {
+        config.link.container_like(address)?
+    } else if is_forwarder && protocol == FlowProtocol::Echo {
+        return Some(Outbound::Gateway);
+    } else {
+        return None;
+    };
+    Some(match protocol {
+        // It is the host that is asked, whatever its address.
+        FlowProtocol::Echo => Outbound::Gateway,
+        FlowProtocol::Tcp | FlowProtocol::Udp => Outbound::Host(SocketAddr::new(meant, destination.port())),
+    })
 }
 
 /// Whether what a rule publishes can be the container's.
@@ -128,17 +177,20 @@ pub fn inbound(config: &Config, rule: &PublishRule, client: SocketAddr) -> Resul
         // Nobody but the container is to be reached this way.
         return Err(DropReason::Denied);
     }
-    let gateway = link.gateway_like(server).ok_or(DropReason::Denied)?;
     let address = client.ip().to_canonical();
     if address.is_ipv4() != server.is_ipv4() || address.is_multicast() || address.is_unspecified() {
         return Err(DropReason::Martian);
     }
-    let masked = is_loopback(address) || link.is_on_link(address) || address == server;
-    let shown = if masked { gateway } else { address };
+    let shown = match mask(link, address) {
+        Mask::None if address == server => link.gateway_like(server),
+        Mask::None => Some(address),
+        Mask::As(mask) => mask,
+    };
+    let shown = shown.ok_or(DropReason::Denied)?;
     Ok(Inbound {
         client: SocketAddr::new(shown, client.port()),
         server: SocketAddr::new(server, rule.container_port),
-        masked,
+        masked: shown != address,
     })
 }
 
@@ -146,11 +198,38 @@ pub fn inbound(config: &Config, rule: &PublishRule, client: SocketAddr) -> Resul
 #[must_use]
 pub fn shown_peer(config: &Config, peer: SocketAddr) -> SocketAddr {
     let address = peer.ip().to_canonical();
-    match config.link.gateway_like(address) {
-        Some(gateway) if is_loopback(address) || config.link.is_on_link(address) => {
-            SocketAddr::new(gateway, peer.port())
+    let shown = match mask(&config.link, address) {
+        Mask::As(Some(mask)) => mask,
+        Mask::As(None) | Mask::None => address,
+    };
+    SocketAddr::new(shown, peer.port())
+}
+
+/// What an address of the host's side has to appear as in the container.
+enum Mask {
+    /// Itself.
+    None,
+    /// This, if it can appear at all.
+    As(Option<IpAddr>),
+}
+
+/// Loopback is never shown as such, nor is an address that the container has, or that the segment uses.
+fn mask(link: &LinkConfig, address: IpAddr) -> Mask {
+    let gateway = link.gateway_like(address);
+    match link.segment {
+        Segment::Private if is_loopback(address) || link.is_on_link(address) => Mask::As(gateway),
+        Segment::Private => Mask::None,
+        Segment::Shared(aliases) => {
+            if is_loopback(address) {
+                Mask::As(aliases.loopback.like(address).or(gateway))
+            } else if link.container_like(address) == Some(address) {
+                Mask::As(aliases.host.like(address).or(gateway))
+            } else if is_ipv6_link_local(address) || link.is_dns(address) {
+                Mask::As(gateway)
+            } else {
+                Mask::None
+            }
         }
-        _ => SocketAddr::new(address, peer.port()),
     }
 }
 
@@ -172,11 +251,28 @@ fn is_dhcp(config: &Config, source: IpAddr, destination: SocketAddr) -> bool {
 }
 
 fn is_container_source(link: &LinkConfig, source: IpAddr) -> bool {
-    link.is_on_link(source)
-        && !link.is_gateway(source)
-        && !link.is_dns(source)
-        && !is_broadcast(link, source)
-        && !source.is_unspecified()
+    if source.is_unspecified() || link.is_broadcast(source) || link.is_dns(source) {
+        return false;
+    }
+    match link.segment {
+        Segment::Private => link.is_on_link(source) && !link.is_gateway(source),
+        // It may have several of the host's addresses, and give itself others.
+        Segment::Shared(aliases) => {
+            link.gateway_like(source).is_some_and(|gateway| gateway != source)
+                && aliases.loopback.like(source) != Some(source)
+                && aliases.host.like(source) != Some(source)
+                && !source.is_multicast()
+                && !is_loopback(source)
+                && !is_martian(source)
+        }
+    }
+}
+
+fn is_ipv6_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
 }
 
 fn loopback_like(address: IpAddr) -> IpAddr {
@@ -203,16 +299,6 @@ fn is_martian(address: IpAddr) -> bool {
             // Deprecated site-local, and the discard-only prefix of RFC 6666.
             embeds_ipv4 || segments[0] & 0xffc0 == 0xfec0 || segments[..4] == [0x0100, 0, 0, 0]
         }
-    }
-}
-
-fn is_broadcast(link: &LinkConfig, address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            v4.is_broadcast()
-                || link.ipv4.is_some_and(|ipv4| v4 == ipv4.subnet.broadcast() || v4 == ipv4.subnet.network())
-        }
-        IpAddr::V6(_) => false,
     }
 }
 

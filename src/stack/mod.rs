@@ -122,7 +122,7 @@ impl Stack {
             offload,
             hasher: RandomState::with_seeds(b, c, d, a),
             neighbor: Neighbor::new(&config.link, config.services),
-            router_advert: RouterAdvert::new(&config.link, now),
+            router_advert: RouterAdvert::new(&config.link, config.services, now),
             emitter: Emitter::new(config.link.mtu, offload),
             unreachable: Unreachable::new(&config.limits),
             reassembler: Reassembler::new(config.limits.reassembly),
@@ -182,6 +182,9 @@ impl Stack {
             Body::Arp(message) => self.neighbor.handle_arp(message, io.frames),
             Body::Ip(packet) => {
                 if packet.protocol == ip::protocol::ICMPV6 && ndp::is_discovery(packet.payload) {
+                    if !self.is_discovery_offered(packet) {
+                        return Err(DropReason::NotForUs);
+                    }
                     return self.neighbor.handle_ndp(packet, frame.source, io.frames);
                 }
                 self.neighbor.learn(frame.source, packet.source);
@@ -198,6 +201,16 @@ impl Stack {
         }
     }
 
+    /// Whether the segment has the part of neighbor discovery that a message belongs to.
+    fn is_discovery_offered(&self, packet: &ip::Packet<'_>) -> bool {
+        let services = self.config.services;
+        if ndp::is_router_solicitation(packet.payload) {
+            services.router_adverts
+        } else {
+            services.neighbor_discovery
+        }
+    }
+
     fn dispatch_packet<H: HostIo, F: FrameSink>(
         &mut self,
         packet: &ip::Packet<'_>,
@@ -205,6 +218,16 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) -> Result<(), DropReason> {
+        let transports = self.config.transports;
+        let is_carried = match packet.protocol {
+            ip::protocol::TCP => transports.tcp,
+            ip::protocol::UDP => transports.udp,
+            ip::protocol::ICMP | ip::protocol::ICMPV6 => transports.icmp,
+            _ => true,
+        };
+        if !is_carried {
+            return Err(DropReason::Denied);
+        }
         match packet.protocol {
             ip::protocol::TCP => {
                 verify_checksum(packet, meta)?;
@@ -451,13 +474,17 @@ impl Stack {
         self.tell_closed(flow, key.protocol);
     }
 
-    /// The hop limit with which a packet goes on, one less; where none is left the container is told.
+    /// The hop limit with which a packet goes on: one less where we are a router to it, and where none is left the
+    /// container is told.
     fn forwarded_hop_limit(
         &mut self,
         packet: &ip::Packet<'_>,
         now: Instant,
         frames: &mut impl FrameSink,
     ) -> Result<u8, DropReason> {
+        if !self.config.link.is_routed(packet.destination) {
+            return Ok(packet.hop_limit);
+        }
         if packet.hop_limit <= 1 {
             self.send_problem(Problem::HopLimitExceeded, packet.bytes, now, frames)?;
             return Err(DropReason::HopLimit);

@@ -1,7 +1,8 @@
 //! The container as a neighbor on the link: who it is, and who we are to it (RFC 826, RFC 4861, RFC 5227).
 //!
-//! We own the gateway's and the resolver's addresses and answer for these alone: never for the container's own,
-//! which would break its duplicate address detection, nor for anyone else's. The container's link address is
+//! On a private segment we own the gateway's and the resolver's addresses and answer for these alone: never for the
+//! container's own, which would break its duplicate address detection, nor for anyone else's. On a shared one
+//! we answer for everybody but the container (proxy ARP, RFC 1027; RFC 4389). The container's link address is
 //! configured or learnt, and follows what its frames say, so that it may change.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +11,7 @@ use super::boundary::{Duration, FrameSink, Instant};
 use super::drop_reason::DropReason;
 use super::emit::{Emitter, Transport};
 use super::service::router_advert::{self, ALL_NODES};
-use crate::config::{LinkConfig, Services};
+use crate::config::{LinkConfig, Segment, Services};
 use crate::wire::MacAddr;
 use crate::wire::arp::{self, Operation};
 use crate::wire::ip::{self, Ethernet, Header, Packet, protocol};
@@ -65,14 +66,13 @@ impl Neighbor {
         if self.container_mac != Some(source_mac)
             && source_mac.is_unicast()
             && source_mac != self.link.gateway_mac
-            && self.link.is_on_link(source)
-            && !self.is_ours(source)
+            && self.is_containers(source)
         {
             self.container_mac = Some(source_mac);
         }
     }
 
-    /// Answers a request for one of our addresses.
+    /// Answers a request for an address that we answer for.
     ///
     /// # Errors
     /// `NotForUs` for other addresses, `NeighborConflict` when the sender claims to be us, `LinkFull`.
@@ -81,13 +81,15 @@ impl Neighbor {
         message: &arp::Message,
         frames: &mut F,
     ) -> Result<(), DropReason> {
-        if self.is_ours(message.sender.into()) || message.sender_mac == self.link.gateway_mac {
+        if self.is_claimed(message.sender.into()) || message.sender_mac == self.link.gateway_mac {
             return Err(DropReason::NeighborConflict);
         }
         self.learn(message.sender_mac, message.sender.into());
         match message.operation {
             Operation::Reply => return Ok(()),
             Operation::Request if !self.is_ours(message.target.into()) => return Err(DropReason::NotForUs),
+            // It asks whether anybody else has an address of its own.
+            Operation::Request if self.is_shared() && is_probe(message) => return Err(DropReason::NotForUs),
             Operation::Request => {}
         }
         // A sender from elsewhere is answered, too: Linux asks in the name of whichever of its addresses the
@@ -122,7 +124,7 @@ impl Neighbor {
             None => ndp::parse(packet.payload, packet.hop_limit).ok_or(DropReason::NeighborInvalid)?,
             Some(_) => return Err(DropReason::NeighborInvalid),
         };
-        if self.is_ours(packet.source) || source_mac == self.link.gateway_mac {
+        if self.is_claimed(packet.source) || source_mac == self.link.gateway_mac {
             return Err(DropReason::NeighborConflict);
         }
         match message {
@@ -140,7 +142,7 @@ impl Neighbor {
                     frames,
                 )
             }
-            Message::NeighborAdvertisement { target, target_mac: _ } if self.is_ours(target.into()) => {
+            Message::NeighborAdvertisement { target, target_mac: _ } if self.is_claimed(target.into()) => {
                 Err(DropReason::NeighborConflict)
             }
             Message::NeighborAdvertisement { target, target_mac } => {
@@ -153,7 +155,7 @@ impl Neighbor {
     /// Asks for the link address of `target`, a neighbor that is not ours; once a second at most. The answer
     /// comes through [`Self::handle_arp`] or [`Self::handle_ndp`].
     pub fn solicit<F: FrameSink>(&mut self, target: IpAddr, now: Instant, frames: &mut F) {
-        if !self.link.is_on_link(target) || self.is_ours(target) {
+        if !self.is_containers(target) {
             return;
         }
         let last = if target.is_ipv6() { &mut self.solicited_ipv6 } else { &mut self.solicited_ipv4 };
@@ -169,7 +171,33 @@ impl Neighbor {
     }
 
     fn is_ours(&self, address: IpAddr) -> bool {
-        self.link.is_gateway(address) || self.link.is_dns(address)
+        self.link.is_answered_for(address)
+    }
+
+    /// Whether nobody else may speak as this address. On a shared segment the container's own addresses are more than
+    /// we know.
+    fn is_claimed(&self, address: IpAddr) -> bool {
+        match self.link.segment {
+            Segment::Private => self.is_ours(address),
+            Segment::Shared(_) => {
+                self.link.gateway_like(address) == Some(address) || self.link.is_dns(address)
+            }
+        }
+    }
+
+    /// Whether the container may have this address.
+    fn is_containers(&self, address: IpAddr) -> bool {
+        match self.link.segment {
+            Segment::Private => self.link.is_on_link(address) && !self.is_ours(address),
+            // It may have more of the host's addresses than the one we know.
+            Segment::Shared(_) => {
+                !address.is_unspecified() && !address.is_multicast() && !self.link.is_broadcast(address)
+            }
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        matches!(self.link.segment, Segment::Shared(_))
     }
 
     fn answer_router_solicitation<F: FrameSink>(
@@ -211,7 +239,7 @@ impl Neighbor {
             return Err(DropReason::NeighborInvalid);
         }
         self.learn(source_mac, source.into());
-        if !self.is_ours(target.into()) {
+        if !self.is_ours(target.into()) || (is_probe && self.is_shared()) {
             return Err(DropReason::NotForUs);
         }
         // RFC 4861 §7.2.4: all nodes hear that an address someone probes for is taken.
@@ -277,6 +305,11 @@ impl Neighbor {
         let emitter = Emitter::new(self.link.mtu, Offload::NONE);
         emitter.send(&ethernet, &header, Transport::Complete, NEIGHBOR_LEN, fill, frames)
     }
+}
+
+/// Whether the sender wants to know if an address is its alone (RFC 5227 §1.1), or says that it has it.
+fn is_probe(message: &arp::Message) -> bool {
+    message.sender.is_unspecified() || message.sender == message.target
 }
 
 #[cfg(test)]

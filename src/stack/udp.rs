@@ -101,18 +101,13 @@ impl Stack {
             dont_fragment: false,
         };
         if let Some(flow) = self.flows.find(&exact) {
-            if !self.config.link.is_on_link(remote.ip()) {
-                how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
-            }
+            how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
             return self.send_udp(flow, packet, datagram.payload, how, now, io);
         }
         let decision = forward::outbound(&self.config, FlowProtocol::Udp, packet.source, remote);
         let (target, dns) = match decision {
             Outbound::Host(target) => {
-                // The gateway's alias is the last hop itself; all else lies beyond it.
-                if !self.config.link.is_on_link(remote.ip()) {
-                    how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
-                }
+                how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
                 (target, None)
             }
             Outbound::Resolver => match self.resolvers.preferred() {

@@ -61,6 +61,12 @@ pub fn is_discovery(message: &[u8]) -> bool {
     message.first().is_some_and(|kind| (ROUTER_SOLICITATION..=REDIRECT).contains(kind))
 }
 
+/// Whether an ICMPv6 message asks for routers.
+#[must_use]
+pub fn is_router_solicitation(message: &[u8]) -> bool {
+    message.first() == Some(&ROUTER_SOLICITATION)
+}
+
 /// Parses an ICMPv6 message whose checksum is right. `None` for what is no neighbor discovery of the three
 /// kinds, and for what RFC 4861 §6.1.1, §7.1.1 and §7.1.2 have us discard silently.
 #[must_use]

@@ -34,7 +34,6 @@ impl Ground {
         let config = Config {
             link: LinkConfig { container_mac: Some(MacAddr([2, 0, 0, 0, 0, 9])), ..LinkConfig::default() },
             host_loopback: false,
-            segment: Default::default(),
             transports: Default::default(),
             offers: Default::default(),
             local_clients: Default::default(),

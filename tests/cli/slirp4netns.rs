@@ -48,7 +48,7 @@ fn defaults_are_those_of_the_original() {
     let ipv4 = plan.link.ipv4.unwrap();
     assert_eq!(ipv4.subnet.to_string(), "10.0.2.0/24");
     assert_eq!(
-        [ipv4.gateway, ipv4.dns, ipv4.container].map(|address| address.to_string()),
+        [ipv4.gateway, ipv4.dns.unwrap(), ipv4.container].map(|address| address.to_string()),
         ["10.0.2.2", "10.0.2.3", "10.0.2.100"]
     );
     assert_eq!((plan.link.ipv6, plan.link.mtu, plan.link.container_mac), (None, DEFAULT_MTU, None));
@@ -81,7 +81,7 @@ fn podman_is_understood() {
     assert!(plan.services.dhcpv6);
     let ipv6 = plan.link.ipv6.unwrap();
     assert_eq!(
-        (ipv6.prefix.to_string(), ipv6.gateway.to_string(), ipv6.dns.to_string()),
+        (ipv6.prefix.to_string(), ipv6.gateway.to_string(), ipv6.dns.unwrap().to_string()),
         ("fd00::/64".into(), "fd00::2".into(), "fd00::3".into())
     );
     let attach = attach(&words.concat());
@@ -145,7 +145,7 @@ fn operand_is_what_the_types_say(#[case] words: &[&str], #[case] expected: Attac
 fn addresses_follow_from_the_network(#[case] cidr: &str, #[case] expected: [&str; 5]) {
     let plan = plan(&["--cidr", cidr, "7"]);
     let (ipv4, pool) = (plan.link.ipv4.unwrap(), plan.services.dhcp.unwrap());
-    let found = [ipv4.gateway, ipv4.dns, ipv4.container, pool.first, pool.last];
+    let found = [ipv4.gateway, ipv4.dns.unwrap(), ipv4.container, pool.first, pool.last];
     assert_eq!(found.map(|address| address.to_string()), expected);
 }
 

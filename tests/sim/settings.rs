@@ -92,17 +92,18 @@ pub fn seed_from_environment() -> Option<u64> {
 pub fn config() -> Config {
     Config {
         link: LinkConfig {
+            segment: Default::default(),
             ipv4: Some(Ipv4Link {
                 subnet: "10.0.2.0/24".parse().unwrap(),
                 gateway: GATEWAY,
-                dns: DNS,
+                dns: Some(DNS),
                 container: CONTAINER,
             }),
             ipv6: Some(Ipv6Link {
                 prefix: "fd00::/64".parse().unwrap(),
                 gateway: GATEWAY6,
                 gateway_link_local: GATEWAY6_LINK_LOCAL,
-                dns: DNS6,
+                dns: Some(DNS6),
                 container: CONTAINER6,
             }),
             mtu: 1500,
@@ -110,7 +111,6 @@ pub fn config() -> Config {
             container_mac: Some(MacAddr(CONTAINER_MAC)),
         },
         host_loopback: false,
-        segment: Default::default(),
         transports: Default::default(),
         offers: Default::default(),
         local_clients: Default::default(),

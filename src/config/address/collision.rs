@@ -193,6 +193,7 @@ mod tests {
     #[test]
     fn named_subnet_that_is_taken_is_an_error_naming_address_and_option() {
         let link = LinkConfig {
+            segment: Default::default(),
             ipv4: Some(Ipv4Link::from_cidr(v4("192.168.0.0/16")).unwrap()),
             ..LinkConfig::default()
         };

@@ -28,7 +28,7 @@ fn ipv4_addresses_follow_from_the_subnet(
 ) {
     let link = ipv4(cidr).unwrap();
     assert_eq!(link.gateway.to_string(), gateway);
-    assert_eq!(link.dns.to_string(), dns);
+    assert_eq!(link.dns.unwrap().to_string(), dns);
     assert_eq!(link.container.to_string(), container);
 }
 
@@ -74,7 +74,7 @@ fn ipv6_addresses_follow_from_the_prefix(
 ) {
     let link = ipv6(cidr).unwrap();
     assert_eq!(link.gateway.to_string(), gateway);
-    assert_eq!(link.dns.to_string(), dns);
+    assert_eq!(link.dns.unwrap().to_string(), dns);
     assert_eq!(link.container.to_string(), container);
     assert_eq!(link.gateway_link_local.to_string(), "fe80::2");
 }
@@ -139,7 +139,7 @@ proptest! {
     fn accepted_ipv4_addresses_are_distinct_hosts_of_the_subnet(bits in any::<u32>(), prefix_len in 0u8..=32) {
         let cidr = Ipv4Net::new(Ipv4Addr::from_bits(bits), prefix_len).unwrap();
         if let Ok(link) = Ipv4Link::from_cidr(cidr) {
-            let roles = [link.gateway, link.dns, link.container, link.subnet.network(), link.subnet.broadcast()];
+            let roles = [link.gateway, link.dns.unwrap(), link.container, link.subnet.network(), link.subnet.broadcast()];
             for (place, address) in roles.iter().enumerate() {
                 prop_assert!(link.subnet.contains(address));
                 prop_assert!(!roles[..place].contains(address));
@@ -151,7 +151,7 @@ proptest! {
     fn accepted_ipv6_addresses_are_distinct_hosts_of_the_prefix(bits in any::<u128>(), prefix_len in 0u8..=128) {
         let cidr = Ipv6Net::new(Ipv6Addr::from_bits(bits), prefix_len).unwrap();
         if let Ok(link) = Ipv6Link::from_cidr(cidr) {
-            let roles = [link.gateway, link.dns, link.container, link.prefix.network()];
+            let roles = [link.gateway, link.dns.unwrap(), link.container, link.prefix.network()];
             for (place, address) in roles.iter().enumerate() {
                 prop_assert!(link.prefix.contains(address));
                 prop_assert!(!roles[..place].contains(address));

@@ -52,17 +52,18 @@ pub(in crate::stack) const ETHERNET: Ethernet = Ethernet { source: GATEWAY_MAC, 
 
 pub(in crate::stack) fn link_config() -> LinkConfig {
     LinkConfig {
+        segment: Default::default(),
         ipv4: Some(Ipv4Link {
             subnet: "10.0.2.0/24".parse().unwrap(),
             gateway: Ipv4Addr::new(10, 0, 2, 2),
-            dns: Ipv4Addr::new(10, 0, 2, 3),
+            dns: Some(Ipv4Addr::new(10, 0, 2, 3)),
             container: Ipv4Addr::new(10, 0, 2, 100),
         }),
         ipv6: Some(Ipv6Link {
             prefix: "fd00::/64".parse().unwrap(),
             gateway: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2),
             gateway_link_local: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2),
-            dns: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3),
+            dns: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3)),
             container: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x64),
         }),
         mtu: 1500,

@@ -4,24 +4,26 @@ use rstest::rstest;
 
 use super::*;
 use crate::config::{
-    DhcpPool, Ipv4Link, Ipv6Link, Limits, OutboundAddresses, PortProtocol, Services, Timeouts, UdpMapping,
+    AddressPair, DhcpPool, Ipv4Link, Ipv6Link, Limits, OutboundAddresses, PortProtocol, Services, Timeouts,
+    UdpMapping,
 };
 use crate::wire::MacAddr;
 
 fn config(host_loopback: bool) -> Config {
     Config {
         link: LinkConfig {
+            segment: Default::default(),
             ipv4: Some(Ipv4Link {
                 subnet: "10.0.2.0/24".parse().expect("literal"),
                 gateway: "10.0.2.2".parse().expect("literal"),
-                dns: "10.0.2.3".parse().expect("literal"),
+                dns: Some("10.0.2.3".parse().expect("literal")),
                 container: "10.0.2.100".parse().expect("literal"),
             }),
             ipv6: Some(Ipv6Link {
                 prefix: "fd00:2::/64".parse().expect("literal"),
                 gateway: "fd00:2::2".parse().expect("literal"),
                 gateway_link_local: "fe80::2".parse().expect("literal"),
-                dns: "fd00:2::3".parse().expect("literal"),
+                dns: Some("fd00:2::3".parse().expect("literal")),
                 container: "fd00:2::100".parse().expect("literal"),
             }),
             mtu: 1_500,
@@ -29,7 +31,6 @@ fn config(host_loopback: bool) -> Config {
             container_mac: None,
         },
         host_loopback,
-        segment: Default::default(),
         transports: Default::default(),
         offers: Default::default(),
         local_clients: Default::default(),
@@ -239,4 +240,123 @@ fn dns_address_is_nobodys_where_dns_is_not_offered(
     let (source, destination) = (source.parse().expect("literal"), destination.parse().expect("literal"));
     let decision = outbound(&config, protocol, source, destination);
     assert_eq!(decision, Outbound::Unreachable(DropReason::NotForUs));
+}
+
+/// The container in the place of a host with 192.0.2.10/24 and 2001:db8::10/64.
+fn shared() -> Config {
+    let base = config(false);
+    let pair = |ipv4: &str, ipv6: &str| AddressPair {
+        ipv4: Some(ipv4.parse().expect("literal")),
+        ipv6: Some(ipv6.parse().expect("literal")),
+    };
+    let link = LinkConfig {
+        segment: Segment::Shared(Aliases {
+            loopback: pair("169.254.1.3", "fe80::7f"),
+            host: pair("169.254.1.2", "fd00::2"),
+        }),
+        ipv4: Some(Ipv4Link {
+            subnet: "192.0.2.0/24".parse().expect("literal"),
+            gateway: "192.0.2.1".parse().expect("literal"),
+            dns: Some("169.254.1.1".parse().expect("literal")),
+            container: "192.0.2.10".parse().expect("literal"),
+        }),
+        ipv6: Some(Ipv6Link {
+            prefix: "2001:db8::/64".parse().expect("literal"),
+            gateway: "fe80::1".parse().expect("literal"),
+            gateway_link_local: "fe80::1".parse().expect("literal"),
+            dns: None,
+            container: "2001:db8::10".parse().expect("literal"),
+        }),
+        ..base.link
+    };
+    Config { link, ..base }
+}
+
+#[rstest]
+#[case::beyond_the_gateway("192.0.2.10", "203.0.113.2:80")]
+#[case::the_real_gateway("192.0.2.10", "192.0.2.1:80")]
+#[case::a_neighbor_of_the_host("192.0.2.10", "192.0.2.77:22")]
+#[case::another_address_of_the_container("198.51.100.4", "203.0.113.2:80")]
+#[case::beside_port_53_the_forwarder_is_nobody_special("192.0.2.10", "169.254.1.1:80")]
+#[case::ipv6("2001:db8::10", "[2001:db8::77]:80")]
+fn on_a_shared_segment_everybody_is_where_he_is(#[case] source: &str, #[case] destination: &str) {
+    let destination = destination.parse().expect("literal");
+    let decided = outbound(&shared(), FlowProtocol::Tcp, source.parse().expect("literal"), destination);
+    assert_eq!(decided, Outbound::Host(destination));
+}
+
+#[rstest]
+#[case("192.0.2.10", "169.254.1.3:80", "127.0.0.1:80")]
+#[case("2001:db8::10", "[fe80::7f]:80", "[::1]:80")]
+#[case("192.0.2.10", "169.254.1.2:80", "192.0.2.10:80")]
+#[case("2001:db8::10", "[fd00::2]:80", "[2001:db8::10]:80")]
+fn an_alias_is_the_host(#[case] source: &str, #[case] alias: &str, #[case] meant: &str) {
+    let (source, alias) = (source.parse().expect("literal"), alias.parse().expect("literal"));
+    let meant = Outbound::Host(meant.parse().expect("literal"));
+    assert_eq!(outbound(&shared(), FlowProtocol::Tcp, source, alias), meant);
+    assert_eq!(outbound(&shared(), FlowProtocol::Udp, source, alias), meant);
+    assert_eq!(outbound(&shared(), FlowProtocol::Echo, source, alias), Outbound::Gateway);
+}
+
+#[rstest]
+#[case(FlowProtocol::Udp, "169.254.1.1:53", Outbound::Resolver)]
+#[case(FlowProtocol::Tcp, "169.254.1.1:53", Outbound::Resolver)]
+#[case(FlowProtocol::Echo, "169.254.1.1:0", Outbound::Gateway)]
+#[case(FlowProtocol::Tcp, "127.0.0.1:22", Outbound::Drop(DropReason::HostLoopback))]
+#[case(FlowProtocol::Tcp, "0.0.0.0:22", Outbound::Drop(DropReason::Martian))]
+#[case(FlowProtocol::Udp, "192.0.2.255:9", Outbound::Drop(DropReason::Multicast))]
+#[case(FlowProtocol::Udp, "224.0.0.251:5353", Outbound::Drop(DropReason::Multicast))]
+fn on_a_shared_segment_little_is_special(
+    #[case] protocol: FlowProtocol,
+    #[case] destination: &str,
+    #[case] expected: Outbound,
+) {
+    let source = "192.0.2.10".parse().expect("literal");
+    assert_eq!(outbound(&shared(), protocol, source, destination.parse().expect("literal")), expected);
+}
+
+#[test]
+fn a_link_local_address_of_the_hosts_side_has_no_meaning() {
+    let source = "2001:db8::10".parse().expect("literal");
+    let gateway = "[fe80::1]:80".parse().expect("literal");
+    let decided = outbound(&shared(), FlowProtocol::Tcp, source, gateway);
+    assert_eq!(decided, Outbound::Unreachable(DropReason::NotForUs));
+}
+
+#[rstest]
+#[case("192.0.2.1")]
+#[case("169.254.1.1")]
+#[case("169.254.1.2")]
+#[case("169.254.1.3")]
+#[case("127.0.0.1")]
+#[case("0.0.0.0")]
+#[case("224.0.0.1")]
+#[case("192.0.2.255")]
+fn nobody_speaks_in_our_name_on_a_shared_segment(#[case] source: &str) {
+    let destination = "203.0.113.2:80".parse().expect("literal");
+    let decided = outbound(&shared(), FlowProtocol::Tcp, source.parse().expect("literal"), destination);
+    assert_eq!(decided, Outbound::Drop(DropReason::SpoofedSource));
+}
+
+#[rstest]
+#[case::from_afar("203.0.113.9:4000", "203.0.113.9:4000")]
+#[case::a_neighbor("192.0.2.77:4000", "192.0.2.77:4000")]
+#[case::the_gateway_itself("192.0.2.1:4000", "192.0.2.1:4000")]
+#[case::the_hosts_loopback("127.0.0.1:4000", "169.254.1.3:4000")]
+#[case::the_host_by_the_shared_address("192.0.2.10:4000", "169.254.1.2:4000")]
+fn on_a_shared_segment_clients_are_who_they_are(#[case] client: &str, #[case] shown: &str) {
+    let rule = PublishRule {
+        protocol: PortProtocol::Tcp,
+        host_address: Ipv4Addr::UNSPECIFIED.into(),
+        host_port: 8080,
+        interface: None,
+        container_address: None,
+        container_port: 80,
+    };
+    let (client, shown): (SocketAddr, SocketAddr) =
+        (client.parse().expect("literal"), shown.parse().expect("literal"));
+    let inbound = inbound(&shared(), &rule, client).expect("an IPv4 client");
+    assert_eq!((inbound.client, inbound.masked), (shown, client != shown));
+    assert_eq!(inbound.server, "192.0.2.10:80".parse().expect("literal"));
+    assert_eq!(shown_peer(&shared(), client), shown);
 }

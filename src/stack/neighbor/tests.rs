@@ -327,3 +327,34 @@ fn without_a_family_nothing_of_it_is_ours() {
     assert_eq!(outcome, Err(DropReason::NotForUs));
     assert!(link.frames.is_empty());
 }
+
+/// The same link, shared with everybody whom the host reaches.
+fn shared_link() -> LinkConfig {
+    LinkConfig { segment: Segment::Shared(Default::default()), ..link_config() }
+}
+
+#[rstest]
+#[case::a_neighbor(Ipv4Addr::new(10, 0, 2, 77), true)]
+#[case::off_the_subnet(Ipv4Addr::new(203, 0, 113, 2), true)]
+#[case::the_containers_own(CONTAINER, false)]
+fn on_a_shared_segment_everybody_but_the_container_is_answered_for(
+    #[case] target: Ipv4Addr,
+    #[case] answered: bool,
+) {
+    let mut link = Link::default();
+    let mut neighbor = Neighbor::new(&shared_link(), Services::default());
+    let result = neighbor.handle_arp(&request(CONTAINER, target), &mut link);
+    assert_eq!(result.is_ok(), answered, "{result:?}");
+    assert_eq!(link.frames.len(), usize::from(answered));
+}
+
+#[rstest]
+#[case::probe(Ipv4Addr::UNSPECIFIED)]
+#[case::announcement(Ipv4Addr::new(10, 0, 2, 77))]
+fn on_a_shared_segment_an_address_that_the_container_gives_itself_is_left_to_it(#[case] sender: Ipv4Addr) {
+    let mut link = Link::default();
+    let mut neighbor = Neighbor::new(&shared_link(), Services::default());
+    let asked = request(sender, Ipv4Addr::new(10, 0, 2, 77));
+    assert_eq!(neighbor.handle_arp(&asked, &mut link), Err(DropReason::NotForUs));
+    assert!(link.frames.is_empty());
+}

@@ -53,7 +53,7 @@ impl DhcpServer {
             mask: ipv4.subnet.netmask(),
             broadcast: ipv4.subnet.broadcast(),
             router: ipv4.gateway,
-            dns: config.services.dns.then_some(ipv4.dns),
+            dns: ipv4.dns.filter(|_| config.services.dns),
             mtu: config.link.mtu,
         };
         Some(DhcpServer {

@@ -41,7 +41,7 @@ pub fn handle_message<F: FrameSink>(
         transaction: request.transaction,
         client_identifier: request.client_identifier,
         server_identifier: duid,
-        dns: (config.services.dns && !request.declines_dns).then_some(ipv6.dns),
+        dns: ipv6.dns.filter(|_| config.services.dns && !request.declines_dns),
     };
     let header = Header {
         source: ipv6.gateway_link_local.into(),

@@ -39,10 +39,12 @@ pub struct RouterAdvert {
 }
 
 impl RouterAdvert {
-    /// The first one is due after the longest interval: whoever comes up before asks. None ever is without IPv6.
+    /// The first one is due after the longest interval: whoever comes up before asks. None ever is without IPv6, or
+    /// where they are not offered.
     #[must_use]
-    pub fn new(link: &LinkConfig, now: Instant) -> RouterAdvert {
-        RouterAdvert { next_unsolicited: link.ipv6.map(|_| now + INTERVAL_MAX) }
+    pub fn new(link: &LinkConfig, services: Services, now: Instant) -> RouterAdvert {
+        let is_due = link.ipv6.is_some() && services.router_adverts;
+        RouterAdvert { next_unsolicited: is_due.then_some(now + INTERVAL_MAX) }
     }
 
     /// When [`Self::handle_timeout`] has something to do.
@@ -122,7 +124,7 @@ pub fn advertisement(
         valid_lifetime: PREFIX_VALID_SECONDS,
         preferred_lifetime: PREFIX_PREFERRED_SECONDS,
         mtu: u32::from(link.mtu),
-        dns: services.dns.then_some(ipv6.dns),
+        dns: ipv6.dns.filter(|_| services.dns),
         dns_lifetime: DNS_LIFETIME_SECONDS,
     })
 }
@@ -199,7 +201,7 @@ mod tests {
         assert!(!advertisement(&config, Services::default(), ALL_NODES).unwrap().autonomous);
         config.ipv6 = None;
         assert_eq!(advertisement(&config, Services::default(), ALL_NODES), None);
-        assert_eq!(RouterAdvert::new(&config, Instant::ZERO).poll_timeout(), None);
+        assert_eq!(RouterAdvert::new(&config, Services::default(), Instant::ZERO).poll_timeout(), None);
     }
 
     #[test]
@@ -207,7 +209,7 @@ mod tests {
         let config = link_config();
         let services = |dns, dhcpv6| Services { dns, dhcpv6, ..Services::default() };
         let all = advertisement(&config, services(true, true), ALL_NODES).unwrap();
-        assert_eq!((all.other_configuration, all.dns), (true, Some(config.ipv6.unwrap().dns)));
+        assert_eq!((all.other_configuration, all.dns), (true, config.ipv6.unwrap().dns));
         let none = advertisement(&config, services(false, false), ALL_NODES).unwrap();
         assert_eq!((none.other_configuration, none.dns), (false, None));
     }

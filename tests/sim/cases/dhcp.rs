@@ -294,6 +294,7 @@ fn elsewhere_on_the_link(settings: Settings) -> World {
     let mut world = World::new(settings);
     let LinkConfig { ipv4, ipv6, .. } = world.settings.config.link.clone();
     let own = LinkConfig {
+        segment: Default::default(),
         ipv4: ipv4.map(|ipv4| Ipv4Link { container: FIRST, ..ipv4 }),
         ipv6: ipv6.map(|ipv6| Ipv6Link { container: AUTOCONFIGURED, ..ipv6 }),
         ..world.settings.config.link.clone()

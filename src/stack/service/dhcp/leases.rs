@@ -75,7 +75,9 @@ pub struct Leases {
 #[must_use]
 pub fn is_assignable(link: &Ipv4Link, address: Ipv4Addr) -> bool {
     link.subnet.contains(&address)
-        && ![link.gateway, link.dns, link.subnet.network(), link.subnet.broadcast()].contains(&address)
+        && !link.is_broadcast(address)
+        && link.gateway != address
+        && link.dns != Some(address)
 }
 
 impl Leases {

@@ -24,7 +24,6 @@ fn config() -> Config {
     Config {
         link: LinkConfig { mtu: 1_400, ..link_config() },
         host_loopback: false,
-        segment: Default::default(),
         transports: Default::default(),
         offers: Default::default(),
         local_clients: Default::default(),

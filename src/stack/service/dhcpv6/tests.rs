@@ -16,7 +16,6 @@ fn config(dns: bool) -> Config {
     Config {
         link: link_config(),
         host_loopback: false,
-        segment: Default::default(),
         transports: Default::default(),
         offers: Default::default(),
         local_clients: Default::default(),
