@@ -12,13 +12,14 @@ mod attach;
 mod banner;
 mod container;
 mod handshake;
+mod host_copy;
 mod supervise;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::level_filters::LevelFilter;
@@ -26,12 +27,17 @@ use tracing::{debug, info, warn};
 
 use self::container::{Command, Container};
 use self::handshake::{HandshakeError, Line, Word};
+use self::host_copy::{Copied, CopyError, HostNetwork};
 use crate::cli::{self, Announcement, Collisions, Configuration, Mode, OutboundSources, Plan, Verbosity};
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
-use crate::config::{Config, Limits, LinkConfig, OutboundAddresses, PublishRule, Timeouts};
+use crate::config::{
+    Config, DhcpPool, Limits, LinkConfig, Offers, OutboundAddresses, PublishRule, Segment, Services, Timeouts,
+};
 use crate::control::ControlError;
+use crate::observe::capture::CaptureError;
 use crate::observe::log;
 use crate::sys::bess::BessError;
+use crate::sys::daemon::{self, Fork};
 use crate::sys::host;
 use crate::sys::id_map::{IdMapError, IdMapping, write_id_maps};
 use crate::sys::namespace::NamespaceError;
@@ -95,6 +101,20 @@ pub enum RunError {
         /// IPv4 or IPv6.
         family: &'static str,
     },
+    /// What is to be copied from the host.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// `--pcap`.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// `--pid`.
+    #[error("cannot write the process id to {}: {source}; name a file in a directory of yours", path.display())]
+    PidFile {
+        /// As given.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
     /// `--api-socket`.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -130,10 +150,23 @@ impl<T> Doing<T> for io::Result<T> {
 
 /// Carries a plan out; the status to exit with.
 pub fn run(plan: Plan) -> Result<u8, RunError> {
+    let announcer = if plan.process.background {
+        daemon::close_inherited().doing("close what was left open for us")?;
+        match daemon::fork().doing("go to the background")? {
+            Fork::Parent(status) => return Ok(status),
+            Fork::Child(announcer) => Some(announcer),
+        }
+    } else {
+        None
+    };
     log::install(level(plan.verbosity));
+    if let Some(path) = &plan.process.pid_file {
+        let written = std::fs::write(path, format!("{}\n", std::process::id()));
+        written.map_err(|source| RunError::PidFile { path: path.clone(), source })?;
+    }
     match plan.mode.clone() {
         Mode::Run { command } => run_command(&plan, command),
-        Mode::Attach(what) => attach::attach(&plan, &what),
+        Mode::Attach(what) => attach::attach(&plan, &what, announcer),
     }
 }
 
@@ -148,8 +181,12 @@ fn level(verbosity: Verbosity) -> LevelFilter {
 
 /// What has to be known of the host before anything is made.
 struct Facts {
-    /// Free of collisions with the host's networks.
+    /// Free of collisions with the host's networks, or copied from one of them.
     link: LinkConfig,
+    tap_name: String,
+    copied: Option<Copied>,
+    services: Services,
+    offers: Offers,
     host_addresses: Vec<IpAddr>,
     outbound: OutboundAddresses,
     resolv_conf: ResolvConf,
@@ -161,9 +198,17 @@ impl Facts {
         let resolv_conf = resolv_conf::read(Path::new(resolv_conf::PATH)).doing("read /etc/resolv.conf")?;
         let resolvers = plan.resolvers.clone().unwrap_or_else(|| resolv_conf.servers.clone());
         let interfaces = host_interfaces();
-        let mut link = match plan.collisions {
-            Collisions::Accept => plan.link.clone(),
-            Collisions::Avoid(explicit) => {
+        let copied = match &plan.host_copy {
+            None => None,
+            Some(copy) => {
+                let network = HostNetwork::read().map_err(CopyError::from)?;
+                Some(host_copy::resolve(copy, plan.link.clone(), &network)?)
+            }
+        };
+        let mut link = match (&copied, plan.collisions) {
+            (Some(copied), _) => copied.link.clone(),
+            (None, Collisions::Accept) => plan.link.clone(),
+            (None, Collisions::Avoid(explicit)) => {
                 let networks: Vec<(IpAddr, u8)> =
                     interfaces.iter().map(|(_, address, prefix_len)| (*address, *prefix_len)).collect();
                 let resolvers: Vec<IpAddr> = resolvers.iter().map(SocketAddr::ip).collect();
@@ -177,17 +222,40 @@ impl Facts {
         }
         if configuration(plan) == Configuration::Ours && link.container_mac.is_none() {
             let [random, ..] = host::random_secret().doing("draw a random number")?;
-            link.adopt_container_mac(random_mac(random));
+            match link.segment {
+                Segment::Private => link.adopt_container_mac(random_mac(random)),
+                Segment::Shared(_) => link.container_mac = Some(random_mac(random)),
+            }
         }
         let outbound = outbound_addresses(&plan.outbound, &interfaces)?;
         let host_addresses = interfaces.into_iter().map(|(_, address, _)| address).collect();
-        Ok(Facts { link, host_addresses, outbound, resolv_conf, resolvers })
+        let tap_name =
+            copied.as_ref().map_or_else(|| plan.tap_name.clone(), |copied| copied.tap_name.clone());
+        let (mut services, mut offers) = (plan.services, plan.offers.clone());
+        if let Some(copy) = &plan.host_copy {
+            // The one address that the container has.
+            let pool = link.ipv4.map(|ipv4| DhcpPool { first: ipv4.container, last: ipv4.container });
+            services.dhcp = pool.filter(|_| copy.offers_dhcp);
+            host_copy::complete_offers(&mut offers, copy, &link, &resolv_conf);
+        }
+        Ok(Facts {
+            link,
+            tap_name,
+            copied,
+            services,
+            offers,
+            host_addresses,
+            outbound,
+            resolv_conf,
+            resolvers,
+        })
     }
 
     fn container<'a>(&'a self, plan: &'a Plan) -> Container<'a> {
         Container {
             link: &self.link,
-            tap_name: &plan.tap_name,
+            copied: self.copied.as_ref(),
+            tap_name: &self.tap_name,
             tap_features: tap_features(plan),
             configuration: configuration(plan),
         }
@@ -299,7 +367,9 @@ fn serve_command(
     }
     line.say(Word::Mapped)?;
     let tap = receive_tap(plan, &line)?;
-    tell_user(plan, Announcement::StandardError, facts, &ports.rules);
+    let announcement =
+        if plan.host_copy.is_some() { Announcement::Nothing } else { Announcement::StandardError };
+    tell_user(plan, announcement, facts, &ports.rules);
     let worker = ports.into_worker(plan, facts, tap)?;
     let mut sources = supervise::command_sources(signals, child).doing("watch the command")?;
     sources.extend(resolver_source(plan, facts));
@@ -350,7 +420,7 @@ impl Ports {
     fn bind(plan: &Plan, link: &LinkConfig) -> Result<Ports, RunError> {
         let descriptors = host::raise_descriptor_limit().doing("read the limit of descriptors")?;
         let mut ports = Ports { rules: Vec::new(), listeners: Vec::new(), descriptors };
-        for rule in &plan.publish {
+        for rule in plan.publish.iter().chain(&plan.forwarding.inward.required) {
             if link.container_like(rule.host_address).is_none() {
                 // The family was taken away because this host has none of it.
                 continue;
@@ -367,8 +437,8 @@ impl Ports {
             link: facts.link.clone(),
             host_loopback: plan.host_loopback,
             transports: plan.transports,
-            services: plan.services,
-            offers: plan.offers.clone(),
+            services: facts.services,
+            offers: facts.offers.clone(),
             local_clients: plan.forwarding.local_clients,
             outbound: facts.outbound,
             udp_mapping: plan.udp_mapping,
@@ -378,20 +448,28 @@ impl Ports {
             timeouts: Timeouts::default(),
         };
         let secret = host::random_secret().doing("draw a random number")?;
-        Worker::new(Arc::new(config), device, self.listeners, facts.resolvers.clone(), secret)
-            .doing("watch the interface")
+        let worker = Worker::new(Arc::new(config), device, self.listeners, facts.resolvers.clone(), secret)
+            .doing("watch the interface")?;
+        match &plan.capture {
+            Some(path) => Ok(worker.with_capture(path)?),
+            None => Ok(worker),
+        }
     }
 }
 
-/// Gives up what is not needed any more, as far as asked. Nothing may be opened afterwards that does not belong to
+/// Gives up the files that are not needed any more, as far as asked. Nothing may be opened afterwards that does not belong to
 /// the loop. `container_userns` is where to go if the system allows no namespace of our own.
 fn confine(plan: &Plan, container_userns: Option<OwnedFd>) -> Result<(), RunError> {
-    let confinement = plan.confinement;
-    if confinement.sandbox {
+    if plan.confinement.sandbox {
         let files = if follows_resolvers(plan) { vec![Path::new(resolv_conf::PATH)] } else { Vec::new() };
         sandbox::enter(&SandboxPlan { files, container_userns, low_ports: true })?;
     }
-    if confinement.seccomp {
+    Ok(())
+}
+
+/// The last step of all: what a set-up needs is not needed by the loop.
+fn confine_calls(plan: &Plan) -> Result<(), RunError> {
+    if plan.confinement.seccomp {
         seccomp::install()?;
     }
     Ok(())
@@ -425,9 +503,10 @@ fn tell_user(plan: &Plan, how: Announcement, facts: &Facts, rules: &[PublishRule
     // Whoever asked may have stopped reading: the network is up all the same.
     let told = match how {
         Announcement::StandardError => {
-            let line = format!("netferry: {}\n", banner::banner(&plan.tap_name, &facts.link, rules));
+            let line = format!("netferry: {}\n", banner::banner(&facts.tap_name, &facts.link, rules));
             io::stderr().write_all(line.as_bytes())
         }
+        Announcement::Nothing => Ok(()),
         Announcement::StandardOutput => {
             let lines = banner::slirp4netns_lines(plan, &facts.link, facts.outbound);
             let mut out = io::stdout();

@@ -7,6 +7,7 @@
 //! ([`crate::config::address::avoid_collisions`]), its ports bindable and its namespace reachable.
 
 pub mod native;
+pub mod pasta;
 pub mod slirp4netns;
 pub mod values;
 
@@ -74,8 +75,6 @@ pub struct ProcessPlan {
     pub pid_file: Option<PathBuf>,
     /// Where we write what would go to standard error.
     pub log_file: Option<LogFile>,
-    /// Whether what we have to say goes to standard error although we are in the background.
-    pub keep_standard_error: bool,
     /// The user and group to become, where we are started as root: numbers or names, as given.
     pub run_as: Option<String>,
 }
@@ -96,6 +95,8 @@ pub struct HostCopy {
     pub interface: Option<InterfaceName>,
     /// Addresses instead of the host's, with the length of their prefix where it is told.
     pub addresses: Vec<(IpAddr, Option<u8>)>,
+    /// Prefix length of IPv4 addresses that name none.
+    pub netmask: Option<u8>,
     /// Default gateway instead of the host's.
     pub gateway4: Option<Ipv4Addr>,
     /// Default gateway instead of the host's.
@@ -112,6 +113,12 @@ pub struct HostCopy {
     pub map_guest_address: Vec<IpAddr>,
     /// Where the container sends DNS queries that are to be forwarded.
     pub dns_forward: Vec<IpAddr>,
+    /// Whether addresses are leased over DHCP.
+    pub offers_dhcp: bool,
+    /// Whether resolvers are told over DHCP and router advertisements.
+    pub offers_resolvers: bool,
+    /// Whether the host's search list is.
+    pub offers_search: bool,
     /// Name of the container's interface; the host's interface's where none is given.
     pub tap_name: Option<InterfaceName>,
 }
@@ -187,6 +194,8 @@ pub enum Announcement {
     StandardError,
     /// By the lines of slirp4netns, on standard output.
     StandardOutput,
+    /// Not at all.
+    Nothing,
 }
 
 /// What is done about networks of the host that overlap the segment.
@@ -267,6 +276,14 @@ pub enum CliError {
         /// Its help, for standard output.
         help: String,
     },
+    /// The words of another program's face make no sense, or no possible sense.
+    #[error("{face}: {message}")]
+    Face {
+        /// What was asked and found.
+        message: String,
+        /// The program that we stand for.
+        face: &'static str,
+    },
     /// The words make sense, but what they ask for cannot be; one line that says what can.
     #[error("netferry: {0}")]
     Unusable(String),
@@ -280,7 +297,7 @@ impl CliError {
             CliError::Information(_) => 0,
             CliError::Usage { .. } => 2,
             // getopt_long's users exit so.
-            CliError::FaceUsage { .. } | CliError::Unusable(_) => 1,
+            CliError::FaceUsage { .. } | CliError::Face { .. } | CliError::Unusable(_) => 1,
         }
     }
 
@@ -289,7 +306,7 @@ impl CliError {
     pub fn standard_output(&self) -> Option<&str> {
         match self {
             CliError::Information(text) | CliError::FaceUsage { help: text, .. } => Some(text),
-            CliError::Usage { .. } | CliError::Unusable(_) => None,
+            CliError::Usage { .. } | CliError::Face { .. } | CliError::Unusable(_) => None,
         }
     }
 
@@ -298,9 +315,10 @@ impl CliError {
     pub fn standard_error(&self) -> Option<String> {
         match self {
             CliError::Information(_) => None,
-            CliError::Usage { .. } | CliError::FaceUsage { .. } | CliError::Unusable(_) => {
-                Some(self.to_string())
-            }
+            CliError::Usage { .. }
+            | CliError::FaceUsage { .. }
+            | CliError::Face { .. }
+            | CliError::Unusable(_) => Some(self.to_string()),
         }
     }
 }
@@ -309,15 +327,22 @@ impl CliError {
 /// first word.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, CliError> {
     let args: Vec<OsString> = args.into_iter().collect();
-    let is_slirp4netns = |word: Option<&OsStr>| word == Some(OsStr::new(slirp4netns::NAME));
-    if is_slirp4netns(args.first().and_then(|word| Path::new(word).file_name())) {
-        return slirp4netns::parse(args);
+    let face = |word: Option<&OsStr>| {
+        let word = word.and_then(OsStr::to_str)?;
+        let faces: [(&str, Face); 2] = [(slirp4netns::NAME, slirp4netns::parse), (pasta::NAME, pasta::parse)];
+        faces.into_iter().find(|(name, _)| *name == word).map(|(_, parse)| parse)
+    };
+    if let Some(parse) = face(args.first().and_then(|word| Path::new(word).file_name())) {
+        return parse(args);
     }
-    if is_slirp4netns(args.get(1).map(OsString::as_os_str)) {
-        return slirp4netns::parse(args[1..].to_vec());
+    if let Some(parse) = face(args.get(1).map(OsString::as_os_str)) {
+        return parse(args[1..].to_vec());
     }
     native::parse(args)
 }
+
+/// Reads a command line of another program, that program's name first.
+type Face = fn(Vec<OsString>) -> Result<Plan, CliError>;
 
 /// The native command line's definition, for those who document or complete it.
 #[must_use]

@@ -20,6 +20,10 @@ pub struct PortForwarding {
     pub outward: Forwarding,
     /// What becomes of clients on the host's own loopback.
     pub local_clients: LocalClients,
+    /// Whether there is no link at all, but only loopback.
+    pub splice_only: bool,
+    /// Whether addresses may be listened on that the host does not have yet (`IP_FREEBIND`).
+    pub freebind: bool,
 }
 
 /// One direction.
@@ -28,14 +32,14 @@ pub struct Forwarding {
     /// Each of these is listened on, or nothing starts at all.
     pub required: Vec<PublishRule>,
     /// Each of these is listened on where that is possible (`all`, and lists of exclusions only).
-    pub hopeful: Vec<PublishRule>,
+    pub hopeful: Vec<PortsAt>,
     /// These are listened on as long as somebody on the other side does (`auto`).
-    pub followed: Vec<FollowedPorts>,
+    pub followed: Vec<PortsAt>,
 }
 
-/// Ports that are forwarded as long as somebody listens on them on the other side.
+/// Ports that have the same number on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FollowedPorts {
+pub struct PortsAt {
     /// Which transport.
     pub protocol: PortProtocol,
     /// Where to listen.
@@ -128,6 +132,20 @@ impl PortSet {
     /// Takes `port` out.
     pub fn remove(&mut self, port: u16) {
         self.words[usize::from(port / 64)] &= !(1 << (port % 64));
+    }
+
+    /// All of them but zero.
+    #[must_use]
+    pub fn all() -> PortSet {
+        let mut ports = PortSet { words: Box::new([u64::MAX; WORDS]) };
+        ports.remove(0);
+        ports
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
     }
 
     /// Each of them, ascending.

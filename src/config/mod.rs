@@ -9,7 +9,7 @@ pub mod limits;
 pub mod publish;
 
 pub use address::{AddressPair, Aliases, Ipv4Link, Ipv6Link, LinkConfig, Segment};
-pub use forwarding::{FollowedPorts, Forwarding, InterfaceName, LocalClients, PortForwarding, PortSet};
+pub use forwarding::{Forwarding, InterfaceName, LocalClients, PortForwarding, PortSet, PortsAt};
 pub use limits::{Limits, Timeouts};
 pub use publish::{PortProtocol, PublishRule};
 

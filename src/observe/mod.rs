@@ -1,3 +1,4 @@
 //! What the user is told while it runs.
 
+pub mod capture;
 pub mod log;

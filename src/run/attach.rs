@@ -5,21 +5,23 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::handshake::{Line, Word};
 use super::{
-    Doing, Facts, Ports, RunError, confine, end, fork, receive_tap, resolver_source, supervise, tap_features,
-    tell_user,
+    Doing, Facts, Ports, RunError, confine, confine_calls, end, fork, receive_tap, resolver_source,
+    supervise, tap_features, tell_user,
 };
 use crate::cli::{Attach, AttachTarget, Lifetime, Plan};
 use crate::config::PublishRule;
 use crate::control::Server;
 use crate::sys::bess::{BessListener, BessSocket};
+use crate::sys::daemon::Announcer;
 use crate::sys::namespace::{NamespaceTarget, Namespaces};
 use crate::sys::process::{self, Signal, Signals};
 use crate::sys::ready::{ReadyDescriptor, take_inherited};
 use crate::sys::tap::Tap;
+use crate::sys::watch_path::PathWatch;
 use crate::worker::{ExitReason, Worker};
 
 /// What ends us in an orderly way.
@@ -75,13 +77,19 @@ fn taken<T>(
 }
 
 /// Serves until a signal, the namespace's end, or whatever else was named; the status to exit with.
-pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
+pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Result<u8, RunError> {
     let mut inherited = Inherited::take(what)?;
     let place = Place::open(what)?;
     let process = match what.target {
         AttachTarget::Pid(pid) if what.lifetime == Lifetime::OfTarget => {
             Some((process::watch_process(pid).doing("watch the process of the namespace")?, pid))
         }
+        AttachTarget::Pid(_) | AttachTarget::Path(_) | AttachTarget::TapFd(_) | AttachTarget::Bess(_) => None,
+    };
+    let path = match &what.target {
+        AttachTarget::Path(path) if what.lifetime == Lifetime::OfTarget => PathWatch::open(path)
+            .inspect_err(|error| debug!(%error, "the file of the namespace is not watched"))
+            .ok(),
         AttachTarget::Pid(_) | AttachTarget::Path(_) | AttachTarget::TapFd(_) | AttachTarget::Bess(_) => None,
     };
     let facts = Facts::gather(plan)?;
@@ -124,6 +132,9 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
     if let Some((pidfd, pid)) = &process {
         sources.push(supervise::ending_process(pidfd, *pid).doing("watch the process of the namespace")?);
     }
+    if let Some(path) = &path {
+        sources.push(supervise::ending_path(path).doing("watch the file of the namespace")?);
+    }
     if let Some(exit) = &inherited.exit {
         sources.push(supervise::ending_descriptor(exit).doing("watch the descriptor of --exit-fd")?);
     }
@@ -139,6 +150,10 @@ pub fn attach(plan: &Plan, what: &Attach) -> Result<u8, RunError> {
         None => worker,
     };
     confine(plan, userns)?;
+    if let Some(announcer) = announcer {
+        announcer.ready().doing("go to the background")?;
+    }
+    confine_calls(plan)?;
     if !matches!(what.target, AttachTarget::Bess(_)) {
         announce(plan, what, &facts, &rules, inherited.ready.take());
     }

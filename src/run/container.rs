@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use tracing::{debug, warn};
 
 use super::handshake::{HandshakeError, Line, Word};
+use super::host_copy::Copied;
 use crate::cli::Configuration;
 use crate::config::LinkConfig;
 use crate::sys::loose_tap::{self, LooseTapError};
@@ -31,6 +32,8 @@ const GIVEN_UP: i32 = 1;
 pub struct Container<'a> {
     /// The segment.
     pub link: &'a LinkConfig,
+    /// What it has of the host's network, where that is not a private one.
+    pub copied: Option<&'a Copied>,
     /// Name of its TAP.
     pub tap_name: &'a str,
     /// What to ask of the TAP.
@@ -140,6 +143,9 @@ impl Container<'_> {
             netlink.set_mac(index, mac.0)?;
         }
         netlink.set_mtu(index, self.link.mtu.into())?;
+        if let Some(copied) = self.copied {
+            return Ok(copied.configure(&mut netlink, index)?);
+        }
         for (address, prefix_len) in container_addresses(self.link) {
             netlink.add_address(index, address, prefix_len, true)?;
         }
@@ -155,6 +161,10 @@ impl Container<'_> {
 
     /// Without it the command has a network all the same, and names to look up elsewhere.
     fn replace_resolv_conf(&self, host: &ResolvConf) {
+        if dns_addresses(self.link).is_empty() {
+            // The container reaches the host's resolvers as the host does.
+            return;
+        }
         if let Err(error) = mounts::bind_resolv_conf(&resolv_conf_text(self.link, host)) {
             warn!("the command sees the host's /etc/resolv.conf: {error}");
         }

@@ -10,6 +10,7 @@ use tracing::{debug, info};
 
 use crate::sys::process::{Child, ReceivedSignal, SignalOrigin, Signals};
 use crate::sys::resolv_conf::{self, ResolvConfWatch};
+use crate::sys::watch_path::PathWatch;
 use crate::worker::{Reaction, Source};
 
 /// Passes signals on to the command. Those of the terminal it has got itself: they go to the whole
@@ -82,6 +83,17 @@ pub fn ending_signal(signals: &Signals) -> io::Result<Source<'_>> {
 pub fn ending_process<'a>(pidfd: &'a impl AsFd, pid: i32) -> io::Result<Source<'a>> {
     Source::new(pidfd, move || {
         info!(pid, "the process of the namespace has ended");
+        Reaction::Finish(0)
+    })
+}
+
+/// Ends with the file that the namespace is known by.
+pub fn ending_path(watch: &PathWatch) -> io::Result<Source<'_>> {
+    Source::new(watch, || {
+        if !watch.is_gone() {
+            return Reaction::Continue;
+        }
+        info!("the file of the namespace is gone");
         Reaction::Finish(0)
     })
 }

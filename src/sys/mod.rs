@@ -20,6 +20,7 @@
 #![allow(unsafe_code)] // ioctls, fork and a few system calls have no safe wrapper; the rest of the crate denies it.
 
 pub mod bess;
+pub mod daemon;
 pub mod descriptor;
 pub mod host;
 pub mod id_map;
@@ -35,3 +36,4 @@ pub mod seccomp;
 pub mod socket;
 pub mod sysctl;
 pub mod tap;
+pub mod watch_path;

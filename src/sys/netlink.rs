@@ -1,9 +1,12 @@
-//! Configuring a network namespace: links, addresses and default routes over rtnetlink.
+//! Configuring a network namespace over rtnetlink: links, addresses and default routes here, whole routes in
+//! [`route`].
 //!
 //! A small blocking client: one request, then its acknowledgement, or for questions the answers up to the
 //! end. It speaks for the namespace it was opened in, whatever the process enters later. Refusals come back
 //! with what was being done and the kernel's word for it. Everything else rtnetlink can do is left out.
 //! References: RFC 3549, the kernel's `include/uapi/linux/rtnetlink.h`.
+
+pub mod route;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,7 +15,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -61,6 +66,19 @@ impl NetlinkError {
             NetlinkError::NoSuchLink { .. } | NetlinkError::Answer { .. } => None,
         }
     }
+}
+
+/// An address of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// Number of the interface.
+    pub interface: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Length of its prefix.
+    pub prefix_len: u8,
+    /// It is neither temporary, nor going, nor yet to be found unique.
+    pub is_lasting: bool,
 }
 
 /// A conversation with rtnetlink in one network namespace.
@@ -169,6 +187,27 @@ impl Netlink {
         prefix_len: u8,
         nodad: bool,
     ) -> Result<(), NetlinkError> {
+        self.add(index, address, prefix_len, nodad, false)
+    }
+
+    /// The same without the route to its neighbors, which comes otherwise; no question is asked of others.
+    pub fn add_address_alone(
+        &mut self,
+        index: u32,
+        address: IpAddr,
+        prefix_len: u8,
+    ) -> Result<(), NetlinkError> {
+        self.add(index, address, prefix_len, true, true)
+    }
+
+    fn add(
+        &mut self,
+        index: u32,
+        address: IpAddr,
+        prefix_len: u8,
+        nodad: bool,
+        alone: bool,
+    ) -> Result<(), NetlinkError> {
         let mut message = AddressMessage::default();
         message.header.index = index;
         message.header.prefix_len = prefix_len;
@@ -188,6 +227,11 @@ impl Netlink {
                     message.header.scope = AddressScope::Link;
                 }
             }
+        }
+        if alone {
+            // Replaces the flags of the header, which are too few bits for this one.
+            let nodad = if address.is_ipv6() { AddressFlags::Nodad } else { AddressFlags::empty() };
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute | nodad));
         }
         let doing = format!("add address {address}/{prefix_len} to interface number {index}");
         self.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL, &doing)
@@ -210,6 +254,12 @@ impl Netlink {
 
     /// Every address of the namespace: interface number, address, prefix length.
     pub fn addresses(&mut self) -> Result<Vec<(u32, IpAddr, u8)>, NetlinkError> {
+        let found = self.interface_addresses()?;
+        Ok(found.into_iter().map(|own| (own.interface, own.address, own.prefix_len)).collect())
+    }
+
+    /// Every address of the namespace, and what is to be known of it.
+    pub fn interface_addresses(&mut self) -> Result<Vec<InterfaceAddress>, NetlinkError> {
         let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let answers = self.converse(question, NLM_F_REQUEST | NLM_F_DUMP, "list the addresses")?;
         let mut found = Vec::new();
@@ -224,9 +274,32 @@ impl Netlink {
                     _ => {}
                 }
             }
-            found.extend(own.map(|address| (message.header.index, address, message.header.prefix_len)));
+            let Some(address) = own else { continue };
+            let passing = AddressHeaderFlags::Tentative
+                | AddressHeaderFlags::Dadfailed
+                | AddressHeaderFlags::Deprecated;
+            // Of IPv6 the flag means a temporary address (RFC 8981), of IPv4 another of the same prefix.
+            let is_temporary =
+                address.is_ipv6() && message.header.flags.contains(AddressHeaderFlags::Secondary);
+            found.push(InterfaceAddress {
+                interface: message.header.index,
+                address,
+                prefix_len: message.header.prefix_len,
+                is_lasting: !message.header.flags.intersects(passing) && !is_temporary,
+            });
         }
         Ok(found)
+    }
+
+    /// The name of an interface.
+    pub fn link_name(&mut self, index: u32) -> Result<String, NetlinkError> {
+        let doing = format!("read the name of interface number {index}");
+        let link = self.link(Vec::new(), index, &doing)?;
+        let name = link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        });
+        name.ok_or_else(|| NetlinkError::Answer { doing, found: "no name".to_string() })
     }
 
     fn set_link(&mut self, index: u32, attribute: LinkAttribute, doing: &str) -> Result<(), NetlinkError> {

@@ -67,21 +67,29 @@ pub struct Child {
 /// thread: a lock held by another would stay locked for ever in the child. `SIGCHLD` is set back to its
 /// default, since whoever started us may have left it ignored, and then no status would ever be told.
 pub fn fork_child(body: impl FnOnce() -> i32) -> io::Result<Child> {
-    debug_assert_eq!(thread_count(), 1, "fork_child is for single-threaded processes");
-    // What stands in the buffer would be written by both.
-    io::stdout().flush()?;
-    set_default(Signal::SIGCHLD)?;
-    // SAFETY: the process is single-threaded (asserted above), so the child's copy of it is in order.
-    match unsafe { fork() }? {
-        ForkResult::Child => {
+    match fork_on()? {
+        Some(child) => Ok(child),
+        None => {
             // A panic must not unwind into the caller's code, which is the parent's.
             let status = catch_unwind(AssertUnwindSafe(body)).unwrap_or(PANICKED);
             let _ = io::stdout().flush();
             // SAFETY: ends the process at once; exit handlers are the parent's to run.
             unsafe { libc::_exit(status) }
         }
+    }
+}
+
+/// The same for a child that goes on in the caller's code: there it returns nothing.
+pub(super) fn fork_on() -> io::Result<Option<Child>> {
+    debug_assert_eq!(thread_count(), 1, "fork_child is for single-threaded processes");
+    // What stands in the buffer would be written by both.
+    io::stdout().flush()?;
+    set_default(Signal::SIGCHLD)?;
+    // SAFETY: the process is single-threaded (asserted above), so the child's copy of it is in order.
+    match unsafe { fork() }? {
+        ForkResult::Child => Ok(None),
         ForkResult::Parent { child } => match open_pidfd(child) {
-            Ok(pidfd) => Ok(Child { pid: child, pidfd }),
+            Ok(pidfd) => Ok(Some(Child { pid: child, pidfd })),
             Err(error) => {
                 let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
                 let _ = waitpid(child, None);
@@ -164,6 +172,12 @@ pub fn set_parent_death_signal(signal: Signal, parent: i32) -> io::Result<()> {
     if getppid().as_raw() != parent {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the process that started us has ended"));
     }
+    Ok(())
+}
+
+/// Undoes [`set_parent_death_signal`].
+pub fn clear_parent_death_signal() -> io::Result<()> {
+    prctl::set_pdeathsig(None)?;
     Ok(())
 }
 

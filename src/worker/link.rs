@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::config::limits::MAX_FRAME_BYTES;
-use crate::stack::boundary::FrameSink;
+use crate::observe::capture::Capture;
+use crate::stack::boundary::{FrameSink, Instant};
 use crate::sys::bess::BessSocket;
 use crate::sys::tap::Tap;
 use crate::wire::vnet_header::{Offload, VNET_HEADER_LEN};
@@ -92,6 +93,9 @@ pub struct Link {
     buffer: Box<[u8]>,
     dropped: u64,
     is_gone: bool,
+    capture: Option<Capture>,
+    /// For the capture.
+    now_micros: u64,
 }
 
 /// Outcome of reading the TAP.
@@ -110,7 +114,28 @@ impl Link {
     #[must_use]
     pub fn new(device: Device) -> Link {
         let has_header = device.has_header();
-        Link { device, has_header, buffer: vec![0; BUFFER_BYTES].into(), dropped: 0, is_gone: false }
+        Link {
+            device,
+            has_header,
+            buffer: vec![0; BUFFER_BYTES].into(),
+            dropped: 0,
+            is_gone: false,
+            capture: None,
+            now_micros: 0,
+        }
+    }
+
+    /// Records every frame from now on.
+    pub fn record_in(&mut self, capture: Capture) {
+        self.capture = Some(capture);
+    }
+
+    /// Takes note of the time, and hands what was recorded before to the kernel.
+    pub fn tick(&mut self, now: Instant) {
+        if let Some(capture) = &mut self.capture {
+            self.now_micros = u64::try_from(now.total_micros()).unwrap_or(0);
+            capture.flush();
+        }
     }
 
     /// A buffer that [`Link::read`] fills.
@@ -159,9 +184,14 @@ impl Link {
 
     /// Splits what was read into virtio-net header and frame; `None` when it is shorter than the header.
     #[must_use]
-    pub fn split<'b>(&self, read: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
+    pub fn split<'b>(&mut self, read: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
         const NO_HEADER: &[u8] = &[0; VNET_HEADER_LEN];
-        if self.has_header { read.split_at_checked(VNET_HEADER_LEN) } else { Some((NO_HEADER, read)) }
+        let (header, frame) =
+            if self.has_header { read.split_at_checked(VNET_HEADER_LEN)? } else { (NO_HEADER, read) };
+        if let Some(capture) = &mut self.capture {
+            capture.record(self.now_micros, header, frame);
+        }
+        Some((header, frame))
     }
 }
 
@@ -185,6 +215,9 @@ impl FrameSink for Link {
 
     fn commit(&mut self, len: usize, header: [u8; VNET_HEADER_LEN]) {
         let end = VNET_HEADER_LEN + len;
+        if let Some(capture) = &mut self.capture {
+            capture.record(self.now_micros, &header, &self.buffer[VNET_HEADER_LEN..end]);
+        }
         let start = if self.has_header {
             self.buffer[..VNET_HEADER_LEN].copy_from_slice(&header);
             0

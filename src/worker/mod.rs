@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use mio::event::Event;
@@ -27,6 +28,7 @@ use self::sockets::{Noticed, Sockets};
 use self::token::{FlowMark, Subject};
 use crate::config::{Config, PublishRule};
 use crate::control::{Server, slirp4netns};
+use crate::observe::capture::{Capture, CaptureError};
 use crate::stack::Stack;
 use crate::stack::boundary::{
     Duration, FlowId, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
@@ -126,6 +128,13 @@ impl Clock {
         std::time::Instant::now()
     }
 
+    /// The time since 1970.
+    #[expect(clippy::disallowed_methods, reason = "the same place")]
+    fn epoch_micros() -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+
     fn start() -> Clock {
         Clock { started: Self::read() }
     }
@@ -183,6 +192,14 @@ impl Worker {
         Ok(self)
     }
 
+    /// The same, with every frame recorded in `path`.
+    pub fn with_capture(mut self, path: &Path) -> Result<Worker, CaptureError> {
+        let epoch_micros =
+            Clock::epoch_micros().saturating_sub(self.clock.now().total_micros().unsigned_abs());
+        self.link.record_in(Capture::create(path, epoch_micros)?);
+        Ok(self)
+    }
+
     /// Drives until the link goes away or a source asks for the end.
     pub fn run(mut self, mut sources: Vec<Source<'_>>) -> io::Result<ExitReason> {
         for (place, source) in (0..).zip(&sources) {
@@ -199,6 +216,7 @@ impl Worker {
                 Ok(()) => {}
             }
             self.now = self.clock.now();
+            self.link.tick(self.now);
             for event in &events {
                 match Subject::from_token(event.token()) {
                     Some(Subject::Link) => self.is_link_ready = true,
@@ -241,7 +259,8 @@ impl Worker {
         }
     }
 
-    fn end(&self, reason: ExitReason) -> ExitReason {
+    fn end(&mut self, reason: ExitReason) -> ExitReason {
+        self.link.tick(self.now);
         debug!(dropped_by_link = self.link.dropped(), stats = ?self.stack.stats(), "ended");
         reason
     }

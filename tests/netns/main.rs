@@ -24,6 +24,7 @@ mod host_access;
 mod lifecycle;
 mod load;
 mod output;
+mod pasta;
 mod programs;
 mod publish;
 mod resolver;

@@ -1,0 +1,160 @@
+//! Every frame of a link, in the format that tcpdump and Wireshark read (draft-ietf-opsawg-pcap).
+//!
+//! A super-segment is one record, as the link carried it. Where the virtio-net header leaves a checksum to
+//! whoever sends the frame on, the record has it completed, so that no reader takes it for wrong. A file that
+//! cannot be written any more ends the capture, with one warning, and never the network.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tracing::warn;
+
+use crate::wire::checksum;
+use crate::wire::vnet_header::VNET_HEADER_LEN;
+
+/// Longer than any frame.
+const SNAP_LEN: u32 = 262_144;
+
+const LINKTYPE_ETHERNET: u32 = 1;
+
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
+const FLAG_NEEDS_CSUM: u8 = 1;
+
+/// Why there is no capture.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot record frames in {}: {source}; name a file in a directory of yours", path.display())]
+pub struct CaptureError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A file that frames are recorded in.
+#[derive(Debug)]
+pub struct Capture {
+    file: Option<BufWriter<File>>,
+    /// Time zero of the instants given, in microseconds since 1970.
+    epoch_micros: u64,
+    scratch: Vec<u8>,
+}
+
+impl Capture {
+    /// Makes the file, or empties it. `epoch_micros` is the time since 1970 at which the instants of
+    /// [`Capture::record`] begin.
+    pub fn create(path: &Path, epoch_micros: u64) -> Result<Capture, CaptureError> {
+        let failed = |source| CaptureError { path: path.to_owned(), source };
+        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+        let mut header = Vec::with_capacity(24);
+        header.extend(0xa1b2_c3d4_u32.to_le_bytes());
+        header.extend(2_u16.to_le_bytes());
+        header.extend(4_u16.to_le_bytes());
+        header.extend([0; 8]);
+        header.extend(SNAP_LEN.to_le_bytes());
+        header.extend(LINKTYPE_ETHERNET.to_le_bytes());
+        file.write_all(&header).and_then(|()| file.flush()).map_err(failed)?;
+        Ok(Capture { file: Some(file), epoch_micros, scratch: Vec::new() })
+    }
+
+    /// Records a frame that passed `now_micros` after the beginning, with its virtio-net header.
+    pub fn record(&mut self, now_micros: u64, header: &[u8], frame: &[u8]) {
+        let Some(file) = &mut self.file else { return };
+        let time = self.epoch_micros.saturating_add(now_micros);
+        // The format has 32 bits for seconds, unsigned: good until 2106.
+        let seconds = u32::try_from(time / 1_000_000).unwrap_or(u32::MAX);
+        let micros = u32::try_from(time % 1_000_000).unwrap_or(0);
+        let len = u32::try_from(frame.len()).unwrap_or(SNAP_LEN).min(SNAP_LEN);
+        let mut record = [0; 16];
+        for (place, value) in [seconds, micros, len, len].into_iter().enumerate() {
+            record[place * 4..place * 4 + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        self.scratch.clear();
+        self.scratch.extend_from_slice(&frame[..len as usize]);
+        complete_checksum(header, &mut self.scratch);
+        let written = file.write_all(&record).and_then(|()| file.write_all(&self.scratch));
+        self.end_if_failed(written);
+    }
+
+    /// Hands what was recorded to the kernel.
+    pub fn flush(&mut self) {
+        if let Some(file) = &mut self.file {
+            let flushed = file.flush();
+            self.end_if_failed(flushed);
+        }
+    }
+
+    fn end_if_failed(&mut self, written: io::Result<()>) {
+        if let Err(error) = written {
+            warn!("frames are recorded no longer: {error}");
+            self.file = None;
+        }
+    }
+}
+
+/// Does what the header leaves to be done: the field holds the sum of the pseudo-header already.
+fn complete_checksum(header: &[u8], frame: &mut [u8]) {
+    let Some(header) = header.first_chunk::<VNET_HEADER_LEN>() else { return };
+    if header[0] & FLAG_NEEDS_CSUM == 0 {
+        return;
+    }
+    let start = usize::from(u16::from_le_bytes([header[6], header[7]]));
+    let field = start + usize::from(u16::from_le_bytes([header[8], header[9]]));
+    let Some(covered) = frame.get(start..) else { return };
+    let sum = !checksum::sum(covered);
+    // RFC 768: a computed zero is sent as ones; TCP has both mean the same.
+    let sum = if sum == 0 { u16::MAX } else { sum };
+    if let Some(place) = frame.get_mut(field..field + 2) {
+        place.copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorded(frames: &[(u64, &[u8], &[u8])]) -> Vec<u8> {
+        let name = format!("netferry-{}-{:?}.pcap", std::process::id(), std::thread::current().id());
+        let path = std::env::temp_dir().join(name);
+        let mut capture = Capture::create(&path, 1_700_000_000_000_000).unwrap();
+        for (at, header, frame) in frames {
+            capture.record(*at, header, frame);
+        }
+        capture.flush();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_frame_is_recorded_with_its_time_and_length() {
+        let bytes = recorded(&[(1_500_001, &[0; 10], &[7; 60])]);
+        assert_eq!(&bytes[..8], [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0]);
+        assert_eq!(bytes[20], 1);
+        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        assert_eq!([word(24), word(28), word(32), word(36)], [1_700_000_001, 500_001, 60, 60]);
+        assert_eq!(&bytes[40..], [7; 60]);
+    }
+
+    #[test]
+    fn a_checksum_left_to_the_sender_is_completed_and_no_other() {
+        let mut frame = [0; 8];
+        frame[2..8].copy_from_slice(&[0x12, 0x34, 0x00, 0x01, 0xab, 0xcd]);
+        let header = [FLAG_NEEDS_CSUM, 0, 0, 0, 0, 0, 2, 0, 2, 0];
+        let bytes = recorded(&[(0, &header, &frame), (0, &[0; 10], &frame)]);
+        let expected = !checksum::sum(&frame[2..]);
+        assert_eq!(bytes[40 + 4..40 + 6], expected.to_be_bytes());
+        assert_eq!(bytes[64..72], frame);
+    }
+
+    #[test]
+    fn a_header_that_points_elsewhere_harms_nobody() {
+        for header in [[1, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], [1, 0, 0, 0, 0, 0, 7, 0, 9, 0]] {
+            assert_eq!(recorded(&[(0, &header, &[1; 8])])[40..], [1; 8]);
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_made_is_told() {
+        let error = Capture::create(Path::new("/nowhere/frames.pcap"), 0).unwrap_err().to_string();
+        assert!(error.starts_with("cannot record frames in /nowhere/frames.pcap: "), "{error}");
+    }
+}
