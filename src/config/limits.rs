@@ -113,6 +113,42 @@ impl Default for ReassemblyLimits {
     }
 }
 
+/// Bounds of what spliced connections hold between their two sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpliceLimits {
+    /// Pipes of all connections together.
+    pub pipes: usize,
+    /// Pipes kept for the next connection that has bytes to move.
+    pub idle_pipes: usize,
+    /// Size of a pipe; half a MiB is the fastest. All of them are half of a user's usual quota of 64 MiB.
+    pub pipe_bytes: usize,
+    /// A pipe smaller than this is slower than copying.
+    pub pipe_min_bytes: usize,
+    /// Size of a buffer in a pipe's place.
+    pub buffer_bytes: usize,
+    /// Bytes of the buffers of all connections together.
+    pub buffer_total_bytes: usize,
+    /// Size of a buffer beyond that total.
+    pub buffer_min_bytes: usize,
+    /// Bytes one direction moves before the others get their turn.
+    pub turn_bytes: usize,
+}
+
+impl Default for SpliceLimits {
+    fn default() -> Self {
+        SpliceLimits {
+            pipes: 64,
+            idle_pipes: 8,
+            pipe_bytes: 512 << 10,
+            pipe_min_bytes: 64 << 10,
+            buffer_bytes: 64 << 10,
+            buffer_total_bytes: 32 << 20,
+            buffer_min_bytes: 4 << 10,
+            turn_bytes: 2 << 20,
+        }
+    }
+}
+
 /// How long silence is tolerated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {

@@ -14,6 +14,7 @@
 //! - [`netlink`], [`sysctl`]: configuring the container's network
 //! - [`mounts`]: what a private mount namespace shows (`/etc/resolv.conf`, `/sys`)
 //! - [`descriptor`]: handing a descriptor from one process to another
+//! - [`pipe`]: moving bytes between sockets without touching them
 //! - [`process`]: children, signals, exit statuses
 //! - [`host`], [`resolv_conf`]: facts about the machine
 //! - [`sandbox`], [`seccomp`]: giving up what serving does not need
@@ -28,6 +29,7 @@ pub mod loose_tap;
 pub mod mounts;
 pub mod namespace;
 pub mod netlink;
+pub mod pipe;
 pub mod process;
 pub mod ready;
 pub mod resolv_conf;

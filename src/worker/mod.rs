@@ -9,6 +9,7 @@
 
 mod link;
 mod sockets;
+pub mod splice;
 mod token;
 
 use std::collections::VecDeque;
