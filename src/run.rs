@@ -13,6 +13,7 @@ mod banner;
 mod container;
 mod handshake;
 mod host_copy;
+mod inside;
 mod supervise;
 
 use std::ffi::OsString;
@@ -31,7 +32,8 @@ use self::host_copy::{Copied, CopyError, HostNetwork};
 use crate::cli::{self, Announcement, Collisions, Configuration, Mode, OutboundSources, Plan, Verbosity};
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
 use crate::config::{
-    Config, DhcpPool, Limits, LinkConfig, Offers, OutboundAddresses, PublishRule, Segment, Services, Timeouts,
+    Config, DhcpPool, Forwarding, Limits, LinkConfig, LocalClients, Offers, OutboundAddresses,
+    PortForwarding, PublishRule, Segment, Services, Timeouts,
 };
 use crate::control::ControlError;
 use crate::observe::capture::CaptureError;
@@ -40,15 +42,15 @@ use crate::sys::bess::BessError;
 use crate::sys::daemon::{self, Fork};
 use crate::sys::host;
 use crate::sys::id_map::{IdMapError, IdMapping, write_id_maps};
-use crate::sys::namespace::NamespaceError;
+use crate::sys::namespace::{NamespaceError, NamespaceTarget, Namespaces};
 use crate::sys::netlink::Netlink;
-use crate::sys::process::{self, Child, FORWARDED_SIGNALS, Signals};
+use crate::sys::process::{self, Child, FORWARDED_SIGNALS, Signal, Signals};
 use crate::sys::resolv_conf::{self, ResolvConf};
 use crate::sys::sandbox::{self, SandboxError, SandboxPlan};
 use crate::sys::seccomp::{self, SeccompError};
 use crate::sys::socket::ListenError;
 use crate::sys::tap::{Tap, TapError, TapFeatures};
-use crate::worker::{Device, ExitReason, Listener, Source, Worker};
+use crate::worker::{Device, ExitReason, Listener, LoopbackError, Source, Worker};
 
 /// The shell of a user who has named none.
 const DEFAULT_SHELL: &str = "/bin/sh";
@@ -101,6 +103,9 @@ pub enum RunError {
         /// IPv4 or IPv6.
         family: &'static str,
     },
+    /// The ways from loopback to loopback.
+    #[error(transparent)]
+    Loopback(#[from] LoopbackError),
     /// What is to be copied from the host.
     #[error(transparent)]
     Copy(#[from] CopyError),
@@ -257,6 +262,7 @@ impl Facts {
             copied: self.copied.as_ref(),
             tap_name: &self.tap_name,
             tap_features: tap_features(plan),
+            has_link: !plan.forwarding.splice_only,
             configuration: configuration(plan),
         }
     }
@@ -366,16 +372,15 @@ fn serve_command(
         info!("{note}");
     }
     line.say(Word::Mapped)?;
-    let tap = receive_tap(plan, &line)?;
+    let device = receive_device(plan, &line)?;
     let announcement =
         if plan.host_copy.is_some() { Announcement::Nothing } else { Announcement::StandardError };
     tell_user(plan, announcement, facts, &ports.rules);
-    let worker = ports.into_worker(plan, facts, tap)?;
+    let worker = ports.into_worker(plan, facts, device)?;
+    let namespaces = NamespaceTarget::Pid(child.pid()).open()?;
+    let worker = with_loopback(plan, facts, worker, &namespaces)?;
     let mut sources = supervise::command_sources(signals, child).doing("watch the command")?;
     sources.extend(resolver_source(plan, facts));
-    // Keeps the namespace until the last bytes of a command that has ended are delivered.
-    let _namespace =
-        std::fs::File::open(format!("/proc/{}/ns/net", child.pid())).doing("hold the namespace")?;
     line.say(Word::Go)?;
     drop(line);
     worker.run(sources).doing("wait for events")
@@ -398,6 +403,32 @@ fn fork(body: impl FnOnce(Line) -> i32) -> Result<(Child, Line), RunError> {
     let child = child.doing("start a process")?;
     let line = outside.ok_or(HandshakeError::Gone)?;
     Ok((child, line))
+}
+
+/// So that nothing is left behind should the process `parent`, which forked us, be killed.
+fn die_with(parent: u32) -> io::Result<()> {
+    process::set_parent_death_signal(Signal::SIGKILL, i32::try_from(parent).unwrap_or(i32::MAX))
+}
+
+/// Adds the ways from loopback to loopback, where any are asked for.
+fn with_loopback(
+    plan: &Plan,
+    facts: &Facts,
+    worker: Worker,
+    namespaces: &Namespaces,
+) -> Result<Worker, RunError> {
+    if !has_loopback(plan) {
+        return Ok(worker);
+    }
+    let paths = inside::start(namespaces, &facts.link)?;
+    Ok(worker.with_loopback(paths, &plan.forwarding)?)
+}
+
+/// Whether anything is forwarded in a way that needs a process in the container.
+fn has_loopback(plan: &Plan) -> bool {
+    let PortForwarding { inward, outward, local_clients, .. } = &plan.forwarding;
+    let is_spliced = *local_clients != LocalClients::Link && *inward != Forwarding::default();
+    is_spliced || *outward != Forwarding::default() || !inward.followed.is_empty()
 }
 
 /// Leaves nothing of a set-up behind.
@@ -425,10 +456,44 @@ impl Ports {
                 // The family was taken away because this host has none of it.
                 continue;
             }
-            ports.listeners.push(Listener::bind(rule)?);
+            ports.listeners.push(Listener::bind(rule, plan.forwarding.freebind)?);
             ports.rules.push(*rule);
         }
+        ports.bind_hopeful(plan, link);
         Ok(ports)
+    }
+
+    /// Binds what can be bound of the ports that are taken as they come, and leaves the rest, and the ports that
+    /// clients are given by the kernel.
+    fn bind_hopeful(&mut self, plan: &Plan, link: &LinkConfig) {
+        let ephemeral = host::ephemeral_ports();
+        let most = usize::try_from(self.descriptors / 2)
+            .unwrap_or(usize::MAX)
+            .min(Limits::default().published_ports);
+        let hopeful = plan.forwarding.inward.hopeful.iter();
+        for ports in hopeful.filter(|ports| link.container_like(ports.address).is_some()) {
+            for port in ports.ports.iter().filter(|port| !ephemeral.contains(port)) {
+                if self.listeners.len() >= most {
+                    debug!(most, "no more ports are published");
+                    return;
+                }
+                let rule = ports.rule(port);
+                let is_listed = self.rules.iter().any(|other| {
+                    (other.protocol, other.host_address, other.host_port)
+                        == (rule.protocol, rule.host_address, rule.host_port)
+                });
+                if is_listed {
+                    continue;
+                }
+                match Listener::bind(&rule, plan.forwarding.freebind) {
+                    Ok(listener) => {
+                        self.listeners.push(listener);
+                        self.rules.push(rule);
+                    }
+                    Err(error) => debug!(%rule, %error, "not published"),
+                }
+            }
+        }
     }
 
     fn into_worker(self, plan: &Plan, facts: &Facts, device: impl Into<Device>) -> Result<Worker, RunError> {
@@ -475,11 +540,15 @@ fn confine_calls(plan: &Plan) -> Result<(), RunError> {
     Ok(())
 }
 
-fn receive_tap(plan: &Plan, line: &Line) -> Result<Tap, RunError> {
-    let descriptor = line.hear(Word::Configured)?.ok_or(HandshakeError::Gone)?;
+fn receive_device(plan: &Plan, line: &Line) -> Result<Device, RunError> {
+    let descriptor = line.hear(Word::Configured)?;
+    if plan.forwarding.splice_only {
+        return Device::nothing().doing("make a link to nobody");
+    }
+    let descriptor = descriptor.ok_or(HandshakeError::Gone)?;
     let tap = Tap::from_fd(descriptor, tap_features(plan))?;
     debug!(features = ?tap.features(), "the interface is open");
-    Ok(tap)
+    Ok(tap.into())
 }
 
 /// New resolvers are followed unless the user named some, or nobody is asked.

@@ -241,7 +241,7 @@ struct Cli {
     #[arg(long)]
     no_splice: bool,
     /// No interface at all: only what goes from loopback to loopback.
-    #[arg(long, conflicts_with_all = ["no_splice", "config_net"])]
+    #[arg(long, conflicts_with = "no_splice")]
     splice_only: bool,
     /// Listen on addresses that the host does not have yet.
     #[arg(long)]

@@ -50,6 +50,21 @@ pub struct PortsAt {
     pub ports: PortSet,
 }
 
+impl PortsAt {
+    /// The rule of one of them.
+    #[must_use]
+    pub fn rule(&self, port: u16) -> PublishRule {
+        PublishRule {
+            protocol: self.protocol,
+            host_address: self.address,
+            host_port: port,
+            interface: self.interface,
+            container_address: None,
+            container_port: port,
+        }
+    }
+}
+
 /// How a client on the host's loopback reaches a published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LocalClients {

@@ -53,6 +53,8 @@ pub struct Limits {
     pub published_ports: usize,
     /// Fragments that wait for the rest of their datagram.
     pub reassembly: ReassemblyLimits,
+    /// What goes from loopback to loopback.
+    pub splice: SpliceLimits,
     /// Events waiting for the driver; older ones are forgotten first.
     pub events: usize,
 }
@@ -72,6 +74,7 @@ impl Default for Limits {
             icmp_errors_per_second: 1_000,
             published_ports: 4_096,
             reassembly: ReassemblyLimits::default(),
+            splice: SpliceLimits::default(),
             events: 1_024,
         }
     }
@@ -116,6 +119,10 @@ impl Default for ReassemblyLimits {
 /// Bounds of what spliced connections hold between their two sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpliceLimits {
+    /// Connections.
+    pub connections: usize,
+    /// Clients of UDP ports.
+    pub exchanges: usize,
     /// Pipes of all connections together.
     pub pipes: usize,
     /// Pipes kept for the next connection that has bytes to move.
@@ -137,6 +144,8 @@ pub struct SpliceLimits {
 impl Default for SpliceLimits {
     fn default() -> Self {
         SpliceLimits {
+            connections: 8_192,
+            exchanges: 4_096,
             pipes: 64,
             idle_pipes: 8,
             pipe_bytes: 512 << 10,

@@ -42,12 +42,20 @@ pub struct PublishRule {
     pub container_port: u16,
 }
 
-impl fmt::Display for PortProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl PortProtocol {
+    /// `tcp` or `udp`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
             PortProtocol::Tcp => "tcp",
             PortProtocol::Udp => "udp",
-        })
+        }
+    }
+}
+
+impl fmt::Display for PortProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -9,8 +9,8 @@ use tracing::{debug, info, warn};
 
 use super::handshake::{Line, Word};
 use super::{
-    Doing, Facts, Ports, RunError, confine, confine_calls, end, fork, receive_tap, resolver_source,
-    supervise, tap_features, tell_user,
+    Doing, Facts, Ports, RunError, confine, confine_calls, end, fork, receive_device, resolver_source,
+    supervise, tap_features, tell_user, with_loopback,
 };
 use crate::cli::{Attach, AttachTarget, Lifetime, Plan};
 use crate::config::PublishRule;
@@ -104,7 +104,8 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     let mut userns = None;
     let (worker, rules) = match place {
         Place::Namespaces(namespaces) => {
-            let set_up = in_namespaces(plan, &facts, &namespaces)?;
+            let (worker, rules) = in_namespaces(plan, &facts, &namespaces)?;
+            let set_up = (with_loopback(plan, &facts, worker, &namespaces)?, rules);
             // Of the namespaces no more is kept: held open, the network would outlive the container.
             userns = namespaces.into_user();
             set_up
@@ -249,7 +250,7 @@ fn guest(
 fn set_up_by_child(plan: &Plan, facts: &Facts, line: &Line) -> Result<(Worker, Vec<PublishRule>), RunError> {
     let ports = Ports::bind(plan, &facts.link)?;
     line.say(Word::Begin)?;
-    let tap = receive_tap(plan, line)?;
+    let device = receive_device(plan, line)?;
     let rules = ports.rules.clone();
-    Ok((ports.into_worker(plan, facts, tap)?, rules))
+    Ok((ports.into_worker(plan, facts, device)?, rules))
 }

@@ -19,7 +19,7 @@ use crate::sys::loose_tap::{self, LooseTapError};
 use crate::sys::mounts::{self, MountError};
 use crate::sys::namespace::{self, NamespaceError, Namespaces};
 use crate::sys::netlink::{Netlink, NetlinkError};
-use crate::sys::process::{self, Signal, SignalMask};
+use crate::sys::process::{self, SignalMask};
 use crate::sys::resolv_conf::ResolvConf;
 use crate::sys::sysctl;
 use crate::sys::tap::{Tap, TapError, TapFeatures};
@@ -38,6 +38,8 @@ pub struct Container<'a> {
     pub tap_name: &'a str,
     /// What to ask of the TAP.
     pub tap_features: TapFeatures,
+    /// Whether it is to have a TAP at all.
+    pub has_link: bool,
     /// Who configures it.
     pub configuration: Configuration,
 }
@@ -102,7 +104,7 @@ impl Container<'_> {
     fn make(&self, line: &Line, command: &Command<'_>, parent: u32) -> Result<(), ContainerError> {
         line.hear(Word::Begin)?;
         namespace::unshare_user_net_mount()?;
-        die_with(parent)?;
+        super::die_with(parent).map_err(ContainerError::Orphaned)?;
         line.say(Word::Unmapped)?;
         line.hear(Word::Mapped)?;
         mounts::make_private()?;
@@ -112,6 +114,9 @@ impl Container<'_> {
         self.replace_resolv_conf(command.host_resolv_conf);
         let allowed = (sysctl::permit_ping(), sysctl::permit_low_ports());
         debug!(ping = allowed.0, low_ports = allowed.1, "the container's own sysctls");
+        if !self.has_link {
+            return Ok(line.say(Word::Configured)?);
+        }
         let tap = Tap::open(self.tap_name, self.tap_features)?;
         self.configure(&tap)?;
         Ok(line.hand_over(tap.as_fd())?)
@@ -120,7 +125,10 @@ impl Container<'_> {
     fn enter(&self, line: &Line, namespaces: &Namespaces, parent: u32) -> Result<(), ContainerError> {
         line.hear(Word::Begin)?;
         namespaces.enter()?;
-        die_with(parent)?;
+        super::die_with(parent).map_err(ContainerError::Orphaned)?;
+        if !self.has_link {
+            return Ok(line.say(Word::Configured)?);
+        }
         // Its end is ours: see there.
         let tap = loose_tap::open(self.tap_name, self.tap_features)?;
         match self.configuration {
@@ -196,12 +204,6 @@ fn resolv_conf_text(link: &LinkConfig, host: &ResolvConf) -> String {
         }
     }
     text
-}
-
-/// So that nothing is left behind should the process outside be killed.
-fn die_with(parent: u32) -> Result<(), ContainerError> {
-    let parent = i32::try_from(parent).unwrap_or(i32::MAX);
-    process::set_parent_death_signal(Signal::SIGKILL, parent).map_err(ContainerError::Orphaned)
 }
 
 fn give_up(line: &Line, error: &ContainerError) -> i32 {

@@ -20,6 +20,8 @@
 //! 7. multicast and broadcast stay on the segment;
 //! 8. all else goes where it says.
 
+pub mod splice;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::drop_reason::DropReason;

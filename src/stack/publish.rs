@@ -53,6 +53,12 @@ impl Stack {
         Some(rule)
     }
 
+    /// What a published port leads to.
+    #[must_use]
+    pub fn rule(&self, listener: ListenerId) -> Option<&PublishRule> {
+        self.published.get(&listener.0)
+    }
+
     /// The ports that are published now, in the order of their publication.
     pub fn published(&self) -> impl Iterator<Item = (ListenerId, &PublishRule)> {
         self.published.iter().map(|(listener, rule)| (ListenerId(*listener), rule))

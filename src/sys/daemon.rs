@@ -5,7 +5,7 @@
 //! which has said why. Until then the child ends with its parent. References: daemon(7), prctl(2).
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -39,6 +39,30 @@ pub fn close_inherited() -> io::Result<()> {
     let result = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     Errno::result(result)?;
     Ok(())
+}
+
+/// The same, but for some; for a child that has its parent's.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for kept in kept.into_iter().chain([libc::c_uint::MAX]) {
+        if first < kept {
+            let last = if kept == libc::c_uint::MAX { kept } else { kept - 1 };
+            // SAFETY: takes three numbers; the child ends without running the destructors of what is closed here.
+            Errno::result(unsafe { libc::close_range(first, last, 0) })?;
+        }
+        first = kept.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Leaves the standard descriptors of whoever started us, who may wait for their end.
+pub fn leave_standard_streams() -> io::Result<()> {
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    Ok(dup2_stderr(&null)?)
 }
 
 /// Forks, while this process has a single thread. In the parent it returns only when the child is ready, or gone.

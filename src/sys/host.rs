@@ -60,6 +60,18 @@ pub fn own_addresses() -> io::Result<Vec<IpAddr>> {
     Ok(found)
 }
 
+/// Ports that clients are given by the kernel (`net.ipv4.ip_local_port_range`, ip(7)).
+#[must_use]
+pub fn ephemeral_ports() -> std::ops::RangeInclusive<u16> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_ascii_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => first..=last,
+        // The kernel's own default.
+        _ => 32_768..=60_999,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

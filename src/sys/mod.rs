@@ -30,6 +30,7 @@ pub mod mounts;
 pub mod namespace;
 pub mod netlink;
 pub mod pipe;
+pub mod proc_net;
 pub mod process;
 pub mod ready;
 pub mod resolv_conf;

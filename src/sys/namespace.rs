@@ -13,7 +13,7 @@
 use std::ffi::c_int;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -168,6 +168,11 @@ impl Namespaces {
             setns(user, CloneFlags::CLONE_NEWUSER).map_err(|errno| self.enter_error("user", errno))?;
         }
         setns(&self.net, CloneFlags::CLONE_NEWNET).map_err(|errno| self.enter_error("network", errno))
+    }
+
+    /// What is open for them.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(self.net.as_fd()), self.user.as_ref().map(AsFd::as_fd)].into_iter().flatten()
     }
 
     /// The user namespace alone, where it is another than ours. It keeps no network alive.

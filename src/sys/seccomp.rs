@@ -112,13 +112,16 @@ pub const ALLOWED: &[Allowed] = &[
     only(
         "fcntl",
         libc::SYS_fcntl,
-        "the loop's duplicates of what it watches, and their flags: F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL",
+        "the loop's duplicates of what it watches, and their flags: F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL; the \
+         size of a pipe: F_GETPIPE_SZ, F_SETPIPE_SZ",
         &[
             &[is(1, libc::F_DUPFD_CLOEXEC)],
             &[is(1, libc::F_GETFD)],
             &[is(1, libc::F_SETFD)],
             &[is(1, libc::F_GETFL)],
             &[is(1, libc::F_SETFL)],
+            &[is(1, libc::F_GETPIPE_SZ)],
+            &[is(1, libc::F_SETPIPE_SZ)],
         ],
     ),
     // Sockets.
@@ -146,6 +149,8 @@ pub const ALLOWED: &[Allowed] = &[
     any("recvmsg", libc::SYS_recvmsg, "datagrams with their TTL, TOS and segment size, ICMP errors"),
     any("sendmsg", libc::SYS_sendmsg, "datagrams with their source address and segment size"),
     #[cfg(target_arch = "x86_64")]
+    any("splice", libc::SYS_splice, "bytes from loopback to loopback"),
+    any("pipe2", libc::SYS_pipe2, "what carries them"),
     any("poll", libc::SYS_poll, "a BESS guest that reads slowly is waited for"),
     any("ppoll", libc::SYS_ppoll, "the same (aarch64)"),
     // /etc/resolv.conf.

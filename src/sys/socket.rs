@@ -7,6 +7,7 @@
 
 mod control;
 pub mod datagram;
+pub mod inner;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -120,9 +121,19 @@ impl StreamSocket {
         target: SocketAddr,
         source: Option<IpAddr>,
     ) -> Result<(StreamSocket, ConnectProgress), SocketError> {
+        Self::connect_by(target, source, None)
+    }
+
+    /// The same, by this interface only.
+    pub fn connect_by(
+        target: SocketAddr,
+        source: Option<IpAddr>,
+        device: Option<&str>,
+    ) -> Result<(StreamSocket, ConnectProgress), SocketError> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
         prepare_stream(&socket)?;
+        bind_device(&socket, device)?;
         if let Some(source) = source {
             // The port is chosen with the target at hand, so that each target has all ports to itself.
             set_int_option(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
@@ -262,7 +273,9 @@ pub enum ListenError {
 }
 
 impl ListenError {
-    fn new(address: SocketAddr, transport: &'static str, source: io::Error) -> ListenError {
+    /// What the kernel's word for it means.
+    #[must_use]
+    pub fn new(address: SocketAddr, transport: &'static str, source: io::Error) -> ListenError {
         match source.raw_os_error() {
             Some(libc::EADDRINUSE) => ListenError::InUse { address, transport },
             Some(libc::EACCES) => {
@@ -275,13 +288,45 @@ impl ListenError {
     }
 }
 
+impl ListenError {
+    /// The kernel's word for it.
+    fn errno(&self) -> i32 {
+        match self {
+            ListenError::InUse { .. } => libc::EADDRINUSE,
+            ListenError::BelowUnprivileged { .. } => libc::EACCES,
+            ListenError::NotLocal { .. } => libc::EADDRNOTAVAIL,
+            ListenError::Descriptors { .. } => libc::EMFILE,
+            ListenError::Other { source, .. } => source.raw_os_error().unwrap_or(libc::EINVAL),
+        }
+    }
+}
+
 fn unprivileged_port_start() -> u16 {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1_024)
 }
 
+/// How a port is listened on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ListenOptions<'a> {
+    /// Only clients that come by this interface are heard.
+    pub interface: Option<&'a str>,
+    /// The address need not be the host's yet.
+    pub freebind: bool,
+}
+
+/// `SO_BINDTODEVICE`, socket(7): allowed to everybody for a socket that has no device yet.
+fn bind_device(socket: &Socket, device: Option<&str>) -> io::Result<()> {
+    device.map_or(Ok(()), |device| socket.bind_device(Some(device.as_bytes())))
+}
+
 /// A socket bound to a published port, of one family only.
-fn bind_published(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+fn bind_published(
+    address: SocketAddr,
+    options: &ListenOptions<'_>,
+    kind: Type,
+    protocol: Protocol,
+) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), Some(protocol))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -289,6 +334,11 @@ fn bind_published(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Re
     if protocol == Protocol::TCP {
         // Only so that connections of an earlier run in TIME-WAIT do not hold the port.
         socket.set_reuse_address(true)?;
+    }
+    bind_device(&socket, options.interface)?;
+    if options.freebind {
+        // One option for both families: IPv6 sockets honour it as well.
+        set_int_option(&socket, libc::IPPROTO_IP, libc::IP_FREEBIND, 1)?;
     }
     socket.bind(&SockAddr::from(address))?;
     Ok(socket)
@@ -314,7 +364,15 @@ pub enum Accepted {
 impl StreamListener {
     /// Listens on a host address.
     pub fn bind(address: SocketAddr) -> Result<StreamListener, ListenError> {
-        bind_published(address, Type::STREAM, Protocol::TCP)
+        Self::bind_with(address, &ListenOptions::default())
+    }
+
+    /// The same with options.
+    pub fn bind_with(
+        address: SocketAddr,
+        options: &ListenOptions<'_>,
+    ) -> Result<StreamListener, ListenError> {
+        bind_published(address, options, Type::STREAM, Protocol::TCP)
             .and_then(|socket| socket.listen(LISTEN_BACKLOG).map(|()| socket))
             .map(|socket| StreamListener { fd: socket.into() })
             .map_err(|error| ListenError::new(address, "tcp", error))

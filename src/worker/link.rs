@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
 
 use crate::config::limits::MAX_FRAME_BYTES;
 use crate::observe::capture::Capture;
@@ -23,6 +24,8 @@ pub enum Device {
     Tap(Tap),
     /// A guest's socket.
     Bess(BessSocket),
+    /// None: nothing comes from it, and what goes there is lost.
+    Nothing(UnixDatagram),
 }
 
 impl From<Tap> for Device {
@@ -38,6 +41,11 @@ impl From<BessSocket> for Device {
 }
 
 impl Device {
+    /// A link to nobody; what holds its place in the poll is a socket that nobody else has.
+    pub fn nothing() -> io::Result<Device> {
+        UnixDatagram::unbound().map(Device::Nothing)
+    }
+
     /// What the core may leave to the other side, or has to understand of it.
     fn offload(&self) -> Offload {
         match self {
@@ -53,14 +61,14 @@ impl Device {
                     udp: features.uso,
                 }
             }
-            Device::Bess(_) => Offload::NONE,
+            Device::Bess(_) | Device::Nothing(_) => Offload::NONE,
         }
     }
 
     fn has_header(&self) -> bool {
         match self {
             Device::Tap(tap) => tap.features().vnet_header,
-            Device::Bess(_) => false,
+            Device::Bess(_) | Device::Nothing(_) => false,
         }
     }
 
@@ -68,6 +76,7 @@ impl Device {
         match self {
             Device::Tap(tap) => tap.read(buffer),
             Device::Bess(socket) => socket.read(buffer),
+            Device::Nothing(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -75,6 +84,7 @@ impl Device {
         match self {
             Device::Tap(tap) => tap.write(bytes),
             Device::Bess(socket) => socket.write(bytes),
+            Device::Nothing(_) => Ok(bytes.len()),
         }
     }
 }
@@ -200,6 +210,7 @@ impl AsFd for Link {
         match &self.device {
             Device::Tap(tap) => tap.as_fd(),
             Device::Bess(socket) => socket.as_fd(),
+            Device::Nothing(socket) => socket.as_fd(),
         }
     }
 }

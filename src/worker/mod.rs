@@ -8,6 +8,7 @@
 //! The clock is read here and nowhere else, once a turn.
 
 mod link;
+pub mod loopback;
 mod sockets;
 pub mod splice;
 mod token;
@@ -25,16 +26,19 @@ use mio::{Events, Interest, Poll};
 use tracing::{debug, warn};
 
 use self::link::{Link, LinkRead};
+use self::loopback::follow::Change;
+use self::loopback::{Loopback, LoopbackPaths};
 use self::sockets::{Noticed, Sockets};
 use self::token::{FlowMark, Subject};
-use crate::config::{Config, PublishRule};
+use crate::config::{Config, PortForwarding, PublishRule};
 use crate::control::{Server, slirp4netns};
 use crate::observe::capture::{Capture, CaptureError};
 use crate::stack::Stack;
 use crate::stack::boundary::{
     Duration, FlowId, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
 };
-use crate::sys::socket::Accepted;
+use crate::stack::forward::splice::{Path as ClientPath, local_client};
+use crate::sys::socket::{Accepted, ListenError, StreamSocket};
 
 pub use self::link::Device;
 pub use self::sockets::Listener;
@@ -93,6 +97,17 @@ pub enum ExitReason {
     Finished(u8),
 }
 
+/// Why there is no way from loopback to loopback.
+#[derive(Debug, thiserror::Error)]
+pub enum LoopbackError {
+    /// A port of the container's loopback.
+    #[error("in the container: {0}")]
+    Listen(#[from] ListenError),
+    /// No room in the poll.
+    #[error("cannot watch the ways past the link: {0}")]
+    Poll(io::Error),
+}
+
 /// The driver of one link.
 pub struct Worker {
     poll: Poll,
@@ -114,6 +129,9 @@ pub struct Worker {
     control: Option<Server>,
     /// Requests may wait that were not taken in their turn.
     is_control_ready: bool,
+    loopback: Option<Box<Loopback>>,
+    /// Listeners on addresses that the host does not have.
+    freebind: bool,
     /// A source has asked for the end: the exit status, and until when what is under way may arrive.
     finish: Option<(u8, Instant)>,
 }
@@ -179,6 +197,8 @@ impl Worker {
             accept_retry: None,
             control: None,
             is_control_ready: false,
+            loopback: None,
+            freebind: false,
             finish: None,
         })
     }
@@ -190,6 +210,23 @@ impl Worker {
         self.poll.registry().register(&mut SourceFd(&descriptor), token, Interest::READABLE)?;
         self.control = Some(control);
         self.is_control_ready = true;
+        Ok(self)
+    }
+
+    /// The same, with ways from loopback to loopback past the link.
+    pub fn with_loopback(
+        mut self,
+        paths: LoopbackPaths,
+        forwarding: &PortForwarding,
+    ) -> Result<Worker, LoopbackError> {
+        let registry = self.poll.registry().try_clone().map_err(LoopbackError::Poll)?;
+        let mut loopback = Box::new(Loopback::new(registry, &self.config, paths, forwarding)?);
+        let published: Vec<_> = self.stack.published().map(|(listener, rule)| (listener, *rule)).collect();
+        for (listener, rule) in published {
+            loopback.publish(&self.config, listener, &rule, &mut self.sockets);
+        }
+        self.freebind = forwarding.freebind;
+        self.loopback = Some(loopback);
         Ok(self)
     }
 
@@ -224,6 +261,17 @@ impl Worker {
                     Some(Subject::Control) => self.is_control_ready = true,
                     Some(Subject::Listener(listener)) => self.handle_listener(listener, event),
                     Some(Subject::Flow(mark)) => self.handle_flow(mark, event),
+                    Some(
+                        subject @ (Subject::SplicedInitiating(_)
+                        | Subject::SplicedTarget(_)
+                        | Subject::Outward(_)
+                        | Subject::Relay(_)
+                        | Subject::Exchange(_)),
+                    ) => {
+                        if let Some(loopback) = &mut self.loopback {
+                            loopback.handle_event(subject, event, self.now);
+                        }
+                    }
                     Some(Subject::Source(place)) => {
                         let Some(source) = sources.get_mut(place as usize) else { continue };
                         match (source.on_readable)() {
@@ -244,6 +292,7 @@ impl Worker {
             self.read_link();
             self.accept();
             self.serve_control();
+            self.serve_loopback();
             self.expire();
             self.settle();
             while let Some(event) = self.stack.poll_event() {
@@ -271,13 +320,15 @@ impl Worker {
         if self.is_link_ready
             || self.is_behind
             || self.is_control_ready
+            || self.loopback.as_ref().is_some_and(|loopback| loopback.is_behind())
             || (self.can_accept() && !self.ready_listeners.is_empty())
         {
             return Some(std::time::Duration::ZERO);
         }
         let look_again = self.finish.map(|_| self.now + LINGER_QUIET);
         let control = self.control.as_ref().and_then(Server::poll_timeout);
-        let deadlines = [self.stack.poll_timeout(), self.accept_retry, look_again, control];
+        let loopback = self.loopback.as_ref().and_then(|loopback| loopback.poll_timeout());
+        let deadlines = [self.stack.poll_timeout(), self.accept_retry, look_again, control, loopback];
         let earliest = deadlines.into_iter().flatten().min()?;
         let wait_micros = earliest.total_micros().saturating_sub(self.clock.now().total_micros());
         Some(std::time::Duration::from_micros(u64::try_from(wait_micros).unwrap_or(0)))
@@ -403,7 +454,7 @@ impl Worker {
 
     fn publish(&mut self, rule: &PublishRule) -> Result<ListenerId, String> {
         let listener = self.stack.publish(*rule).map_err(|refusal| refusal.to_string())?;
-        let opened = Listener::bind(rule).map_err(|error| error.to_string());
+        let opened = Listener::bind(rule, self.freebind).map_err(|error| error.to_string());
         let watched = opened.and_then(|socket| {
             self.sockets.add_listener(listener, socket).map_err(|error| format!("cannot watch it: {error}"))
         });
@@ -411,10 +462,16 @@ impl Worker {
             self.stack.unpublish(listener);
             return Err(reason);
         }
+        if let Some(loopback) = &mut self.loopback {
+            loopback.publish(&self.config, listener, rule, &mut self.sockets);
+        }
         Ok(listener)
     }
 
     fn unpublish(&mut self, listener: ListenerId) -> Option<PublishRule> {
+        if let Some(loopback) = &mut self.loopback {
+            loopback.unpublish(listener);
+        }
         self.sockets.remove_listener(listener);
         self.stack.unpublish(listener)
     }
@@ -438,6 +495,7 @@ impl Worker {
             match self.sockets.accept(listener) {
                 Accepted::Connection(socket, client, local) => {
                     self.ready_listeners.push_back(listener);
+                    let Some(socket) = self.past_the_link(listener, socket, client, local) else { continue };
                     match self.stack.accept_stream(listener, client, local, self.now) {
                         Ok(flow) => {
                             if let Some(event) = self.sockets.adopt(flow, socket) {
@@ -455,6 +513,54 @@ impl Worker {
                     debug!("out of descriptors: published ports wait");
                     self.ready_listeners.push_front(listener);
                     self.accept_retry = Some(self.now + ACCEPT_RETRY);
+                }
+            }
+        }
+    }
+
+    /// Splices a connection if it is to be; gives it back otherwise.
+    fn past_the_link(
+        &mut self,
+        listener: ListenerId,
+        socket: StreamSocket,
+        client: SocketAddr,
+        local: SocketAddr,
+    ) -> Option<StreamSocket> {
+        let Some(loopback) = &mut self.loopback else { return Some(socket) };
+        let Some(rule) = self.stack.rule(listener) else { return Some(socket) };
+        match local_client(&self.config, rule, client, local) {
+            ClientPath::Link => Some(socket),
+            ClientPath::Splice(target) => {
+                loopback.splice(socket, target);
+                None
+            }
+        }
+    }
+
+    /// Lets what goes past the link go on, and follows the ports that come and go.
+    fn serve_loopback(&mut self) {
+        let Some(mut loopback) = self.loopback.take() else { return };
+        loopback.advance(self.now);
+        if !loopback.is_follow_due(self.now) {
+            self.loopback = Some(loopback);
+            return;
+        }
+        let published: Vec<_> = self.stack.published().map(|(listener, rule)| (listener, *rule)).collect();
+        let changes = loopback.follow(self.now, &published);
+        self.loopback = Some(loopback);
+        for change in changes {
+            match change {
+                Change::Listen(rule) => match self.publish(&rule) {
+                    Ok(listener) => {
+                        debug!(%rule, "published, since it is bound in the container");
+                        if let Some(loopback) = &mut self.loopback {
+                            loopback.inward_follows(listener);
+                        }
+                    }
+                    Err(reason) => debug!(%rule, reason, "not followed"),
+                },
+                Change::Close(listener) => {
+                    self.unpublish(listener);
                 }
             }
         }

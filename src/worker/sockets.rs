@@ -14,15 +14,15 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use super::token::{FlowMark, Subject};
-use crate::config::{OutboundAddresses, PortProtocol, PublishRule};
+use crate::config::{InterfaceName, OutboundAddresses, PortProtocol, PublishRule};
 use crate::stack::boundary::{
     Action, ArrivedDatagrams, CloseKind, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId,
     HostError, HostEvent, HostIo, ListenerId, NetworkErrorReport, StreamRead, StreamWrite,
 };
 use crate::sys::socket::datagram::Received;
 use crate::sys::socket::{
-    Accepted, ConnectProgress, DatagramSocket, ListenError, Outgoing, SocketError, StreamListener,
-    StreamSocket, Transfer,
+    Accepted, ConnectProgress, DatagramSocket, ListenError, ListenOptions, Outgoing, SocketError,
+    StreamListener, StreamSocket, Transfer,
 };
 
 /// The socket of a published port.
@@ -36,11 +36,13 @@ pub enum Listener {
 
 impl Listener {
     /// Binds what a rule publishes.
-    pub fn bind(rule: &PublishRule) -> Result<Listener, ListenError> {
+    pub fn bind(rule: &PublishRule, freebind: bool) -> Result<Listener, ListenError> {
+        let interface = rule.interface.as_ref().map(InterfaceName::as_str);
+        let options = ListenOptions { interface, freebind };
         let address = SocketAddr::new(rule.host_address, rule.host_port);
         match rule.protocol {
-            PortProtocol::Tcp => StreamListener::bind(address).map(Listener::Stream),
-            PortProtocol::Udp => DatagramSocket::bind(address).map(Listener::Datagram),
+            PortProtocol::Tcp => StreamListener::bind_with(address, &options).map(Listener::Stream),
+            PortProtocol::Udp => DatagramSocket::bind_with(address, &options).map(Listener::Datagram),
         }
     }
 }
@@ -156,7 +158,9 @@ impl Sockets {
     pub fn execute(&mut self, action: Action) -> Option<HostEvent> {
         match action {
             Action::ConnectStream { flow, target } => {
-                let opened = StreamSocket::connect(target, self.source_for(target.ip()));
+                let (source, device) = self.origin_for(target.ip());
+                let device = device.as_ref().map(InterfaceName::as_str);
+                let opened = StreamSocket::connect_by(target, source, device);
                 self.install(
                     flow,
                     opened.map(|(socket, progress)| match progress {
@@ -166,12 +170,15 @@ impl Sockets {
                 )
             }
             Action::OpenDatagram { flow, target, preferred_port } => {
-                let source = self.source_for(target.ip());
-                let opened = DatagramSocket::open(target, source, preferred_port);
+                let (source, device) = self.origin_for(target.ip());
+                let device = device.as_ref().map(InterfaceName::as_str);
+                let opened = DatagramSocket::open_by(target, source, preferred_port, device);
                 self.install(flow, opened.map(FlowSocket::Datagram))
             }
             Action::OpenEcho { flow, target, identifier } => {
-                let opened = DatagramSocket::open_echo(target, self.source_for(target), identifier);
+                let (source, device) = self.origin_for(target);
+                let device = device.as_ref().map(InterfaceName::as_str);
+                let opened = DatagramSocket::open_echo(target, source, identifier, device);
                 self.install(flow, opened.map(FlowSocket::Datagram))
             }
             Action::ShutdownWrite { flow } => {
@@ -191,12 +198,35 @@ impl Sockets {
         }
     }
 
-    /// The address to send from to `target`: none of those asked for reaches the loopback.
-    fn source_for(&self, target: IpAddr) -> Option<IpAddr> {
+    /// The address and the interface to send from to `target`: none of those asked for reaches the loopback.
+    fn origin_for(&self, target: IpAddr) -> (Option<IpAddr>, Option<InterfaceName>) {
+        let outbound = &self.outbound;
         match target {
-            _ if target.is_loopback() => None,
-            IpAddr::V4(_) => self.outbound.ipv4.map(IpAddr::V4),
-            IpAddr::V6(_) => self.outbound.ipv6.map(IpAddr::V6),
+            _ if target.is_loopback() => (None, None),
+            IpAddr::V4(_) => (outbound.ipv4.map(IpAddr::V4), outbound.ipv4_device),
+            IpAddr::V6(_) => (outbound.ipv6.map(IpAddr::V6), outbound.ipv6_device),
+        }
+    }
+
+    /// The socket of a published UDP port.
+    #[must_use]
+    pub fn datagram_listener(&self, listener: ListenerId) -> Option<&DatagramSocket> {
+        match self.listeners.get(&listener.0)? {
+            Listener::Datagram(socket) => Some(socket),
+            Listener::Stream(_) => None,
+        }
+    }
+
+    /// Gives the socket of a published UDP port away, watched no longer.
+    pub fn take_datagram_listener(&mut self, listener: ListenerId) -> Option<DatagramSocket> {
+        self.datagram_listener(listener)?;
+        match self.listeners.remove(&listener.0) {
+            Some(Listener::Datagram(socket)) => {
+                let descriptor = socket.as_fd().as_raw_fd();
+                self.registry.deregister(&mut SourceFd(&descriptor)).ok()?;
+                Some(socket)
+            }
+            Some(Listener::Stream(_)) | None => None,
         }
     }
 

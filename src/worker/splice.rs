@@ -124,10 +124,11 @@ impl SplicedConnection {
         incoming.is_target_ready |= readiness.is_writable;
         let progress = self.advance(pool);
         // A reset is seen by reading or writing; a side that has ended, or whose peer is slow, does neither.
-        if readiness.is_error && !matches!(progress, Progress::Failed(..)) {
-            if let Err(error) = self.socket(side).take_error() {
-                return Progress::Failed(side, error);
-            }
+        if readiness.is_error
+            && !matches!(progress, Progress::Failed(..))
+            && let Err(error) = self.socket(side).take_error()
+        {
+            return Progress::Failed(side, error);
         }
         progress
     }

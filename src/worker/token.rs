@@ -24,6 +24,16 @@ pub enum Subject {
     Listener(ListenerId),
     /// A flow's socket.
     Flow(FlowMark),
+    /// The socket of a spliced connection that was accepted.
+    SplicedInitiating(FlowMark),
+    /// The one that was connected.
+    SplicedTarget(FlowMark),
+    /// A TCP port listened on in the container, by its place.
+    Outward(u32),
+    /// A UDP port of a loopback, by its place.
+    Relay(u32),
+    /// The socket of one exchange of datagrams from loopback to loopback.
+    Exchange(FlowMark),
 }
 
 /// A [`FlowId`] with as much of its generation as a token holds.
@@ -57,6 +67,11 @@ impl Subject {
             Subject::Listener(ListenerId(place)) => (2, 0, place),
             Subject::Flow(mark) => (3, mark.generation, mark.slot),
             Subject::Control => (4, 0, 0),
+            Subject::SplicedInitiating(mark) => (5, mark.generation, mark.slot),
+            Subject::SplicedTarget(mark) => (6, mark.generation, mark.slot),
+            Subject::Outward(place) => (7, 0, place),
+            Subject::Relay(place) => (8, 0, place),
+            Subject::Exchange(mark) => (9, mark.generation, mark.slot),
         };
         mio::Token((kind << KIND_SHIFT) | ((generation as usize) << GENERATION_SHIFT) | slot as usize)
     }
@@ -72,6 +87,11 @@ impl Subject {
             2 => Some(Subject::Listener(ListenerId(slot))),
             3 => Some(Subject::Flow(FlowMark { slot, generation })),
             4 => Some(Subject::Control),
+            5 => Some(Subject::SplicedInitiating(FlowMark { slot, generation })),
+            6 => Some(Subject::SplicedTarget(FlowMark { slot, generation })),
+            7 => Some(Subject::Outward(slot)),
+            8 => Some(Subject::Relay(slot)),
+            9 => Some(Subject::Exchange(FlowMark { slot, generation })),
             _ => None,
         }
     }

@@ -11,6 +11,7 @@ mod children;
 mod container;
 mod entering;
 mod identities;
+mod inner_socket;
 mod mounts;
 mod network;
 mod sandbox;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         tap::CASES,
         network::CASES,
         identities::CASES,
+        inner_socket::CASES,
         entering::CASES,
         mounts::CASES,
         children::CASES,

@@ -16,7 +16,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::control::{ControlBuffer, DatagramNotes, QueuedError, RawAddress};
-use super::{ListenError, SocketError, Transfer, bind_published, set_int_option, unspecified_like};
+use super::{
+    ListenError, ListenOptions, SocketError, Transfer, bind_device, bind_published, set_int_option,
+    unspecified_like,
+};
 
 /// Bytes of a refused datagram's payload that are kept for the report.
 const REPORT_PAYLOAD_BYTES: usize = 128;
@@ -115,12 +118,23 @@ impl DatagramSocket {
         source: Option<IpAddr>,
         preferred_port: u16,
     ) -> Result<DatagramSocket, SocketError> {
+        Self::open_by(target, source, preferred_port, None)
+    }
+
+    /// The same, by this interface only.
+    pub fn open_by(
+        target: SocketAddr,
+        source: Option<IpAddr>,
+        preferred_port: u16,
+        device: Option<&str>,
+    ) -> Result<DatagramSocket, SocketError> {
         let kind = Type::DGRAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::UDP))?;
         if target.is_ipv6() {
             socket.set_only_v6(true)?;
         }
         prepare(&socket, target.is_ipv6())?;
+        bind_device(&socket, device)?;
         let source = source.unwrap_or(unspecified_like(target.ip()));
         let preferred = SockAddr::from(SocketAddr::new(source, preferred_port));
         if preferred_port == 0 || socket.bind(&preferred).is_err() {
@@ -139,6 +153,7 @@ impl DatagramSocket {
         target: IpAddr,
         source: Option<IpAddr>,
         identifier: u16,
+        device: Option<&str>,
     ) -> Result<DatagramSocket, SocketError> {
         let (domain, protocol) = match target {
             IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
@@ -146,6 +161,7 @@ impl DatagramSocket {
         };
         let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
         prepare(&socket, target.is_ipv6())?;
+        bind_device(&socket, device)?;
         let source = source.unwrap_or(unspecified_like(target));
         if socket.bind(&SockAddr::from(SocketAddr::new(source, identifier))).is_err() {
             socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
@@ -157,7 +173,15 @@ impl DatagramSocket {
 
     /// The socket of a published UDP port.
     pub fn bind(address: SocketAddr) -> Result<DatagramSocket, ListenError> {
-        bind_published(address, Type::DGRAM, Protocol::UDP)
+        Self::bind_with(address, &ListenOptions::default())
+    }
+
+    /// The same with options.
+    pub fn bind_with(
+        address: SocketAddr,
+        options: &ListenOptions<'_>,
+    ) -> Result<DatagramSocket, ListenError> {
+        bind_published(address, options, Type::DGRAM, Protocol::UDP)
             .and_then(|socket| {
                 prepare(&socket, address.is_ipv6())?;
                 if address.ip().is_unspecified() {
@@ -172,6 +196,39 @@ impl DatagramSocket {
                 Ok(Self::new(socket, Kind::Udp, address.is_ipv6(), None))
             })
             .map_err(|error| ListenError::new(address, "udp", error))
+    }
+
+    /// The same for a specific address of which another socket of ours holds the whole family: it gets what is sent
+    /// to that address, the other one the rest. Nobody else can take the port meanwhile, since both have it.
+    pub fn bind_within(&self, address: SocketAddr) -> Result<DatagramSocket, ListenError> {
+        let failed = |error| ListenError::new(address, "udp", error);
+        let shared = SockRef::from(&self.fd);
+        shared.set_reuse_address(true).map_err(failed)?;
+        let bound = (|| {
+            let kind = Type::DGRAM.nonblocking().cloexec();
+            let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+            if address.is_ipv6() {
+                socket.set_only_v6(true)?;
+            }
+            socket.set_reuse_address(true)?;
+            socket.bind(&SockAddr::from(address))?;
+            socket.set_reuse_address(false)?;
+            prepare(&socket, address.is_ipv6())?;
+            Ok(Self::new(socket, Kind::Udp, address.is_ipv6(), None))
+        })();
+        shared.set_reuse_address(false).map_err(failed)?;
+        bound.map_err(failed)
+    }
+
+    /// A UDP socket that another process has opened or bound for us as [`DatagramSocket::open`] and
+    /// [`DatagramSocket::bind`] do, of the family of `address`.
+    pub(super) fn adopt(fd: OwnedFd, address: SocketAddr, peer: Option<SocketAddr>) -> DatagramSocket {
+        Self::new(Socket::from(fd), Kind::Udp, address.is_ipv6(), peer)
+    }
+
+    /// The descriptor, to be handed to another process.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     fn new(socket: Socket, kind: Kind, is_ipv6: bool, peer: Option<SocketAddr>) -> DatagramSocket {

@@ -216,10 +216,10 @@ fn datagram_larger_than_the_path_names_the_mtu() {
 fn echo_keeps_its_identifier_and_says_when_it_is_forbidden() {
     in_private_network("sys::socket::tests::echo_keeps_its_identifier_and_says_when_it_is_forbidden", || {
         // A new network namespace starts with ping sockets forbidden to all.
-        let refused = DatagramSocket::open_echo(Ipv6Addr::LOCALHOST.into(), None, 7);
+        let refused = DatagramSocket::open_echo(Ipv6Addr::LOCALHOST.into(), None, 7, None);
         assert_eq!(refused.err(), Some(SocketError::Prohibited));
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
-        let mut socket = DatagramSocket::open_echo(Ipv4Addr::LOCALHOST.into(), None, 0x1234).unwrap();
+        let mut socket = DatagramSocket::open_echo(Ipv4Addr::LOCALHOST.into(), None, 0x1234, None).unwrap();
         let request = [8, 0, 0, 0, 0x12, 0x34, 0, 1, b'h', b'i'];
         assert_eq!(socket.send(&request, &plain()), Transfer::Bytes(10));
         let mut buffer = [0; 64];
@@ -262,7 +262,7 @@ fn sockets_send_from_the_address_asked_for() {
         assert_eq!(second.local_address().unwrap().ip(), source, "with another port");
         let unconnected = DatagramSocket::open("0.0.0.0:0".parse().unwrap(), Some(source), 0).unwrap();
         assert_eq!(unconnected.local_address().unwrap().ip(), source);
-        let echo = DatagramSocket::open_echo(loopback(0).ip(), Some(source), 7).unwrap();
+        let echo = DatagramSocket::open_echo(loopback(0).ip(), Some(source), 7, None).unwrap();
         assert_eq!(echo.local_address().unwrap().ip(), source);
 
         let foreign = IpAddr::from([203, 0, 113, 9]);

@@ -229,7 +229,7 @@ fn source_address_is_of_the_targets_family_and_never_for_the_loopback() {
         Vec::new(),
         OutboundAddresses { ipv4: Some(ipv4), ipv6: Some(ipv6), ..Default::default() },
     );
-    let source = |target: &str| ground.sockets.source_for(target.parse().unwrap());
+    let source = |target: &str| ground.sockets.origin_for(target.parse().unwrap()).0;
     assert_eq!(source("203.0.113.2"), Some(ipv4.into()));
     assert_eq!(source("2001:db8:1::2"), Some(ipv6.into()));
     // Unconnected sockets, too: they are opened to the unspecified address.

@@ -1,0 +1,54 @@
+//! The process in the container that opens sockets for us (see [`crate::sys::socket::inner`]): how it comes to be,
+//! and that it goes when we do.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use super::{Doing, RunError, die_with};
+use crate::config::LinkConfig;
+use crate::sys::daemon::{close_all_but, leave_standard_streams};
+use crate::sys::host;
+use crate::sys::namespace::Namespaces;
+use crate::sys::netlink::{Netlink, NetlinkError};
+use crate::sys::proc_net::PortTables;
+use crate::sys::process;
+use crate::sys::socket::inner::{self, InnerSockets};
+use crate::worker::loopback::LoopbackPaths;
+
+/// Starts it. What is open here by now is closed there.
+pub fn start(namespaces: &Namespaces, link: &LinkConfig) -> Result<LoopbackPaths, RunError> {
+    let (inside, line) = InnerSockets::pair().doing("make a line to the container")?;
+    let host_tables = PortTables::own().doing("read which ports are bound")?;
+    let ipv4 = link.ipv4.map(|ipv4| IpAddr::V4(ipv4.container));
+    let own: Vec<IpAddr> = ipv4.into_iter().chain(link.ipv6.map(|ipv6| IpAddr::V6(ipv6.container))).collect();
+    let parent = std::process::id();
+    // It ends with the line, or with us, and nobody waits for it.
+    let _child = process::fork_child(|| {
+        let mut keep = vec![line.as_fd()];
+        keep.extend(namespaces.descriptors());
+        let served = close_all_but(&keep)
+            .and_then(|()| leave_standard_streams())
+            .map_err(|error| error.to_string())
+            .and_then(|()| namespaces.enter().map_err(|error| error.to_string()))
+            .and_then(|()| die_with(parent).map_err(|error| error.to_string()))
+            .and_then(|()| loopback_up().map_err(|error| error.to_string()))
+            .and_then(|()| inner::serve(line.as_fd(), &own).map_err(|error| error.to_string()));
+        match served {
+            Ok(()) => 0,
+            // It has nobody to tell but the line, whose end tells it.
+            Err(_) => 1,
+        }
+    })
+    .doing("start a process")?;
+    drop(line);
+    // The first answer: from now on it is there.
+    let container_tables = inside.tables().doing("read which ports are bound in the container")?;
+    Ok(LoopbackPaths { inside, host_tables, container_tables, ephemeral: host::ephemeral_ports() })
+}
+
+/// Nothing goes from loopback to loopback while one of them is down.
+fn loopback_up() -> Result<(), NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    let loopback = netlink.link_index("lo")?;
+    netlink.set_up(loopback)
+}

@@ -1,0 +1,270 @@
+//! UDP from loopback to loopback: for each client of a port a socket of its own on the other side.
+//!
+//! A relay is a bound socket on one side. What a client sends to it leaves by the client's exchange, a socket on the
+//! other side that is connected to the server; what comes back there goes to the client. An exchange that is silent
+//! for long is closed, and the one that is silent longest gives way when there are too many. Joined runs
+//! of datagrams stay joined (see [`crate::sys::socket::datagram`]).
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use slab::Slab;
+use tracing::debug;
+
+use super::is_worth_telling;
+use crate::config::PublishRule;
+use crate::config::limits::{MAX_FRAME_BYTES, SpliceLimits};
+use crate::stack::boundary::{Duration, FlowId, Instant, ListenerId};
+use crate::stack::forward::splice;
+use crate::sys::socket::datagram::Received;
+use crate::sys::socket::inner::InnerSockets;
+use crate::sys::socket::{ArrivedDatagram, DatagramSocket, Outgoing, SocketError, Transfer};
+use crate::worker::token::{FlowMark, Subject};
+
+/// How often it is looked which exchanges are over.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Which way a relay leads.
+#[derive(Debug, Clone, Copy)]
+pub enum Way {
+    /// From the host's loopback to this address of the container, of this published port.
+    Inward {
+        /// The published port.
+        listener: ListenerId,
+        /// The server in the container.
+        target: SocketAddr,
+    },
+    /// From the container's loopback, by this rule.
+    Outward(PublishRule),
+}
+
+#[derive(Debug)]
+struct Relay {
+    socket: DatagramSocket,
+    way: Way,
+}
+
+#[derive(Debug)]
+struct Exchange {
+    generation: u32,
+    relay: u32,
+    client: SocketAddr,
+    socket: DatagramSocket,
+    last_active: Instant,
+}
+
+/// All exchanges of a worker.
+#[derive(Debug)]
+pub struct Datagrams {
+    registry: Option<Registry>,
+    most: usize,
+    idle: Duration,
+    relays: BTreeMap<u32, Relay>,
+    exchanges: Slab<Exchange>,
+    by_client: HashMap<(u32, SocketAddr), usize>,
+    generation: u32,
+    next_sweep: Option<Instant>,
+    buffer: Box<[u8]>,
+}
+
+impl Datagrams {
+    /// None yet.
+    pub fn new(registry: &Registry, limits: SpliceLimits, idle: Duration) -> Datagrams {
+        Datagrams {
+            registry: registry.try_clone().ok(),
+            most: limits.exchanges,
+            idle,
+            relays: BTreeMap::new(),
+            exchanges: Slab::new(),
+            by_client: HashMap::new(),
+            generation: 0,
+            next_sweep: None,
+            buffer: vec![0; MAX_FRAME_BYTES].into(),
+        }
+    }
+
+    /// Watches a bound socket.
+    pub fn add_relay(&mut self, place: u32, socket: DatagramSocket, way: Way) -> io::Result<()> {
+        self.watch(&socket, Subject::Relay(place))?;
+        self.relays.insert(place, Relay { socket, way });
+        Ok(())
+    }
+
+    /// Closes a bound socket and all that came by it.
+    pub fn remove_relay(&mut self, place: u32) {
+        if self.relays.remove(&place).is_some() {
+            let over = self.exchanges.iter().filter(|(_, exchange)| exchange.relay == place);
+            for slot in over.map(|(slot, _)| slot).collect::<Vec<_>>() {
+                self.close(slot);
+            }
+        }
+    }
+
+    /// Closes the bound sockets of a published port.
+    pub fn remove_listener(&mut self, over: ListenerId) {
+        let places = self.relays.iter().filter_map(|(place, relay)| match relay.way {
+            Way::Inward { listener, .. } => (listener == over).then_some(*place),
+            Way::Outward(_) => None,
+        });
+        for place in places.collect::<Vec<_>>() {
+            self.remove_relay(place);
+        }
+    }
+
+    /// The rules of what is bound in the container.
+    pub fn outward_rules(&self) -> impl Iterator<Item = (u32, PublishRule)> + '_ {
+        self.relays.iter().filter_map(|(place, relay)| match relay.way {
+            Way::Inward { .. } => None,
+            Way::Outward(rule) => Some((*place, rule)),
+        })
+    }
+
+    fn watch(&self, socket: &DatagramSocket, subject: Subject) -> io::Result<()> {
+        let registry = self.registry.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let descriptor = socket.as_fd().as_raw_fd();
+        registry.register(&mut SourceFd(&descriptor), subject.token(), Interest::READABLE)
+    }
+
+    /// Passes on what clients have sent.
+    pub fn relay_readable(&mut self, place: u32, inside: &InnerSockets, now: Instant) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        // An edge tells once: all of it has to be read, but a flood may wait for room.
+        while let Some(relay) = self.relays.get_mut(&place) {
+            let arrived = match relay.socket.receive(&mut buffer) {
+                Received::Datagram(arrived) => arrived,
+                Received::Blocked => break,
+                Received::Failed(_) => {
+                    while relay.socket.take_report().is_some() {}
+                    continue;
+                }
+            };
+            let way = relay.way;
+            let slot = match self.by_client.get(&(place, arrived.source)) {
+                Some(slot) => *slot,
+                None => match self.open(place, way, arrived.source, inside, now) {
+                    Ok(slot) => slot,
+                    Err(error) => {
+                        if is_worth_telling(error) {
+                            debug!(client = %arrived.source, ?error, "no exchange from loopback to loopback");
+                        }
+                        continue;
+                    }
+                },
+            };
+            let exchange = &mut self.exchanges[slot];
+            exchange.last_active = now;
+            send(&mut exchange.socket, &buffer[..arrived.len], &arrived, None);
+        }
+        self.buffer = buffer;
+    }
+
+    /// Passes on what a server has answered.
+    pub fn exchange_readable(&mut self, mark: FlowMark, now: Instant) {
+        let slot = mark.slot() as usize;
+        let known = self.exchanges.get_mut(slot);
+        let Some(exchange) = known.filter(|exchange| mark_of(slot, exchange.generation) == mark) else {
+            return;
+        };
+        let Some(relay) = self.relays.get_mut(&exchange.relay) else { return };
+        loop {
+            match exchange.socket.receive(&mut self.buffer) {
+                Received::Datagram(arrived) => {
+                    exchange.last_active = now;
+                    let payload = &self.buffer[..arrived.len];
+                    send(&mut relay.socket, payload, &arrived, Some(exchange.client));
+                }
+                Received::Blocked => break,
+                Received::Failed(_) => while exchange.socket.take_report().is_some() {},
+            }
+        }
+        while exchange.socket.take_report().is_some() {}
+    }
+
+    fn open(
+        &mut self,
+        relay: u32,
+        way: Way,
+        client: SocketAddr,
+        inside: &InnerSockets,
+        now: Instant,
+    ) -> Result<usize, SocketError> {
+        if self.exchanges.len() >= self.most {
+            let oldest = self.exchanges.iter().min_by_key(|(_, exchange)| exchange.last_active);
+            if let Some(slot) = oldest.map(|(slot, _)| slot) {
+                self.close(slot);
+            }
+        }
+        let socket = match way {
+            Way::Inward { target, .. } => inside.exchange(target)?,
+            Way::Outward(rule) => {
+                let target = splice::outward(&rule, client).map_err(|_| SocketError::Prohibited)?;
+                DatagramSocket::open(target, None, 0)?
+            }
+        };
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let slot = self.exchanges.vacant_key();
+        self.watch(&socket, Subject::Exchange(mark_of(slot, generation)))?;
+        self.exchanges.insert(Exchange { generation, relay, client, socket, last_active: now });
+        self.by_client.insert((relay, client), slot);
+        self.next_sweep.get_or_insert(now + SWEEP_INTERVAL);
+        Ok(slot)
+    }
+
+    fn close(&mut self, slot: usize) {
+        let exchange = self.exchanges.remove(slot);
+        self.by_client.remove(&(exchange.relay, exchange.client));
+    }
+
+    /// When [`Datagrams::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.next_sweep
+    }
+
+    /// Closes what has been silent for long.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_sweep.is_none_or(|due| due > now) {
+            return;
+        }
+        let over = self.exchanges.iter().filter(|(_, exchange)| exchange.last_active + self.idle <= now);
+        for slot in over.map(|(slot, _)| slot).collect::<Vec<_>>() {
+            self.close(slot);
+        }
+        self.next_sweep = (!self.exchanges.is_empty()).then_some(now + SWEEP_INTERVAL);
+    }
+}
+
+/// The loopback address at which a port bound to `address` is reached and can be taken over.
+#[must_use]
+pub fn loopback_of(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) if v4.is_unspecified() => Some(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(v6) if v6.is_unspecified() => Some(Ipv6Addr::LOCALHOST.into()),
+        _ if address.is_loopback() => Some(address),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
+/// Sends on; what there is no room for is lost, as on any way.
+fn send(socket: &mut DatagramSocket, payload: &[u8], arrived: &ArrivedDatagram, to: Option<SocketAddr>) {
+    let how = Outgoing {
+        to,
+        from: None,
+        segment_bytes: arrived.segment_bytes,
+        hop_limit: arrived.hop_limit.max(1),
+        traffic_class: arrived.traffic_class,
+        dont_fragment: false,
+    };
+    match socket.send(payload, &how) {
+        Transfer::Bytes(_) | Transfer::Blocked | Transfer::Failed(_) => {}
+    }
+}
+
+fn mark_of(slot: usize, generation: u32) -> FlowMark {
+    FlowMark::new(FlowId { slot: u32::try_from(slot).unwrap_or(u32::MAX), generation })
+}
