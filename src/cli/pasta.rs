@@ -489,6 +489,9 @@ impl Cli {
         for (address, _) in &addresses {
             check_family("--address", *address, families)?;
         }
+        for text in &self.gateway {
+            check_family("--gateway", host_address("--gateway", text)?, families)?;
+        }
         let gateways = per_family("--gateway", &self.gateway, families)?.unwrap_or_default();
         let map_host_loopback = per_family("--map-host-loopback", &self.map_host_loopback, families)?;
         Ok(HostCopy {
@@ -682,6 +685,7 @@ fn check_family(option: &str, address: IpAddr, families: Families) -> Result<(),
 }
 
 /// One address of each family; `Some` and empty for `none`, `None` where nothing is said.
+/// Podman names such addresses whatever families it asks for: those of a family that is off mean nothing.
 fn per_family(
     option: &str,
     values: &[String],
@@ -694,7 +698,10 @@ fn per_family(
             continue;
         }
         let address = host_address(option, text)?;
-        check_family(option, address, families)?;
+        let is_on = if address.is_ipv4() { families.ipv4 } else { families.ipv6 };
+        if !is_on {
+            continue;
+        }
         // The last one counts, as of every option.
         found.retain(|other| other.is_ipv4() != address.is_ipv4());
         found.push(address);

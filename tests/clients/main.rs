@@ -34,3 +34,10 @@ mod networks;
 mod podman;
 mod ports;
 mod rootlesskit;
+
+/// See [`session`].
+const FACE: session::Face = session::Face {
+    name: "slirp4netns",
+    other: "CLIENTS_SLIRP4NETNS",
+    setting: "network_cmd_path = \"/mnt/bin/slirp4netns\"",
+};

@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::ground::{HOST4, WORLD4, sealed};
 use crate::image::GREETER;
 use crate::process::{Running, Stream, start};
-use crate::session::{SLIRP4NETNS, Session, finish};
+use crate::session::{DIRECTORY, Session, finish};
 use crate::witness::{Confinement, PAGES_PORT, Pages, assert_confined, assert_subject_listens};
 
 const STATE: &str = "/tmp/state";
@@ -18,7 +18,7 @@ const GREET: &str = "/mnt/scratch/greet";
 /// `script`, to be run by RootlessKit with `options`.
 fn rootlesskit(session: &Session, options: &[&str], script: &str) -> Command {
     session.ground.needs(&["rootlesskit", "rootlessctl", "curl", "socat"]);
-    let binary = format!("--slirp4netns-binary={SLIRP4NETNS}");
+    let binary = format!("--slirp4netns-binary={DIRECTORY}/slirp4netns");
     let state = format!("--state-dir={STATE}");
     let first = ["--net=slirp4netns", &binary, &state];
     session.command("rootlesskit", &[&first[..], options, &["sh", "-ec", script]].concat())

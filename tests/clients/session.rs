@@ -20,22 +20,29 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::wait;
 use nix::unistd::{Pid, User};
 
+use crate::FACE;
 use crate::ground::{Ground, PATH, SUBJECT, USER, bind, cannot_run};
 use crate::process::{Outcome, start};
 
-/// Names another program to be run as `slirp4netns`.
-const OTHER_SUBJECT: &str = "CLIENTS_SLIRP4NETNS";
-/// A directory with nothing but `slirp4netns`.
-const DIRECTORY: &str = "/mnt/bin";
-/// The program under test, under the name that clients look for.
-pub const SLIRP4NETNS: &str = "/mnt/bin/slirp4netns";
+/// A directory with nothing but the program under test, under the name that clients look for.
+pub const DIRECTORY: &str = "/mnt/bin";
 const HOME: &str = "/tmp/home";
 const RUNTIME: &str = "/tmp/runtime";
-/// Settings that leave `slirp4netns` to the search path.
+/// Settings that leave the program under test to the search path.
 const NAMELESS: &str = "/tmp/home/.config/containers/nameless.conf";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// What a client may take for one command.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// What the program under test stands for.
+pub struct Face {
+    /// The name that clients look for.
+    pub name: &'static str,
+    /// The environment variable that names another program to be run in its place.
+    pub other: &'static str,
+    /// The line of containers.conf that has podman find it.
+    pub setting: &'static str,
+}
 
 /// See the module.
 pub struct Session<'a> {
@@ -65,7 +72,7 @@ impl<'a> Session<'a> {
     /// Logs the unprivileged user in.
     pub fn start(ground: &'a Ground) -> Session<'a> {
         ground.needs(&["ss", "newuidmap", "newgidmap", "bash", "tar", "ldd"]);
-        let subject = env::var(OTHER_SUBJECT).unwrap_or_else(|_| SUBJECT.to_owned());
+        let subject = env::var(FACE.other).unwrap_or_else(|_| SUBJECT.to_owned());
         if !ground.is_built_by_root() {
             cannot_run(
                 "clients need a user with subordinate identities beside the one of the suite: run as root",
@@ -91,9 +98,10 @@ impl<'a> Session<'a> {
         own(&format!("{HOME}/.config"), 0o755);
         own(&format!("{HOME}/.config/containers"), 0o755);
         fs::create_dir(DIRECTORY).expect("private directory");
-        symlink(&subject, SLIRP4NETNS).expect("private directory");
+        let link = Path::new(DIRECTORY).join(FACE.name);
+        symlink(&subject, &link).expect("private directory");
         let metadata =
-            fs::metadata(SLIRP4NETNS).unwrap_or_else(|error| panic!("{OTHER_SUBJECT} {subject}: {error}"));
+            fs::metadata(&link).unwrap_or_else(|error| panic!("{} {subject}: {error}", FACE.other));
         make_dev_private();
         // As it is on a machine that was booted: what a client mounts into a namespace of its own comes and goes.
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>)
@@ -116,7 +124,7 @@ impl<'a> Session<'a> {
         command
     }
 
-    /// The same, where no setting names the program under test but it is the first `slirp4netns` in the search path.
+    /// The same, where no setting names the program under test but it is the first of its name in the search path.
     pub fn command_by_path(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = self.command(program, arguments);
         command.env("PATH", format!("{DIRECTORY}:{PATH}")).env("CONTAINERS_CONF", NAMELESS);
@@ -198,7 +206,7 @@ fn settings() -> [(&'static str, String); 5] {
          events_logger = \"file\"\n\
          runtime = \"crun\"\n";
     [
-        ("containers.conf", format!("{containers}network_cmd_path = \"{SLIRP4NETNS}\"\n")),
+        ("containers.conf", format!("{containers}{}\n", FACE.setting)),
         ("nameless.conf", containers.to_owned()),
         ("storage.conf", "[storage]\ndriver = \"overlay\"\n".to_owned()),
         ("policy.json", "{\"default\": [{\"type\": \"insecureAcceptAnything\"}]}\n".to_owned()),
@@ -250,9 +258,13 @@ fn enter_cgroup(user: &User) -> PathBuf {
     let current = current.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     // Unique on the machine: PIDs of other cases are not seen here.
     let namespace = fs::metadata("/proc/self/ns/pid").expect("proc").ino();
-    let group = Path::new(CGROUPS).join(current).join(format!("netferry-{namespace}"));
+    // The number of a namespace that has just gone is soon given again, while its group is still being removed.
+    let names =
+        (0..).map(|round| Path::new(CGROUPS).join(current).join(format!("netferry-{namespace}-{round}")));
+    let mut made = names.map(|group| (fs::create_dir(&group), group));
+    let (made, group) = made.find(|(made, _)| !is_taken(made)).expect("there is always another name");
     let leaf = group.join("clients");
-    fs::create_dir(&group).and_then(|()| fs::create_dir(&leaf)).unwrap_or_else(|error| {
+    made.and_then(|()| fs::create_dir(&leaf)).unwrap_or_else(|error| {
         cannot_run(&format!("a control group at {}: {error}", group.display()));
     });
     for directory in [&group, &leaf] {
@@ -262,6 +274,10 @@ fn enter_cgroup(user: &User) -> PathBuf {
     }
     fs::write(leaf.join("cgroup.procs"), "0").expect("own group");
     group
+}
+
+fn is_taken(made: &std::io::Result<()>) -> bool {
+    made.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists)
 }
 
 fn remove_cgroup(group: &Path) {

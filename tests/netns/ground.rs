@@ -98,13 +98,22 @@ pub struct Ground {
 
 /// Runs `case` on a ground of its own, and fails as it fails. To be called by a `#[test]`, with a closure.
 pub fn sealed<F: FnOnce(&Ground)>(case: F) {
+    sealed_as::<F>(None, case);
+}
+
+/// The same with another root file system than the machine's, of which nothing is changed. `Named` is the type of a
+/// closure of the `#[test]`, which it is found again by.
+pub fn sealed_as<Named>(root: Option<&Path>, case: impl FnOnce(&Ground)) {
     if is_sealed() {
+        if let Some(root) = root {
+            enter_root(root);
+        }
         let ground = Ground::build();
         case(&ground);
         return;
     }
     // "netns::http::a_page_is_fetched::{{closure}}" names the test as the harness knows it.
-    let path = type_name::<F>();
+    let path = type_name::<Named>();
     let name =
         path.split("::").skip(1).take_while(|part| !part.starts_with('{')).collect::<Vec<_>>().join("::");
     let arguments = ["--exact", &name, "--nocapture", "--test-threads=1"];
@@ -171,8 +180,9 @@ fn privilege() -> Privilege {
 }
 
 fn pass_over(name: &str, output: &str) {
-    let reason =
-        output.lines().find(|line| line.starts_with("CANNOT RUN")).unwrap_or("CANNOT RUN: no reason");
+    // The harness may have begun the line with the name of the case.
+    let said = output.lines().find_map(|line| line.find("CANNOT RUN").map(|at| &line[at..]));
+    let reason = said.map_or_else(|| format!("CANNOT RUN: no reason in\n{output}"), str::to_owned);
     let in_ci = env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false");
     let allowed = env::var_os(ALLOW_SKIP).is_some_and(|value| value == "1");
     assert!(allowed && !in_ci, "{name}: {reason}\n({ALLOW_SKIP}=1 passes over it outside CI)");
@@ -489,6 +499,42 @@ fn make_user() -> File {
 /// Where other programs of this PID namespace find what PID 1 holds open.
 fn path_of(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
+}
+
+/// Makes `root` the root of this mount namespace, behind a layer that takes all changes. Devices, processes and the
+/// program under test are where they were.
+fn enter_root(root: &Path) {
+    if !root.join("etc").is_dir() {
+        cannot_run(&format!(
+            "there is no root file system at {}: tests/run makes it, as root",
+            root.display()
+        ));
+    }
+    if privilege() != Privilege::Root {
+        cannot_run("another root file system takes the machine's root to enter: run as root");
+    }
+    let subject = env::var_os(BIN).unwrap_or_else(|| env!("CARGO_BIN_EXE_netferry").into());
+    let subject = fs::canonicalize(&subject).unwrap_or_else(|error| panic!("{BIN} {subject:?}: {error}"));
+    let root = fs::canonicalize(root).expect("it is there");
+    let (layer, new) = (Path::new(MOUNT_POINT), Path::new("/mnt/root"));
+    tmpfs(MOUNT_POINT, "mode=0755");
+    for directory in ["upper", "work", "root"] {
+        fs::create_dir(layer.join(directory)).expect("private directory");
+    }
+    let options = format!("lowerdir={},upperdir=/mnt/upper,workdir=/mnt/work", root.display());
+    mount(Some("overlay"), new, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .unwrap_or_else(|error| cannot_run(&format!("overlay on {}: {error}", root.display())));
+    for directory in ["dev", "proc", "sys"] {
+        bind(&Path::new("/").join(directory), &new.join(directory));
+    }
+    let place = new.join(subject.strip_prefix("/").expect("it is absolute"));
+    fs::create_dir_all(place.parent().expect("a file")).expect("private directory");
+    File::create(&place).expect("private directory");
+    bind(&subject, &place);
+    fs::write(new.join("etc/resolv.conf"), "").expect("private directory");
+    nix::unistd::pivot_root(new, new).expect("it is a mount");
+    nix::mount::umount2("/", nix::mount::MntFlags::MNT_DETACH).expect("the former root lies on it");
+    env::set_current_dir("/").expect("a directory");
 }
 
 /// Hides the machine's files that cases write to behind private ones.
