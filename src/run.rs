@@ -38,6 +38,7 @@ use crate::config::{
 use crate::control::ControlError;
 use crate::observe::capture::CaptureError;
 use crate::observe::log;
+use crate::observe::log_file::LogFile;
 use crate::sys::bess::BessError;
 use crate::sys::daemon::{self, Fork};
 use crate::sys::host;
@@ -50,6 +51,7 @@ use crate::sys::sandbox::{self, SandboxError, SandboxPlan};
 use crate::sys::seccomp::{self, SeccompError};
 use crate::sys::socket::ListenError;
 use crate::sys::tap::{Tap, TapError, TapFeatures};
+use crate::sys::user::{UserError, become_user};
 use crate::worker::{Device, ExitReason, Listener, LoopbackError, Source, Worker};
 
 /// The shell of a user who has named none.
@@ -109,6 +111,17 @@ pub enum RunError {
     /// What is to be copied from the host.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// `--runas`.
+    #[error("--runas: {0}")]
+    User(#[from] UserError),
+    /// `--log-file`.
+    #[error("cannot write the log to {}: {source}; name a file in a directory of yours", path.display())]
+    LogFile {
+        /// As given.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
     /// `--pcap`.
     #[error(transparent)]
     Capture(#[from] CaptureError),
@@ -164,7 +177,18 @@ pub fn run(plan: Plan) -> Result<u8, RunError> {
     } else {
         None
     };
-    log::install(level(plan.verbosity));
+    if let Some(who) = &plan.process.run_as {
+        become_user(who)?;
+    }
+    match &plan.process.log_file {
+        None => log::install(level(plan.verbosity)),
+        Some(file) => {
+            let opened = LogFile::create(&file.path, file.max_bytes);
+            let opened = opened.map_err(|source| RunError::LogFile { path: file.path.clone(), source })?;
+            // Whoever keeps a log wants to read what happened.
+            log::install_to_file(level(plan.verbosity.max(Verbosity::Normal)), opened);
+        }
+    }
     if let Some(path) = &plan.process.pid_file {
         let written = std::fs::write(path, format!("{}\n", std::process::id()));
         written.map_err(|source| RunError::PidFile { path: path.clone(), source })?;

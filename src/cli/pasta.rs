@@ -457,16 +457,10 @@ impl Cli {
             None => address::GATEWAY_MAC,
             Some(text) => text.parse().map_err(|error| malformed("--mac-addr", text, error))?,
         };
-        let container_mac = match &self.ns_mac_addr {
+        let container_mac: Option<MacAddr> = match &self.ns_mac_addr {
             None => None,
             Some(text) => Some(text.parse().map_err(|error| malformed("--ns-mac-addr", text, error))?),
         };
-        let is_usable = |mac: MacAddr| mac.is_unicast() && mac != MacAddr([0; 6]);
-        for (option, mac) in [("--mac-addr", Some(gateway_mac)), ("--ns-mac-addr", container_mac)] {
-            if let Some(mac) = mac.filter(|mac| !is_usable(*mac)) {
-                return Err(unusable(option, &mac.to_string(), "not the address of one station"));
-            }
-        }
         if container_mac == Some(gateway_mac) {
             let why = "both ends would have this address; choose another for one of them";
             return Err(unusable("--ns-mac-addr", &gateway_mac.to_string(), why));

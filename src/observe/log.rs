@@ -5,8 +5,10 @@
 
 use std::fmt;
 
+use super::log_file::LogFile;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, Uptime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -14,11 +16,23 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Sends everything up to `level` to standard error from now on. Only the first call of a process counts.
 pub fn install(level: LevelFilter) {
+    install_with(level, std::io::stderr);
+}
+
+/// The same to a file.
+pub fn install_to_file(level: LevelFilter, file: LogFile) {
+    install_with(level, move || file.clone());
+}
+
+fn install_with<W>(level: LevelFilter, writer: W)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let lines = Lines { uptime: Uptime::default() };
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(false)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .event_format(lines)
         .finish();
     // An embedder's own subscriber stays.

@@ -2,3 +2,4 @@
 
 pub mod capture;
 pub mod log;
+pub mod log_file;

@@ -331,3 +331,6 @@ fn pair(addresses: &[IpAddr]) -> AddressPair {
     }
     pair
 }
+
+#[cfg(test)]
+mod tests;

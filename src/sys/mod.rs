@@ -39,4 +39,5 @@ pub mod seccomp;
 pub mod socket;
 pub mod sysctl;
 pub mod tap;
+pub mod user;
 pub mod watch_path;

@@ -149,6 +149,7 @@ pub const ALLOWED: &[Allowed] = &[
     any("recvmsg", libc::SYS_recvmsg, "datagrams with their TTL, TOS and segment size, ICMP errors"),
     any("sendmsg", libc::SYS_sendmsg, "datagrams with their source address and segment size"),
     #[cfg(target_arch = "x86_64")]
+    any("ftruncate", libc::SYS_ftruncate, "the older half of a log file goes"),
     any("splice", libc::SYS_splice, "bytes from loopback to loopback"),
     any("pipe2", libc::SYS_pipe2, "what carries them"),
     any("poll", libc::SYS_poll, "a BESS guest that reads slowly is waited for"),

@@ -3,5 +3,7 @@
 
 mod binary;
 mod manual;
+mod pasta;
+mod pasta_ports;
 mod plan;
 mod slirp4netns;

@@ -39,6 +39,20 @@ impl Route {
         route
     }
 
+    /// The same, leaving by `interface`.
+    #[must_use]
+    pub fn by(mut self, interface: u32) -> Route {
+        self.message.attributes.push(RouteAttribute::Oif(interface));
+        self
+    }
+
+    /// The same with a priority.
+    #[must_use]
+    pub fn with_priority(mut self, priority: u32) -> Route {
+        self.message.attributes.push(RouteAttribute::Priority(priority));
+        self
+    }
+
     fn empty(like: IpAddr, prefix_len: u8) -> Route {
         let mut message = RouteMessage::default();
         message.header.address_family = family(like);
