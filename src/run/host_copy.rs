@@ -33,9 +33,7 @@ pub enum CopyError {
     #[error("the host has no interface {0}; `ip link` shows those it has")]
     NoSuchInterface(String),
     /// `-i`, without an address.
-    #[error(
-        "interface {0} has no address to copy; name another with --interface, or give one with --address"
-    )]
+    #[error("the host has no interface {0} with an address to copy; `ip address` shows those there are")]
     NothingThere(String),
     /// `-4`, `-6` or an address of the family.
     #[error("the host has no {family} address to copy; give one with --address, or leave the family away")]
