@@ -305,4 +305,4 @@ fn is_martian(address: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

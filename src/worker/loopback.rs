@@ -289,3 +289,6 @@ impl Loopback {
 pub(super) fn is_worth_telling(error: SocketError) -> bool {
     error != SocketError::Refused && error != SocketError::Reset
 }
+
+#[cfg(test)]
+mod tests;

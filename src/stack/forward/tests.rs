@@ -9,7 +9,7 @@ use crate::config::{
 };
 use crate::wire::MacAddr;
 
-pub(super) fn config(host_loopback: bool) -> Config {
+pub(crate) fn config(host_loopback: bool) -> Config {
     Config {
         link: LinkConfig {
             segment: Default::default(),

@@ -87,6 +87,12 @@ impl Datagrams {
         }
     }
 
+    /// How many exchanges there are.
+    #[cfg(test)]
+    pub(super) fn exchanges(&self) -> usize {
+        self.exchanges.len()
+    }
+
     /// Watches a bound socket.
     pub fn add_relay(&mut self, place: u32, socket: DatagramSocket, way: Way) -> io::Result<()> {
         self.watch(&socket, Subject::Relay(place))?;

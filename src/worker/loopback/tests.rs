@@ -1,0 +1,175 @@
+//! Ways from loopback to loopback over real sockets: limits are kept, and silence ends an exchange.
+//!
+//! A thread stands in for the process in the container; both sides are one network here.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration as StdDuration;
+
+use mio::{Events, Poll};
+
+use super::*;
+use crate::config::limits::SpliceLimits;
+use crate::config::{Forwarding, LocalClients, PortForwarding};
+use crate::stack::boundary::Duration;
+use crate::stack::forward::tests::config;
+use crate::sys::socket::tests::in_private_network;
+
+/// A loopback with nothing around it but its poll.
+struct Driver {
+    poll: Poll,
+    loopback: Loopback,
+    now: Instant,
+}
+
+impl Driver {
+    fn turn(&mut self) {
+        let mut events = Events::with_capacity(64);
+        let wait = if self.loopback.is_behind() { 0 } else { 20 };
+        self.poll.poll(&mut events, Some(StdDuration::from_millis(wait))).unwrap();
+        for event in &events {
+            let subject = Subject::from_token(event.token()).unwrap();
+            self.loopback.handle_event(subject, event, self.now);
+        }
+        self.loopback.advance(self.now);
+    }
+
+    #[track_caller]
+    fn until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
+        for _ in 0..250 {
+            self.turn();
+            if done() {
+                return;
+            }
+        }
+        panic!("never: {what}");
+    }
+}
+
+fn outward(protocol: PortProtocol, port: u16, target: u16) -> PublishRule {
+    PublishRule {
+        protocol,
+        host_address: "127.0.0.1".parse().unwrap(),
+        host_port: port,
+        interface: None,
+        container_address: None,
+        container_port: target,
+    }
+}
+
+/// Runs `body` with the rules of the container's loopback and these limits.
+fn with_driver(rules: &[PublishRule], limits: SpliceLimits, body: impl FnOnce(&mut Driver)) {
+    let (inside, line) = InnerSockets::pair().unwrap();
+    let server = std::thread::spawn(move || crate::sys::socket::inner::serve(line.as_fd(), &[]));
+    let poll = Poll::new().unwrap();
+    let mut config = config(false);
+    config.limits.splice = limits;
+    let forwarding = PortForwarding {
+        outward: Forwarding { required: rules.to_vec(), ..Forwarding::default() },
+        local_clients: LocalClients::SplicedToLoopback,
+        ..PortForwarding::default()
+    };
+    let container_tables = inside.tables().unwrap();
+    let host_tables = PortTables::own().unwrap();
+    let paths = LoopbackPaths { inside, host_tables, container_tables, ephemeral: 32_768..=60_999 };
+    let registry = poll.registry().try_clone().unwrap();
+    let loopback = Loopback::new(registry, &config, paths, &forwarding).unwrap();
+    let mut driver = Driver { poll, loopback, now: Instant::ZERO };
+    body(&mut driver);
+    drop(driver);
+    server.join().unwrap().unwrap();
+}
+
+fn is_answered(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    stream.read(&mut [0; 8]).is_ok_and(|len| len > 0)
+}
+
+#[test]
+fn a_connection_too_many_is_reset_and_the_others_go_on() {
+    in_private_network(
+        "worker::loopback::tests::a_connection_too_many_is_reset_and_the_others_go_on",
+        || {
+            let server = TcpListener::bind("127.0.0.1:7001").unwrap();
+            std::thread::spawn(move || {
+                for stream in server.incoming() {
+                    let mut stream = stream.unwrap();
+                    std::thread::spawn(move || {
+                        let mut bytes = [0; 8];
+                        while let Ok(len @ 1..) = stream.read(&mut bytes) {
+                            stream.write_all(&bytes[..len]).unwrap();
+                        }
+                    });
+                }
+            });
+            let limits = SpliceLimits { connections: 2, ..SpliceLimits::default() };
+            with_driver(&[outward(PortProtocol::Tcp, 7000, 7001)], limits, |driver| {
+                let mut clients: Vec<_> =
+                    (0..2).map(|_| TcpStream::connect("127.0.0.1:7000").unwrap()).collect();
+                for client in &mut clients {
+                    client.write_all(b"one").unwrap();
+                    driver.until("the first two are served", || is_answered(client));
+                }
+                let mut third = TcpStream::connect("127.0.0.1:7000").unwrap();
+                third.set_nonblocking(true).unwrap();
+                driver.until("the third is reset", || {
+                    third
+                        .read(&mut [0; 1])
+                        .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+                });
+                clients[0].write_all(b"two").unwrap();
+                let first = &mut clients[0];
+                driver.until("the first goes on", || is_answered(first));
+                drop(clients.remove(0));
+                let mut waiting = Vec::new();
+                driver.until("there is room again", || {
+                    let mut next = TcpStream::connect("127.0.0.1:7000").unwrap();
+                    waiting.push(next.write_all(b"three").map(|()| next));
+                    waiting.iter_mut().flatten().any(is_answered)
+                });
+            });
+        },
+    );
+}
+
+#[test]
+fn the_exchange_that_is_silent_longest_gives_way_and_silence_ends_the_rest() {
+    in_private_network(
+        "worker::loopback::tests::the_exchange_that_is_silent_longest_gives_way_and_silence_ends_the_rest",
+        || {
+            let server = UdpSocket::bind("127.0.0.1:7001").unwrap();
+            server.set_nonblocking(true).unwrap();
+            let limits = SpliceLimits { exchanges: 2, ..SpliceLimits::default() };
+            with_driver(&[outward(PortProtocol::Udp, 7000, 7001)], limits, |driver| {
+                let clients: Vec<_> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+                let mut seen = Vec::new();
+                let mut ask = |driver: &mut Driver, client: &UdpSocket| {
+                    client.set_nonblocking(true).unwrap();
+                    client.send_to(b"hello", "127.0.0.1:7000").unwrap();
+                    driver.until("the server is asked", || match server.recv_from(&mut [0; 8]) {
+                        Ok((_, from)) => {
+                            server.send_to(b"there", from).unwrap();
+                            seen.push(from);
+                            true
+                        }
+                        Err(_) => false,
+                    });
+                    driver.until("the client is answered", || client.recv(&mut [0; 8]).is_ok());
+                    driver.now += Duration::from_secs(1);
+                    *seen.last().unwrap()
+                };
+                let first = ask(driver, &clients[0]);
+                let second = ask(driver, &clients[1]);
+                ask(driver, &clients[2]);
+                assert_eq!(driver.loopback.datagrams.exchanges(), 2);
+                assert_eq!(ask(driver, &clients[1]), second, "it was heard of more lately and stays");
+                assert_ne!(ask(driver, &clients[0]), first, "it gave way and begins anew");
+                assert!(driver.loopback.poll_timeout().is_some());
+                driver.now += Duration::from_secs(3_600);
+                driver.turn();
+                assert_eq!(driver.loopback.datagrams.exchanges(), 0);
+                assert_eq!(driver.loopback.poll_timeout(), None);
+            });
+        },
+    );
+}
