@@ -40,7 +40,7 @@ use self::neighbor::Neighbor;
 use self::reassembly::Reassembler;
 use self::service::dhcp::DhcpServer;
 use self::service::dns::Resolvers;
-use self::service::router_advert::RouterAdvert;
+use self::service::router_advert::{Advertisement, RouterAdvert};
 use self::stats::{CountedFrames, Stats};
 use self::tcp::TimeWait;
 use self::tcp::endpoint::LinkView;
@@ -118,11 +118,12 @@ impl Stack {
         now: Instant,
     ) -> Self {
         let [a, b, c, d] = secret;
+        let advertisement = Advertisement::new(&config);
         Stack {
             offload,
             hasher: RandomState::with_seeds(b, c, d, a),
-            neighbor: Neighbor::new(&config.link, config.services),
-            router_advert: RouterAdvert::new(&config.link, config.services, now),
+            neighbor: Neighbor::new(&config.link, advertisement.clone()),
+            router_advert: RouterAdvert::new(advertisement, now),
             emitter: Emitter::new(config.link.mtu, offload),
             unreachable: Unreachable::new(&config.limits),
             reassembler: Reassembler::new(config.limits.reassembly),
@@ -369,13 +370,7 @@ impl Stack {
         self.stats.record_many(DropReason::FragmentTimeout, timed_out);
         // Any number will do to spread the advertisements of many instances; this one is the instance's own.
         let jitter = self.hasher.hash_one(now.total_micros());
-        let sent = self.router_advert.handle_timeout(
-            &self.config.link,
-            self.config.services,
-            jitter,
-            now,
-            io.frames,
-        );
+        let sent = self.router_advert.handle_timeout(jitter, now, io.frames);
         self.stats.to_container.add(frames.sent());
         self.count(sent);
     }

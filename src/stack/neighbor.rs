@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::boundary::{Duration, FrameSink, Instant};
 use super::drop_reason::DropReason;
 use super::emit::{Emitter, Transport};
-use super::service::router_advert::{self, ALL_NODES};
-use crate::config::{LinkConfig, Segment, Services};
+use super::service::router_advert::{ALL_NODES, Advertisement};
+use crate::config::{LinkConfig, Segment};
 use crate::wire::MacAddr;
 use crate::wire::arp::{self, Operation};
 use crate::wire::ip::{self, Ethernet, Header, Packet, protocol};
@@ -25,7 +25,7 @@ const SOLICIT_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Neighbor {
     link: LinkConfig,
-    services: Services,
+    advertisement: Advertisement,
     container_mac: Option<MacAddr>,
     solicited_ipv4: Option<Instant>,
     solicited_ipv6: Option<Instant>,
@@ -34,10 +34,10 @@ pub struct Neighbor {
 impl Neighbor {
     /// Knows what the configuration knows.
     #[must_use]
-    pub fn new(link: &LinkConfig, services: Services) -> Neighbor {
+    pub fn new(link: &LinkConfig, advertisement: Advertisement) -> Neighbor {
         Neighbor {
             link: link.clone(),
-            services,
+            advertisement,
             container_mac: link.container_mac,
             solicited_ipv4: None,
             solicited_ipv6: None,
@@ -211,17 +211,11 @@ impl Neighbor {
             return match told {
                 // RFC 4861 §6.1.1: no link address without an address.
                 Some(_) => Err(DropReason::NeighborInvalid),
-                None => router_advert::send(
-                    &self.link,
-                    self.services,
-                    ALL_NODES,
-                    ndp::multicast_mac(ALL_NODES),
-                    frames,
-                ),
+                None => self.advertisement.send(ALL_NODES, ndp::multicast_mac(ALL_NODES), frames),
             };
         }
         self.learn(source_mac, source.into());
-        router_advert::send(&self.link, self.services, source, told.unwrap_or(source_mac), frames)
+        self.advertisement.send(source, told.unwrap_or(source_mac), frames)
     }
 
     fn answer_neighbor_solicitation<F: FrameSink>(

@@ -1,22 +1,24 @@
-//! DHCP messages on an Ethernet link (RFC 2131 §2, options of RFC 2132).
+//! DHCP messages on an Ethernet link (RFC 2131 §2, options of RFC 2132, RFC 3397, RFC 3442 and RFC 4702).
 //!
 //! What we read: messages of clients, with those of their options that a server acts upon. What we write: the
-//! answers of a server. Options may continue in the fields `file` and `sname` (RFC 2131 §4.1). Of an option that
+//! answers of a server, with as much of what it has to tell as the client can take. Options may continue in the fields `file` and `sname` (RFC 2131 §4.1). Of an option that
 //! comes more than once the first counts: those read here are too short to be split (RFC 3396). BOOTP messages
 //! without a message type are refused, and so is what is not Ethernet.
 
 use std::net::Ipv4Addr;
 
-use super::{MacAddr, array, be16, be32};
+use super::{DomainName, MacAddr, array, be16, be32, domain};
 
 /// Where servers listen.
 pub const SERVER_PORT: u16 = 67;
 /// Where clients listen.
 pub const CLIENT_PORT: u16 = 68;
 
-/// Bytes of the longest client identifier that is understood: with it the longest reply is still one that every
-/// client must accept, 576 bytes of packet (RFC 2131 §2). RFC 4361 makes identifiers of up to 135 bytes.
-pub const MAX_CLIENT_IDENTIFIER: usize = 250;
+/// Bytes of the longest client identifier that is understood: with it, the routes and one resolver still fit a reply
+/// that every client must accept, 576 bytes of packet (RFC 2131 §2). RFC 4361 makes identifiers of up to 135 bytes.
+pub const MAX_CLIENT_IDENTIFIER: usize = 234;
+/// Bytes of the headers of IP and UDP before a message.
+pub const PACKET_OVERHEAD: usize = 28;
 
 const OP_REQUEST: u8 = 1;
 const OP_REPLY: u8 = 2;
@@ -35,6 +37,7 @@ const OPTION_PAD: u8 = 0;
 const OPTION_SUBNET_MASK: u8 = 1;
 const OPTION_ROUTER: u8 = 3;
 const OPTION_DNS: u8 = 6;
+const OPTION_HOST_NAME: u8 = 12;
 const OPTION_MTU: u8 = 26;
 const OPTION_BROADCAST: u8 = 28;
 const OPTION_REQUESTED_ADDRESS: u8 = 50;
@@ -42,10 +45,25 @@ const OPTION_LEASE_TIME: u8 = 51;
 const OPTION_OVERLOAD: u8 = 52;
 const OPTION_MESSAGE_TYPE: u8 = 53;
 const OPTION_SERVER: u8 = 54;
+const OPTION_PARAMETERS: u8 = 55;
+const OPTION_MAX_MESSAGE: u8 = 57;
 const OPTION_RENEWAL_TIME: u8 = 58;
 const OPTION_REBINDING_TIME: u8 = 59;
 const OPTION_CLIENT_IDENTIFIER: u8 = 61;
+const OPTION_FQDN: u8 = 81;
+const OPTION_SEARCH: u8 = 119;
+const OPTION_CLASSLESS_ROUTES: u8 = 121;
 const OPTION_END: u8 = 255;
+/// Bytes of the longest value of an option.
+const MAX_VALUE_LEN: usize = 255;
+/// RFC 4702 §2.1: the server is to make the A record; the answer does otherwise; the name is labels, not text; the
+/// server makes no records.
+const FQDN_SERVER_UPDATES: u8 = 0x01;
+const FQDN_OVERRIDDEN: u8 = 0x02;
+const FQDN_LABELS: u8 = 0x04;
+const FQDN_NO_UPDATES: u8 = 0x08;
+/// RFC 4702 §2.2: what a server writes into both of the obsolete codes.
+const FQDN_CODES: [u8; 2] = [255, 255];
 
 /// What a client wants (RFC 2131 §3.1, table 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +101,21 @@ pub struct Request<'a> {
     pub requested_address: Option<Ipv4Addr>,
     /// The server it speaks to.
     pub server: Option<Ipv4Addr>,
+    /// Bytes of the largest packet it takes, where it says so.
+    pub max_packet: Option<u16>,
+    /// How it would like to be told its name in full, where it asks for that.
+    pub fqdn: Option<FqdnQuery>,
+}
+
+/// What a client says about its name in full: the flags of RFC 4702 §2.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FqdnQuery {
+    flags: u8,
+}
+
+impl FqdnQuery {
+    /// Of a client that asks without an option of its own.
+    pub const BARE: FqdnQuery = FqdnQuery { flags: FQDN_LABELS };
 }
 
 /// What a server says.
@@ -118,11 +151,13 @@ pub struct Reply<'a> {
     /// How long the address may be used.
     pub lease_seconds: Option<u32>,
     /// What the client is to know of its network.
-    pub network: Option<Network>,
+    pub network: Option<&'a Network>,
+    /// How it is to be told its name in full, if it is.
+    pub fqdn: Option<FqdnQuery>,
 }
 
-/// What a client is to know of its network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a client is to know of its network, and of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// Of its subnet.
     pub mask: Ipv4Addr,
@@ -130,10 +165,18 @@ pub struct Network {
     pub broadcast: Ipv4Addr,
     /// Its default route.
     pub router: Ipv4Addr,
-    /// Its resolver.
-    pub dns: Option<Ipv4Addr>,
+    /// Whether the router is outside the subnet, so that a route must lead to it first (RFC 3442).
+    pub router_is_elsewhere: bool,
     /// Of its link.
     pub mtu: u16,
+    /// Its resolvers, the best first.
+    pub resolvers: Vec<Ipv4Addr>,
+    /// Domains to search, in their order.
+    pub search: Vec<DomainName>,
+    /// Its host name; at most 255 bytes.
+    pub hostname: Option<String>,
+    /// Its name in full.
+    pub fqdn: Option<DomainName>,
 }
 
 /// Why bytes are no message of a client.
@@ -197,6 +240,8 @@ pub fn parse(message: &[u8]) -> Result<Request<'_>, DhcpError> {
         client_identifier: options.client_identifier,
         requested_address: options.requested_address,
         server: options.server,
+        max_packet: options.max_packet,
+        fqdn: options.fqdn.or(options.asks_fqdn.then_some(FqdnQuery::BARE)),
     })
 }
 
@@ -208,6 +253,9 @@ struct Options<'a> {
     client_identifier: Option<&'a [u8]>,
     requested_address: Option<Ipv4Addr>,
     server: Option<Ipv4Addr>,
+    max_packet: Option<u16>,
+    fqdn: Option<FqdnQuery>,
+    asks_fqdn: bool,
 }
 
 impl<'a> Options<'a> {
@@ -244,6 +292,16 @@ impl<'a> Options<'a> {
             OPTION_SERVER => {
                 self.server.get_or_insert(address(code, value)?);
             }
+            OPTION_MAX_MESSAGE if value.len() == 2 => {
+                self.max_packet.get_or_insert(be16(value, 0));
+            }
+            OPTION_MAX_MESSAGE => return Err(DhcpError::Option(code)),
+            OPTION_PARAMETERS => self.asks_fqdn |= value.contains(&OPTION_FQDN),
+            OPTION_FQDN => {
+                if let [flags, _, _, ..] = *value {
+                    self.fqdn.get_or_insert(FqdnQuery { flags });
+                }
+            }
             OPTION_CLIENT_IDENTIFIER if (1..=MAX_CLIENT_IDENTIFIER).contains(&value.len()) => {
                 self.client_identifier.get_or_insert(value);
             }
@@ -278,12 +336,13 @@ fn request_kind(number: u8) -> Option<RequestKind> {
 }
 
 impl Reply<'_> {
-    /// Bytes of the longest one: what is left of 576 behind the headers of IP and UDP.
-    pub const MAX_LEN: usize = 548;
+    /// Bytes that every client takes: what is left of 576 behind the headers of IP and UDP.
+    pub const MIN_ROOM: usize = 576 - PACKET_OVERHEAD;
 
-    /// Writes the message into `out`, which holds [`Self::MAX_LEN`] bytes, and returns its length.
+    /// Writes the message into `out`, which holds at least [`Self::MIN_ROOM`] bytes and no more than the client
+    /// takes, and returns its length. Resolvers, names and domains are told as far as there is room.
     pub fn write(&self, out: &mut [u8]) -> usize {
-        out[..Self::MAX_LEN].fill(0);
+        out.fill(0);
         out[0..3].copy_from_slice(&[OP_REPLY, HARDWARE_ETHERNET, 6]);
         out[4..8].copy_from_slice(&self.transaction.to_be_bytes());
         let flags = if self.broadcast { FLAG_BROADCAST } else { 0 };
@@ -292,41 +351,96 @@ impl Reply<'_> {
         out[16..20].copy_from_slice(&self.your_address.octets());
         out[28..34].copy_from_slice(&self.mac.0);
         out[COOKIE_AT..OPTIONS_AT].copy_from_slice(&COOKIE);
-        let mut at = OPTIONS_AT;
-        let mut put = |code: u8, value: &[u8]| {
-            // No value is longer than a byte can say; see `MAX_CLIENT_IDENTIFIER`.
-            out[at..at + 2].copy_from_slice(&[code, value.len() as u8]);
-            out[at + 2..at + 2 + value.len()].copy_from_slice(value);
-            at += 2 + value.len();
-        };
+        let mut options = Writer { out, at: OPTIONS_AT };
         let kind = match self.kind {
             ReplyKind::Offer => 2,
             ReplyKind::Ack => 5,
             ReplyKind::Nak => 6,
         };
-        put(OPTION_MESSAGE_TYPE, &[kind]);
-        put(OPTION_SERVER, &self.server.octets());
+        options.put(OPTION_MESSAGE_TYPE, &[kind]);
+        options.put(OPTION_SERVER, &self.server.octets());
         if let Some(seconds) = self.lease_seconds {
-            put(OPTION_LEASE_TIME, &seconds.to_be_bytes());
+            options.put(OPTION_LEASE_TIME, &seconds.to_be_bytes());
             // RFC 2131 §4.4.5: half of it, and seven eighths.
-            put(OPTION_RENEWAL_TIME, &(seconds / 2).to_be_bytes());
-            put(OPTION_REBINDING_TIME, &(seconds - seconds / 8).to_be_bytes());
-        }
-        if let Some(network) = &self.network {
-            // RFC 2132 §3.3: the mask before the router.
-            put(OPTION_SUBNET_MASK, &network.mask.octets());
-            put(OPTION_ROUTER, &network.router.octets());
-            if let Some(dns) = network.dns {
-                put(OPTION_DNS, &dns.octets());
-            }
-            put(OPTION_MTU, &network.mtu.to_be_bytes());
-            put(OPTION_BROADCAST, &network.broadcast.octets());
+            options.put(OPTION_RENEWAL_TIME, &(seconds / 2).to_be_bytes());
+            options.put(OPTION_REBINDING_TIME, &(seconds - seconds / 8).to_be_bytes());
         }
         if let Some(identifier) = self.client_identifier {
-            put(OPTION_CLIENT_IDENTIFIER, &identifier[..identifier.len().min(MAX_CLIENT_IDENTIFIER)]);
+            let len = identifier.len().min(MAX_CLIENT_IDENTIFIER);
+            options.put(OPTION_CLIENT_IDENTIFIER, &identifier[..len]);
         }
-        out[at] = OPTION_END;
-        (at + 1).max(MIN_REPLY_LEN)
+        if let Some(network) = self.network {
+            options.put_network(network, self.fqdn);
+        }
+        options.finish()
+    }
+}
+
+/// The options of a reply, one behind the other.
+struct Writer<'a> {
+    out: &'a mut [u8],
+    at: usize,
+}
+
+impl Writer<'_> {
+    /// Bytes that are left for options, their headers included.
+    fn left(&self) -> usize {
+        self.out.len() - self.at - 1
+    }
+
+    /// Appends an option, unless there is no room for it or it is longer than a byte can say.
+    fn put(&mut self, code: u8, value: &[u8]) {
+        if value.len() > MAX_VALUE_LEN || 2 + value.len() > self.left() {
+            return;
+        }
+        self.out[self.at..self.at + 2].copy_from_slice(&[code, value.len() as u8]);
+        self.out[self.at + 2..self.at + 2 + value.len()].copy_from_slice(value);
+        self.at += 2 + value.len();
+    }
+
+    /// What a client cannot do without first, domains last.
+    fn put_network(&mut self, network: &Network, fqdn: Option<FqdnQuery>) {
+        // RFC 2132 §3.3: the mask before the router.
+        self.put(OPTION_SUBNET_MASK, &network.mask.octets());
+        let router = network.router.octets();
+        self.put(OPTION_ROUTER, &router);
+        if network.router_is_elsewhere {
+            // RFC 3442: the router itself by the link, and all else by it.
+            let routes = [&[32][..], &router, &Ipv4Addr::UNSPECIFIED.octets(), &[0], &router].concat();
+            self.put(OPTION_CLASSLESS_ROUTES, &routes);
+        }
+        self.put(OPTION_MTU, &network.mtu.to_be_bytes());
+        self.put(OPTION_BROADCAST, &network.broadcast.octets());
+        let room = self.left().saturating_sub(2).min(MAX_VALUE_LEN) / 4;
+        let resolvers: Vec<u8> = network.resolvers.iter().take(room).flat_map(Ipv4Addr::octets).collect();
+        if !resolvers.is_empty() {
+            self.put(OPTION_DNS, &resolvers);
+        }
+        if let Some(hostname) = &network.hostname {
+            self.put(OPTION_HOST_NAME, hostname.as_bytes());
+        }
+        if let (Some(query), Some(name)) = (fqdn, &network.fqdn) {
+            let is_overridden = query.flags & FQDN_SERVER_UPDATES != 0;
+            let flags =
+                FQDN_NO_UPDATES | query.flags & FQDN_LABELS | if is_overridden { FQDN_OVERRIDDEN } else { 0 };
+            let name = match query.flags & FQDN_LABELS {
+                0 => name.text().into_bytes(),
+                _ => name.labels().to_vec(),
+            };
+            self.put(OPTION_FQDN, &[&[flags][..], &FQDN_CODES, &name].concat());
+        }
+        // RFC 3397 §2: what is longer than an option is cut anywhere, and put together again (RFC 3396).
+        let (whole, rest) = (self.left() / (2 + MAX_VALUE_LEN), self.left() % (2 + MAX_VALUE_LEN));
+        let room = whole * MAX_VALUE_LEN + rest.saturating_sub(2);
+        for part in domain::list(&network.search, room).chunks(MAX_VALUE_LEN) {
+            self.put(OPTION_SEARCH, part);
+        }
+    }
+
+    /// Ends the options and returns the length of the whole message.
+    fn finish(self) -> usize {
+        self.out[self.at] = OPTION_END;
+        (self.at + 1).max(MIN_REPLY_LEN)
     }
 }
 

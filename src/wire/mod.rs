@@ -10,6 +10,7 @@ pub mod arp;
 pub mod checksum;
 pub mod dhcp;
 pub mod dhcpv6;
+pub mod domain;
 pub mod frame;
 pub mod icmp;
 pub mod ip;
@@ -19,6 +20,7 @@ pub mod tcp;
 pub mod udp;
 pub mod vnet_header;
 
+pub use domain::DomainName;
 pub use mac::MacAddr;
 
 /// The big-endian number at `at`; the caller has checked the length.

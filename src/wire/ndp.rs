@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
 
-use super::{MacAddr, array, icmp};
+use super::{DomainName, MacAddr, array, domain, icmp};
 
 /// RFC 4861 §7.1: a packet from another link cannot arrive with this hop limit.
 pub const HOP_LIMIT: u8 = 255;
@@ -24,9 +24,11 @@ const OPTION_TARGET_LINK_ADDRESS: u8 = 2;
 const OPTION_PREFIX: u8 = 3;
 const OPTION_MTU: u8 = 5;
 const OPTION_RDNSS: u8 = 25;
+const OPTION_DNSSL: u8 = 31;
 const FLAG_ROUTER: u8 = 0x80;
 const FLAG_SOLICITED: u8 = 0x40;
 const FLAG_OVERRIDE: u8 = 0x20;
+const FLAG_MANAGED: u8 = 0x80;
 const FLAG_OTHER_CONFIGURATION: u8 = 0x40;
 const PREFIX_ON_LINK: u8 = 0x80;
 const PREFIX_AUTONOMOUS: u8 = 0x40;
@@ -174,7 +176,7 @@ fn finish(out: &mut [u8], len: usize, source: Ipv6Addr, destination: Ipv6Addr) -
 
 /// What a router advertisement says. Lifetimes are in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RouterAdvertisement {
+pub struct RouterAdvertisement<'a> {
     /// The router's link-local address.
     pub source: Ipv6Addr,
     /// One node or all of them.
@@ -183,6 +185,8 @@ pub struct RouterAdvertisement {
     pub mac: MacAddr,
     /// Hop limit that hosts are to use.
     pub hop_limit: u8,
+    /// Whether addresses are to be had over DHCPv6.
+    pub managed: bool,
     /// Whether more is to be learnt over DHCPv6.
     pub other_configuration: bool,
     /// How long the router is a default router; zero for never.
@@ -197,22 +201,30 @@ pub struct RouterAdvertisement {
     pub preferred_lifetime: u32,
     /// The link's MTU.
     pub mtu: u32,
-    /// Recursive resolver.
-    pub dns: Option<Ipv6Addr>,
-    /// How long the resolver may be used.
+    /// Recursive resolvers, the best first.
+    pub resolvers: &'a [Ipv6Addr],
+    /// Domains to search, in their order.
+    pub search: &'a [DomainName],
+    /// How long resolvers and domains may be used.
     pub dns_lifetime: u32,
 }
 
-impl RouterAdvertisement {
-    /// Bytes of the longest one.
-    pub const MAX_LEN: usize = 16 + 8 + 8 + 32 + 24;
+impl RouterAdvertisement<'_> {
+    /// Bytes of the longest one: what every IPv6 link carries in one packet (RFC 8200 §5).
+    pub const MAX_LEN: usize = 1_280 - 40;
+    /// Bytes without resolvers and domains.
+    const FIXED_LEN: usize = 16 + 8 + 8 + 32;
+    /// Bytes of an option before what it lists.
+    const LIST_HEADER_LEN: usize = 8;
 
-    /// Writes the message into `out`, which holds [`Self::MAX_LEN`] bytes, and returns its length.
+    /// Writes the message into `out`, which holds [`Self::MAX_LEN`] bytes, and returns its length. Resolvers and
+    /// then domains are told as far as there is room.
     pub fn write(&self, out: &mut [u8]) -> usize {
         out[..Self::MAX_LEN].fill(0);
         out[0] = ROUTER_ADVERTISEMENT;
         out[4] = self.hop_limit;
-        out[5] = if self.other_configuration { FLAG_OTHER_CONFIGURATION } else { 0 };
+        out[5] = if self.managed { FLAG_MANAGED } else { 0 }
+            | if self.other_configuration { FLAG_OTHER_CONFIGURATION } else { 0 };
         out[6..8].copy_from_slice(&self.router_lifetime.to_be_bytes());
         write_link_address(&mut out[16..24], OPTION_SOURCE_LINK_ADDRESS, self.mac);
         out[24..26].copy_from_slice(&[OPTION_MTU, 1]);
@@ -222,15 +234,29 @@ impl RouterAdvertisement {
         out[36..40].copy_from_slice(&self.valid_lifetime.to_be_bytes());
         out[40..44].copy_from_slice(&self.preferred_lifetime.to_be_bytes());
         out[48..64].copy_from_slice(&self.prefix.network().octets());
-        let mut len = 64;
-        if let Some(dns) = self.dns {
-            // RFC 8106 §5.1: one address makes three units of eight bytes.
-            out[64..66].copy_from_slice(&[OPTION_RDNSS, 3]);
-            out[68..72].copy_from_slice(&self.dns_lifetime.to_be_bytes());
-            out[72..88].copy_from_slice(&dns.octets());
-            len = Self::MAX_LEN;
+        let mut len = Self::FIXED_LEN;
+        let room = |len| Self::MAX_LEN - len - Self::LIST_HEADER_LEN;
+        let resolvers = self.resolvers.iter().take(room(len) / 16).flat_map(Ipv6Addr::octets).collect();
+        len += self.write_list(&mut out[len..], OPTION_RDNSS, resolvers);
+        if len + Self::LIST_HEADER_LEN < Self::MAX_LEN {
+            let search = domain::list(self.search, room(len));
+            len += self.write_list(&mut out[len..], OPTION_DNSSL, search);
         }
         finish(out, len, self.source, self.destination)
+    }
+
+    /// Writes the option for a list, padded to units of eight bytes (RFC 8106 §5), and returns its length: nothing
+    /// for an empty one.
+    fn write_list(&self, out: &mut [u8], option: u8, list: Vec<u8>) -> usize {
+        if list.is_empty() {
+            return 0;
+        }
+        let len = Self::LIST_HEADER_LEN + list.len().next_multiple_of(8);
+        // No list is longer than `MAX_LEN`, 155 units.
+        out[0..2].copy_from_slice(&[option, (len / 8) as u8]);
+        out[4..8].copy_from_slice(&self.dns_lifetime.to_be_bytes());
+        out[8..8 + list.len()].copy_from_slice(&list);
+        len
     }
 }
 

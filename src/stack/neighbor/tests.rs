@@ -2,9 +2,15 @@
 
 use super::*;
 use crate::stack::emit::tests::{CONTAINER_MAC, GATEWAY_MAC, Link, link_config};
+use crate::stack::service::settings::tests::config;
 use crate::wire::frame::{self, Body};
 use crate::wire::ip::write_headers;
 use rstest::rstest;
+
+/// Who we are on `link`.
+fn neighbor(link: &LinkConfig) -> Neighbor {
+    Neighbor::new(link, Advertisement::new(&config(link.clone())))
+}
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
@@ -64,7 +70,7 @@ fn fix_checksum(message: &mut [u8], source: Ipv6Addr, destination: Ipv6Addr) {
 }
 
 fn solicit_target(source: &str, target: &str, with_mac: bool) -> (Neighbor, Link, Result<(), DropReason>) {
-    let (mut neighbor, mut link) = (Neighbor::new(&link_config(), Services::default()), Link::default());
+    let (mut neighbor, mut link) = (neighbor(&link_config()), Link::default());
     let (source, target) = (v6(source), v6(target));
     let group = ndp::solicited_node(target);
     let outcome = with_ndp(source, group, &solicitation(source, group, target, with_mac), |packet| {
@@ -89,7 +95,7 @@ fn only_ndp(link: &Link) -> (MacAddr, IpAddr, IpAddr, Message) {
 fn arp_requests_for_our_addresses_are_answered(#[case] target: Ipv4Addr) {
     // The last sender is a probe (RFC 5227), the one before an address of another of the container's networks.
     for sender in [CONTAINER, Ipv4Addr::new(172, 17, 0, 1), Ipv4Addr::UNSPECIFIED] {
-        let (mut neighbor, mut link) = (Neighbor::new(&link_config(), Services::default()), Link::default());
+        let (mut neighbor, mut link) = (neighbor(&link_config()), Link::default());
         assert_eq!(neighbor.handle_arp(&request(sender, target), &mut link), Ok(()));
         let reply = frame::parse(&link.frames[0].bytes).unwrap();
         assert_eq!(reply.destination, CONTAINER_MAC);
@@ -108,7 +114,7 @@ fn arp_requests_for_our_addresses_are_answered(#[case] target: Ipv4Addr) {
 
 #[test]
 fn arp_requests_for_other_addresses_are_not_answered() {
-    let (mut neighbor, mut link) = (Neighbor::new(&link_config(), Services::default()), Link::default());
+    let (mut neighbor, mut link) = (neighbor(&link_config()), Link::default());
     for target in [CONTAINER, Ipv4Addr::new(10, 0, 2, 4), Ipv4Addr::new(203, 0, 113, 1)] {
         let outcome = neighbor.handle_arp(&request(CONTAINER, target), &mut link);
         assert_eq!(outcome, Err(DropReason::NotForUs), "{target}");
@@ -118,7 +124,7 @@ fn arp_requests_for_other_addresses_are_not_answered() {
 
 #[test]
 fn claims_of_our_addresses_are_ignored() {
-    let (mut neighbor, mut link) = (Neighbor::new(&link_config(), Services::default()), Link::default());
+    let (mut neighbor, mut link) = (neighbor(&link_config()), Link::default());
     for ours in [GATEWAY, DNS] {
         for operation in [Operation::Request, Operation::Reply] {
             let claim = arp::Message { operation, ..request(ours, ours) };
@@ -133,7 +139,7 @@ fn claims_of_our_addresses_are_ignored() {
 
 #[test]
 fn container_is_learnt_from_its_own_frames_only_and_may_change() {
-    let mut neighbor = Neighbor::new(&link_config(), Services::default());
+    let mut neighbor = neighbor(&link_config());
     assert_eq!(neighbor.ethernet(), Err(DropReason::NoContainerMac));
     for (mac, source) in [
         (CONTAINER_MAC, IpAddr::V4(GATEWAY)),
@@ -157,7 +163,7 @@ fn container_is_learnt_from_its_own_frames_only_and_may_change() {
 #[test]
 fn configured_address_is_known_from_the_start() {
     let config = LinkConfig { container_mac: Some(CONTAINER_MAC), ..link_config() };
-    assert_eq!(Neighbor::new(&config, Services::default()).container_mac(), Some(CONTAINER_MAC));
+    assert_eq!(neighbor(&config).container_mac(), Some(CONTAINER_MAC));
 }
 
 #[rstest]
@@ -206,7 +212,7 @@ fn invalid_solicitations_are_discarded() {
         "a probe with a link address"
     );
 
-    let (mut neighbor, mut link) = (Neighbor::new(&link_config(), Services::default()), Link::default());
+    let (mut neighbor, mut link) = (neighbor(&link_config()), Link::default());
     let (nobody, gateway) = (Ipv6Addr::UNSPECIFIED, v6("fd00::2"));
     let outcome = with_ndp(nobody, gateway, &solicitation(nobody, gateway, gateway, false), |packet| {
         neighbor.handle_ndp(packet, CONTAINER_MAC, &mut link)
@@ -234,7 +240,7 @@ fn neighbor_claims_of_our_addresses_are_ignored() {
     let (_, link, outcome) = solicit_target("fd00::2", "fd00::3", true);
     assert_eq!((outcome, link.frames.len()), (Err(DropReason::NeighborConflict), 0));
 
-    let (mut neighbor, mut link) = (Neighbor::new(&link_config(), Services::default()), Link::default());
+    let (mut neighbor, mut link) = (neighbor(&link_config()), Link::default());
     let source = v6("fe80::64");
     let mut advertise = |target: &str| {
         let mut message = [0; NEIGHBOR_LEN];
@@ -257,7 +263,7 @@ fn router_solicitations_are_answered_to_the_asker_or_to_all() {
         (v6("fe80::64"), v6("fe80::64"), CONTAINER_MAC),
         (Ipv6Addr::UNSPECIFIED, ALL_NODES, MacAddr([0x33, 0x33, 0, 0, 0, 1])),
     ] {
-        let (mut neighbor, mut link) = (Neighbor::new(&link_config(), Services::default()), Link::default());
+        let (mut neighbor, mut link) = (neighbor(&link_config()), Link::default());
         fix_checksum(&mut bare, source, all_routers);
         let outcome = with_ndp(source, all_routers, &bare, |packet| {
             neighbor.handle_ndp(packet, CONTAINER_MAC, &mut link)
@@ -270,7 +276,7 @@ fn router_solicitations_are_answered_to_the_asker_or_to_all() {
     }
     let mut with_mac = [&bare[..], &[1, 1, 2, 0, 0, 0, 0, 1]].concat();
     fix_checksum(&mut with_mac, Ipv6Addr::UNSPECIFIED, all_routers);
-    let (mut neighbor, mut link) = (Neighbor::new(&link_config(), Services::default()), Link::default());
+    let (mut neighbor, mut link) = (neighbor(&link_config()), Link::default());
     let outcome = with_ndp(Ipv6Addr::UNSPECIFIED, all_routers, &with_mac, |packet| {
         neighbor.handle_ndp(packet, CONTAINER_MAC, &mut link)
     });
@@ -279,7 +285,7 @@ fn router_solicitations_are_answered_to_the_asker_or_to_all() {
 
 #[test]
 fn container_is_asked_for_once_a_second_and_learnt_from_its_answer() {
-    let (mut neighbor, mut link) = (Neighbor::new(&link_config(), Services::default()), Link::default());
+    let (mut neighbor, mut link) = (neighbor(&link_config()), Link::default());
     let begin = Instant::from_secs(9);
     for millis in [0, 1, 999, 1_000, 1_500] {
         neighbor.solicit(CONTAINER.into(), begin + Duration::from_millis(millis), &mut link);
@@ -306,7 +312,7 @@ fn container_is_asked_for_once_a_second_and_learnt_from_its_answer() {
 
 #[test]
 fn strangers_and_ourselves_are_not_asked_for() {
-    let (mut neighbor, mut link) = (Neighbor::new(&link_config(), Services::default()), Link::default());
+    let (mut neighbor, mut link) = (neighbor(&link_config()), Link::default());
     for target in [GATEWAY.into(), DNS.into(), IpAddr::from([203, 0, 113, 1]), v6("2001:db8::1").into()] {
         neighbor.solicit(target, Instant::ZERO, &mut link);
     }
@@ -316,7 +322,7 @@ fn strangers_and_ourselves_are_not_asked_for() {
 #[test]
 fn without_a_family_nothing_of_it_is_ours() {
     let config = LinkConfig { ipv4: None, ipv6: None, ..link_config() };
-    let (mut neighbor, mut link) = (Neighbor::new(&config, Services::default()), Link::default());
+    let (mut neighbor, mut link) = (neighbor(&config), Link::default());
     assert_eq!(neighbor.handle_arp(&request(CONTAINER, GATEWAY), &mut link), Err(DropReason::NotForUs));
     let source = v6("fe80::64");
     let mut message = vec![133, 0, 0, 0, 0, 0, 0, 0];
@@ -342,7 +348,7 @@ fn on_a_shared_segment_everybody_but_the_container_is_answered_for(
     #[case] answered: bool,
 ) {
     let mut link = Link::default();
-    let mut neighbor = Neighbor::new(&shared_link(), Services::default());
+    let mut neighbor = neighbor(&shared_link());
     let result = neighbor.handle_arp(&request(CONTAINER, target), &mut link);
     assert_eq!(result.is_ok(), answered, "{result:?}");
     assert_eq!(link.frames.len(), usize::from(answered));
@@ -353,7 +359,7 @@ fn on_a_shared_segment_everybody_but_the_container_is_answered_for(
 #[case::announcement(Ipv4Addr::new(10, 0, 2, 77))]
 fn on_a_shared_segment_an_address_that_the_container_gives_itself_is_left_to_it(#[case] sender: Ipv4Addr) {
     let mut link = Link::default();
-    let mut neighbor = Neighbor::new(&shared_link(), Services::default());
+    let mut neighbor = neighbor(&shared_link());
     let asked = request(sender, Ipv4Addr::new(10, 0, 2, 77));
     assert_eq!(neighbor.handle_arp(&asked, &mut link), Err(DropReason::NotForUs));
     assert!(link.frames.is_empty());

@@ -5,8 +5,9 @@
 //! is not there. Leases are kept by [`leases`]; an address outside the pool, such as the one the container is
 //! given by others, is never leased but may be asked about (INFORM).
 //!
-//! Every answer carries mask, router, resolver, broadcast address and the link's MTU, whether asked for or not.
-//! Left out: relays, BOOTP without DHCP, host names, and probing an address before it is offered (RFC 2131
+//! Every answer carries mask, router, broadcast address, the link's MTU and the [`Settings`], whether asked for or
+//! not; only the name in full is told to none but who asks (RFC 4702 §4). Nothing that a client says of its own
+//! name is kept. Left out: relays, BOOTP without DHCP, and probing an address before it is offered (RFC 2131
 //! §4.3.1, a SHOULD): there is nobody else on the link.
 
 pub mod leases;
@@ -14,6 +15,7 @@ pub mod leases;
 use std::net::Ipv4Addr;
 
 use self::leases::{ClientKey, Leases};
+use super::settings::Settings;
 use crate::config::{Config, Ipv4Link};
 use crate::stack::boundary::{FrameSink, Instant};
 use crate::stack::drop_reason::DropReason;
@@ -40,6 +42,7 @@ pub struct DhcpServer {
 #[derive(Debug, PartialEq, Eq)]
 struct Answer<'a> {
     reply: Reply<'a>,
+    tells_network: bool,
     destination: Ipv4Addr,
     destination_mac: MacAddr,
 }
@@ -49,12 +52,17 @@ impl DhcpServer {
     #[must_use]
     pub fn new(config: &Config) -> Option<DhcpServer> {
         let (pool, ipv4) = (config.services.dhcp?, config.link.ipv4?);
+        let settings = Settings::of(config);
         let network = Network {
             mask: ipv4.subnet.netmask(),
             broadcast: ipv4.subnet.broadcast(),
             router: ipv4.gateway,
-            dns: ipv4.dns.filter(|_| config.services.dns),
+            router_is_elsewhere: !ipv4.subnet.contains(&ipv4.gateway),
             mtu: config.link.mtu,
+            resolvers: settings.resolvers_ipv4,
+            search: settings.search,
+            hostname: settings.hostname,
+            fqdn: settings.fqdn,
         };
         Some(DhcpServer {
             ipv4,
@@ -78,7 +86,7 @@ impl DhcpServer {
     ) -> Result<(), DropReason> {
         let request = dhcp::parse(message).map_err(|_| DropReason::DhcpInvalid)?;
         match self.answer(&request, now)? {
-            Some(answer) => self.send(&answer, frames),
+            Some(answer) => self.send(&answer, request.max_packet, frames),
             None => Ok(()),
         }
     }
@@ -130,10 +138,15 @@ impl DhcpServer {
                 // RFC 2131 §4.3.5: no address, no lease; to the address that asks.
                 let reply = Reply {
                     client_address: request.client_address,
-                    network: Some(self.network),
+                    fqdn: request.fqdn,
                     ..self.reply(request, ReplyKind::Ack)
                 };
-                Ok(Some(Answer { reply, destination: request.client_address, destination_mac: request.mac }))
+                Ok(Some(Answer {
+                    reply,
+                    tells_network: true,
+                    destination: request.client_address,
+                    destination_mac: request.mac,
+                }))
             }
         }
     }
@@ -148,7 +161,7 @@ impl DhcpServer {
             client_address,
             your_address: address,
             lease_seconds: Some(LEASE_SECONDS),
-            network: Some(self.network),
+            fqdn: request.fqdn,
             ..self.reply(request, kind)
         };
         // RFC 2131 §4.1: to `ciaddr`; else by broadcast to who cannot do otherwise; else to the address that it
@@ -158,13 +171,14 @@ impl DhcpServer {
         } else {
             (address, request.mac)
         };
-        Answer { reply, destination, destination_mac }
+        Answer { reply, tells_network: true, destination, destination_mac }
     }
 
     /// RFC 2131 §4.3.2: a refusal is for a client whose address is wrong, so it goes to all.
     fn refuse<'a>(&self, request: &Request<'a>) -> Answer<'a> {
         Answer {
             reply: self.reply(request, ReplyKind::Nak),
+            tells_network: false,
             destination: Ipv4Addr::BROADCAST,
             destination_mac: MacAddr::BROADCAST,
         }
@@ -183,6 +197,7 @@ impl DhcpServer {
             server: self.ipv4.gateway,
             lease_seconds: None,
             network: None,
+            fqdn: None,
         }
     }
 
@@ -191,7 +206,16 @@ impl DhcpServer {
         leases::is_assignable(&self.ipv4, address)
     }
 
-    fn send<F: FrameSink>(&self, answer: &Answer<'_>, frames: &mut F) -> Result<(), DropReason> {
+    /// Sends the answer in a packet that the client takes (RFC 2132 §9.10) and the link carries whole.
+    fn send<F: FrameSink>(
+        &self,
+        answer: &Answer<'_>,
+        max_packet: Option<u16>,
+        frames: &mut F,
+    ) -> Result<(), DropReason> {
+        let packet = usize::from(max_packet.unwrap_or(0).min(self.network.mtu));
+        let room = packet.saturating_sub(dhcp::PACKET_OVERHEAD).max(Reply::MIN_ROOM);
+        let reply = Reply { network: answer.tells_network.then_some(&self.network), ..answer.reply };
         let ethernet = Ethernet { source: self.gateway_mac, destination: answer.destination_mac };
         let header = Header {
             source: self.ipv4.gateway.into(),
@@ -203,11 +227,11 @@ impl DhcpServer {
             dont_fragment: true,
         };
         let fill = |out: &mut [u8]| {
-            let len = answer.reply.write(&mut out[udp::HEADER_LEN..]);
+            let len = reply.write(&mut out[udp::HEADER_LEN..][..room]);
             udp::write_header(out, dhcp::SERVER_PORT, dhcp::CLIENT_PORT, len);
             udp::HEADER_LEN + len
         };
-        let len = udp::HEADER_LEN + Reply::MAX_LEN;
+        let len = udp::HEADER_LEN + room;
         self.emitter.send(&ethernet, &header, Transport::Udp, len, fill, frames)
     }
 }

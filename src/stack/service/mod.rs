@@ -4,6 +4,7 @@ pub mod dhcp;
 pub mod dhcpv6;
 pub mod dns;
 pub mod router_advert;
+pub mod settings;
 
 use std::net::IpAddr;
 

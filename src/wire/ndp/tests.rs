@@ -103,11 +103,14 @@ fn groups_are_those_of_the_rfcs() {
 
 #[test]
 fn an_independent_reader_understands_the_router_advertisement() {
+    let resolvers = ["fd00:1234::3", "2001:db8::53"].map(|text| text.parse::<Ipv6Addr>().unwrap());
+    let search = ["example.org", "b"].map(|text| DomainName::new(text).unwrap());
     let advertisement = RouterAdvertisement {
         source: GATEWAY,
         destination: CONTAINER,
         mac: MAC,
         hop_limit: 64,
+        managed: false,
         other_configuration: true,
         router_lifetime: 9_000,
         prefix: "fd00:1234::/64".parse().unwrap(),
@@ -115,13 +118,17 @@ fn an_independent_reader_understands_the_router_advertisement() {
         valid_lifetime: 86_400,
         preferred_lifetime: 14_400,
         mtu: 1_500,
-        dns: Some(Ipv6Addr::new(0xfd00, 0x1234, 0, 0, 0, 0, 0, 3)),
+        resolvers: &resolvers,
+        search: &search,
         dns_lifetime: 1_800,
     };
     let mut out = [0xee; RouterAdvertisement::MAX_LEN];
-    assert_eq!(advertisement.write(&mut out), RouterAdvertisement::MAX_LEN);
-    assert!(checksum_ok(GATEWAY, CONTAINER, &out));
-    assert!(Icmpv6Slice::from_slice(&out).unwrap().is_checksum_valid(GATEWAY.octets(), CONTAINER.octets()));
+    let len = advertisement.write(&mut out);
+    let out = &mut out[..];
+    let (out, unused) = out.split_at_mut(len);
+    assert!(unused.iter().all(|byte| *byte == 0));
+    assert!(checksum_ok(GATEWAY, CONTAINER, out));
+    assert!(Icmpv6Slice::from_slice(out).unwrap().is_checksum_valid(GATEWAY.octets(), CONTAINER.octets()));
 
     let packet = Icmpv6Packet::new_checked(&out[..]).unwrap();
     let repr = Icmpv6Repr::parse(&GATEWAY, &CONTAINER, &packet, &ChecksumCapabilities::default()).unwrap();
@@ -143,15 +150,60 @@ fn an_independent_reader_understands_the_router_advertisement() {
     assert_eq!((prefix.prefix_len, prefix.prefix), (64, "fd00:1234::".parse::<Ipv6Addr>().unwrap()));
     assert_eq!((prefix.valid_lifetime.secs(), prefix.preferred_lifetime.secs()), (86_400, 14_400));
     assert_eq!(prefix.flags.bits(), 0xc0);
-    // RFC 8106 §5.1, byte by byte: no reader at hand knows it.
-    assert_eq!(out[64..72], [25, 3, 0, 0, 0, 0, 0x07, 0x08]);
-    assert_eq!(out[72..], advertisement.dns.unwrap().octets());
+    // RFC 8106 §5.1 and §5.2, byte by byte: no reader at hand knows them.
+    assert_eq!(out[64..72], [25, 5, 0, 0, 0, 0, 0x07, 0x08]);
+    assert_eq!(out[72..104], [resolvers[0].octets(), resolvers[1].octets()].concat());
+    assert_eq!(out[104..112], [31, 3, 0, 0, 0, 0, 0x07, 0x08]);
+    assert_eq!(out[112..], b"\x07example\x03org\0\x01b\0"[..]);
 
-    let without =
-        RouterAdvertisement { dns: None, autonomous: false, other_configuration: false, ..advertisement };
+    let without = RouterAdvertisement {
+        resolvers: &[],
+        search: &[],
+        autonomous: false,
+        managed: true,
+        other_configuration: false,
+        ..advertisement
+    };
+    let mut out = [0xee; RouterAdvertisement::MAX_LEN];
     let len = without.write(&mut out);
-    assert_eq!((len, out[35], out[5]), (64, 0x80, 0));
+    assert_eq!((len, out[35], out[5]), (64, 0x80, 0x80));
     assert!(checksum_ok(GATEWAY, CONTAINER, &out[..len]));
+    let both = RouterAdvertisement { other_configuration: true, ..without };
+    both.write(&mut out);
+    assert_eq!(out[5], 0xc0);
+}
+
+#[test]
+fn an_advertisement_tells_what_fits_one_packet() {
+    let resolvers = vec![GATEWAY; 200];
+    let search: Vec<_> = (0..200).map(|at| DomainName::new(&format!("a{at}.example")).unwrap()).collect();
+    for (resolvers, search) in [(&resolvers[..], &search[..]), (&[], &search), (&resolvers[..68], &search)] {
+        let advertisement = RouterAdvertisement {
+            source: GATEWAY,
+            destination: CONTAINER,
+            mac: MAC,
+            hop_limit: 64,
+            managed: false,
+            other_configuration: false,
+            router_lifetime: 1,
+            prefix: "fd00:1234::/64".parse().unwrap(),
+            autonomous: true,
+            valid_lifetime: 1,
+            preferred_lifetime: 1,
+            mtu: 1_280,
+            resolvers,
+            search,
+            dns_lifetime: 1,
+        };
+        let mut out = [0xee; RouterAdvertisement::MAX_LEN];
+        let len = advertisement.write(&mut out);
+        assert!(len <= 1_240 && len > 1_200, "{len}");
+        let mut options = &out[16..len];
+        while let [_, units, ..] = options {
+            options = &options[usize::from(*units) * 8..];
+        }
+        assert!(options.is_empty());
+    }
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Tests of `dhcp`, sentences of its behaviour. Requests are written and answers read by `dhcproto`.
 
 use super::*;
-use crate::config::{DhcpPool, Limits, LinkConfig, OutboundAddresses, Services, Timeouts, UdpMapping};
+use crate::config::{DhcpPool, LinkConfig, Offers, Services};
 use crate::stack::boundary::Duration;
 use crate::stack::emit::tests::{CONTAINER_MAC, GATEWAY_MAC, Link, link_config};
+use crate::stack::service::settings;
 use crate::wire::frame::{self, Body};
 use crate::wire::ip;
 use dhcproto::v4::{self, DhcpOption, MessageType, OptionCode};
-use dhcproto::{Decodable, Encodable};
+use dhcproto::{Decodable, Encodable, Name};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -21,20 +22,8 @@ fn at(host: u8) -> Ipv4Addr {
 
 fn config() -> Config {
     let dhcp = Some(DhcpPool { first: at(15), last: at(30) });
-    Config {
-        link: LinkConfig { mtu: 1_400, ..link_config() },
-        host_loopback: false,
-        transports: Default::default(),
-        offers: Default::default(),
-        local_clients: Default::default(),
-        services: Services { dns: true, dhcp, dhcpv6: false, ..Services::default() },
-        outbound: OutboundAddresses::default(),
-        udp_mapping: UdpMapping::Connected,
-        publish: Vec::new(),
-        host_addresses: Vec::new(),
-        limits: Limits::default(),
-        timeouts: Timeouts::default(),
-    }
+    let link = LinkConfig { mtu: 1_400, ..link_config() };
+    Config { services: Services { dhcp, ..Services::default() }, ..settings::tests::config(link) }
 }
 
 fn server() -> DhcpServer {
@@ -334,5 +323,61 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn offers_are_told_and_the_name_in_full_to_who_asks() {
+    let offers = Offers {
+        resolvers: Some(vec!["192.0.2.53".parse().unwrap(), "fd00::53".parse().unwrap(), at(9).into()]),
+        search: vec!["example.org".into(), "lan".into()],
+        hostname: Some("box".into()),
+        fqdn: Some("box.example.org".into()),
+    };
+    let mut server = DhcpServer::new(&Config { offers, ..config() }).unwrap();
+    let heard = |server: &mut DhcpServer, options: &[DhcpOption]| {
+        heard(server, &message(MessageType::Discover, NONE, options))
+    };
+    let name = |text: &str| Name::from_ascii(text).unwrap();
+    let offer = heard(&mut server, &[]);
+    for expected in [
+        DhcpOption::DomainNameServer(vec!["192.0.2.53".parse().unwrap(), at(9)]),
+        DhcpOption::DomainSearch(vec![name("example.org."), name("lan.")]),
+        DhcpOption::Hostname("box".into()),
+    ] {
+        assert_eq!(offer.option(OptionCode::from(&expected)), Some(expected));
+    }
+    assert_eq!(offer.option(OptionCode::ClientFQDN), None);
+    assert_eq!(offer.option(OptionCode::ClasslessStaticRoute), None, "the gateway is a neighbor");
+    let asked = DhcpOption::ParameterRequestList(vec![OptionCode::ClientFQDN]);
+    let told = v4::fqdn::ClientFQDN::new(0x0c.into(), name("box.example.org."));
+    assert_eq!(
+        heard(&mut server, &[asked]).option(OptionCode::ClientFQDN),
+        Some(DhcpOption::ClientFQDN(told))
+    );
+}
+
+#[test]
+fn a_gateway_outside_the_subnet_is_reached_by_a_route_of_its_own() {
+    let mut config = config();
+    let gateway = Ipv4Addr::new(203, 0, 113, 1);
+    config.link.ipv4.as_mut().unwrap().gateway = gateway;
+    let network = DhcpServer::new(&config).unwrap().network;
+    assert!(network.router_is_elsewhere);
+    assert_eq!(network.router, gateway);
+}
+
+#[test]
+fn answers_are_as_large_as_client_and_link_take() {
+    let search = (0..200).map(|number| format!("a{number}.example")).collect();
+    let offers = Offers { search, ..Offers::default() };
+    let mut server = DhcpServer::new(&Config { offers, ..config() }).unwrap();
+    for (size, expected) in [(None, 576), (Some(0), 576), (Some(1_000), 1_000), (Some(u16::MAX), 1_400)] {
+        let options: Vec<_> = size.map(DhcpOption::MaxMessageSize).into_iter().collect();
+        let mut link = Link::default();
+        let request = message(MessageType::Discover, NONE, &options).to_vec().unwrap();
+        server.handle_message(&request, NOW, &mut link).unwrap();
+        let len = link.frames[0].bytes.len() - 14;
+        assert!(len <= expected && len > expected - 20, "{size:?}: {len}");
     }
 }
