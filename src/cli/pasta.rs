@@ -87,7 +87,7 @@ struct Cli {
     /// Let the log file grow up to this size [default: 1 MiB].
     #[arg(long, value_name = "BYTES")]
     log_size: Option<String>,
-    /// Become this user, if started as root [default: nobody].
+    /// Become this user, if started as root.
     #[arg(long, value_name = "UID[:GID]|LOGIN[:GROUP]")]
     runas: Option<String>,
     /// Record every frame in this file, in pcap format.

@@ -25,6 +25,7 @@ mod lifecycle;
 mod load;
 mod output;
 mod pasta;
+mod pasta_dhcp;
 mod pasta_ports;
 mod programs;
 mod publish;

@@ -68,7 +68,8 @@ fn living() -> Vec<String> {
     processes().into_iter().filter(|name| name.contains("pasta") || name.contains("netferry")).collect()
 }
 
-fn fetch(ground: &Ground, container: &Running, address: impl Into<IpAddr>, port: u16) -> Outcome {
+/// Gets what a web server says.
+pub fn fetch(ground: &Ground, container: &Running, address: impl Into<IpAddr>, port: u16) -> Outcome {
     ground.needs(&["curl"]);
     let url = format!("http://{}/", SocketAddr::new(address.into(), port));
     inside(ground, container, &["curl", "-sS", "--max-time", "5", &url])
