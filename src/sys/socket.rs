@@ -184,6 +184,14 @@ impl StreamSocket {
         let _ = SockRef::from(&self.fd).shutdown(std::net::Shutdown::Write);
     }
 
+    /// Keeps the congestion control that a host has for the world off a connection that never leaves it: one that
+    /// paces, as BBR does, or that takes a busy processor for a long path, costs most of the throughput there.
+    /// Reno is built into every kernel, and has neither (tcp(7), `TCP_CONGESTION`).
+    pub fn forgo_pacing(&self) {
+        // Slower, and no less right, where it is not allowed.
+        let _ = SockRef::from(&self.fd).set_tcp_congestion(b"reno");
+    }
+
     /// Closes with a RST: nothing queued is delivered.
     pub fn reset(self) {
         // A socket that cannot linger closes in the ordinary way.

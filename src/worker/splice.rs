@@ -93,6 +93,8 @@ impl SplicedConnection {
     /// Joins an accepted socket and another that is connected or connecting. Watch both before the first
     /// [`SplicedConnection::advance`].
     pub fn new(initiating: StreamSocket, target: StreamSocket) -> SplicedConnection {
+        initiating.forgo_pacing();
+        target.forgo_pacing();
         SplicedConnection { initiating, target, forth: Direction::new(), back: Direction::new() }
     }
 
