@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use ground::{Ground, HOST4, SCRATCH, SUBJECT, find_program};
 use measure::{
-    Direction, Sample, container, inside, processor_seconds, report, sample, setting, wait_for_route,
+    Direction, Sample, container, inside, processor_seconds, report, sample, setting, settle, wait_for_route,
 };
 use process::{SOON, Stream, start};
 
@@ -72,6 +72,7 @@ fn main() {
 /// A container and a relay, iperf3 once through a published port.
 fn measure(ground: &Ground, program: &str, mtu: &str, direction: Direction) -> Sample {
     let (_container, pid) = container(ground);
+    settle(ground, &pid, "reno");
     let socket = format!("{SCRATCH}/api-{pid}.sock");
     let mut command = ground.user(program);
     command.args(["--configure", "--mtu", mtu, "--api-socket", &socket, &pid, "tap0"]);

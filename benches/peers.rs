@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use ground::{Ground, HOST4, SUBJECT, find_program};
 use measure::{
-    Direction, Sample, container, inside, processor_seconds, report, sample, setting, wait_for_route,
+    Direction, Sample, container, inside, processor_seconds, report, sample, setting, settle, wait_for_route,
 };
 use process::{SOON, Stream, start};
 
@@ -140,6 +140,7 @@ impl Relay {
 /// A container and a relay, iperf3 once through it.
 fn measure(ground: &Ground, relay: Relay, program: &str, mtu: &str, direction: Direction) -> Sample {
     let (_container, pid) = container(ground);
+    settle(ground, &pid, "reno");
     let running = start(relay.command(ground, program, &pid, mtu));
     wait_for_route(ground, &pid, &running);
 

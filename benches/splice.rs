@@ -2,7 +2,8 @@
 //! splice.
 //!
 //! `cargo bench --bench splice`. Both are started with the same arguments; an iperf3 server is in the container, its client on
-//! the host. They take turns inside each round. Reno everywhere and the kernel's own buffer limits.
+//! the host. They take turns inside each round, with the kernel's own buffer limits: once with the congestion control that
+//! new namespaces have on this machine, and once with reno, should that be another.
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
@@ -23,12 +24,14 @@ mod measure;
 mod process;
 
 use std::env;
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use ground::{Ground, SCRATCH, SUBJECT, find_program};
 use measure::{
-    Direction, Sample, container, inside, processor_seconds, report, sample, setting, wait_for_route,
+    CONGESTION, Direction, Sample, container, inside, processor_seconds, report, sample, setting, settle,
+    usual_congestion, wait_for_route,
 };
 use process::{SOON, Stream, start};
 
@@ -46,15 +49,19 @@ fn main() {
     symlink(SUBJECT, &ours).expect("the scratch directory is writable");
     let relays = [("netferry", ours.as_str()), ("pasta", original.as_str())];
     let rounds = setting("SPLICE_ROUNDS", 5);
-    println!("single runs of {} s, {rounds} rounds, congestion control reno", setting("SPLICE_SECONDS", 3));
-    for direction in [Direction::Up, Direction::Down] {
+    println!("single runs of {} s, {rounds} rounds", setting("SPLICE_SECONDS", 3));
+    let mut congestions = vec![usual_congestion(&ground), "reno".to_owned()];
+    congestions.dedup();
+    let directions = [Direction::Up, Direction::Down];
+    for (congestion, direction) in congestions.iter().flat_map(|name| directions.map(|way| (name, way))) {
+        fs::write(CONGESTION, congestion).expect("the namespace is ours");
         let mut samples = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
             for (collected, (_, program)) in samples.iter_mut().zip(relays) {
-                collected.push(measure(&ground, program, direction));
+                collected.push(measure(&ground, program, direction, congestion));
             }
         }
-        let title = format!("spliced port, {direction:?}");
+        let title = format!("spliced port, {direction:?}, {congestion}");
         let medians =
             report(&title, &[(relays[0].0, samples[0].as_slice()), (relays[1].0, samples[1].as_slice())]);
         println!("\nnetferry is {:.2} times the original", medians[0] / medians[1]);
@@ -62,8 +69,9 @@ fn main() {
 }
 
 /// A container and a relay, iperf3 once through a published port.
-fn measure(ground: &Ground, program: &str, direction: Direction) -> Sample {
+fn measure(ground: &Ground, program: &str, direction: Direction, congestion: &str) -> Sample {
     let (_container, pid) = container(ground);
+    settle(ground, &pid, congestion);
     let mut command = ground.user(program);
     command.args(["--foreground", "--config-net", "--ns-ifname", "tap0", "-t", "15201:5201"]);
     command.args(["-u", "none", "-T", "none", "-U", "none", &pid]);

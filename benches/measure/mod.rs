@@ -12,6 +12,9 @@ use crate::process::{Outcome, Running, SOON, Stream, run, start};
 /// Clock ticks of `/proc/PID/stat`; the kernel's interface to programs has had no other value for long.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// The setting of the namespace that reads or writes it.
+pub const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// Out of the container.
@@ -53,15 +56,27 @@ pub fn container(ground: &Ground) -> (Running, String) {
     (container, pid)
 }
 
-/// `script`, to be run in the container with the kernel's own settings and reno.
-pub fn inside(ground: &Ground, pid: &str, script: &str) -> Command {
-    let mut settings = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control".to_owned();
+/// Gives the container the kernel's own buffers and this congestion control. To be called before the relay starts: it may
+/// open sockets there at once.
+pub fn settle(ground: &Ground, pid: &str, congestion: &str) {
+    let mut settings = format!("echo {congestion} > {CONGESTION}");
     for (name, value) in TCP_BUFFERS {
         settings += &format!(" && echo {value} > /proc/sys/{name}");
     }
+    run(inside(ground, pid, &settings)).expect_success();
+}
+
+/// The congestion control that new namespaces have on this machine.
+#[allow(dead_code)]
+pub fn usual_congestion(ground: &Ground) -> String {
+    let (_container, pid) = container(ground);
+    run(inside(ground, &pid, &format!("cat {CONGESTION}"))).expect_success().stdout.trim().to_owned()
+}
+
+/// `script`, to be run in the container.
+pub fn inside(ground: &Ground, pid: &str, script: &str) -> Command {
     let mut command = ground.user("nsenter");
-    command.args(["--target", pid, "--user", "--net", "--preserve-credentials", "sh", "-c"]);
-    command.arg(format!("{settings} && {script}"));
+    command.args(["--target", pid, "--user", "--net", "--preserve-credentials", "sh", "-c", script]);
     command
 }
 
