@@ -89,8 +89,8 @@ fn measure(ground: &Ground, program: &str, direction: Direction, congestion: &st
     if direction == Direction::Up {
         client.arg("--reverse");
     }
-    let before = processor_seconds(&["pasta"]);
+    let before = processor_seconds(&["pasta", "passt"]);
     let outcome = start(client).finish(Duration::from_secs(u64::from(seconds)) + SOON);
-    sample(outcome, processor_seconds(&["pasta"]) - before)
+    sample(outcome, processor_seconds(&["pasta", "passt"]) - before)
     // Relay, server and container are killed here, by their own handles.
 }
