@@ -1,7 +1,7 @@
 //! TCP segments, as far as the core looks into them itself (RFC 9293 §3.1).
 //!
-//! The connection's engine reads and writes segments on its own; here is what dispatch needs before there is an
-//! engine, or beside it: ports, flags, a reset for strangers, and the MSS option, which is clamped on its way.
+//! Ports, flags and options of what the container sends, the header of what we send, and a reset for strangers. Options
+//! known are those of RFC 9293 (MSS), RFC 7323 (window scale) and RFC 2018 (selective acknowledgement).
 
 use super::{be16, be32};
 
@@ -14,6 +14,14 @@ const OPTION_END: u8 = 0;
 const OPTION_NOP: u8 = 1;
 const OPTION_MAX_SEGMENT_SIZE: u8 = 2;
 const OPTION_WINDOW_SCALE: u8 = 3;
+const OPTION_SACK_PERMITTED: u8 = 4;
+const OPTION_SACK: u8 = 5;
+/// Bytes of one block of a selective acknowledgement.
+const SACK_BLOCK_LEN: usize = 8;
+/// Bytes of the longest header.
+pub const MAX_HEADER_LEN: usize = 60;
+/// Blocks that fit a header beside nothing else.
+pub const MAX_SACK_BLOCKS: usize = 4;
 
 /// Control bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -69,6 +77,8 @@ pub struct Segment<'a> {
     pub header_len: usize,
     /// MSS option; looked for in a SYN only, where alone it means something.
     pub max_segment_size: Option<u16>,
+    /// Options as they stand.
+    pub options: &'a [u8],
     /// Data.
     pub payload: &'a [u8],
 }
@@ -81,6 +91,57 @@ impl Segment<'_> {
         self.payload.len() as u32
             + u32::from(self.flags.contains(Flags::SYN))
             + u32::from(self.flags.contains(Flags::FIN))
+    }
+
+    /// Bits by which the sender of this SYN shifts its later windows (RFC 7323 §2.2), if it says so.
+    #[must_use]
+    pub fn window_shift(&self) -> Option<u8> {
+        // RFC 7323 §2.3: a larger shift counts as 14.
+        self.option(OPTION_WINDOW_SCALE, 1).map(|value| value[0].min(14))
+    }
+
+    /// Whether the sender of this SYN understands selective acknowledgements (RFC 2018 §2).
+    #[must_use]
+    pub fn permits_sack(&self) -> bool {
+        self.option(OPTION_SACK_PERMITTED, 0).is_some()
+    }
+
+    /// Ranges received beyond the acknowledged: first sequence number, and the one behind the last (RFC 2018 §3).
+    pub fn sack_blocks(&self) -> impl Iterator<Item = (u32, u32)> {
+        let found = OptionWalk { rest: self.options }.find(|(kind, _)| *kind == OPTION_SACK);
+        let blocks = found.map_or(&[][..], |(_, value)| value);
+        blocks.chunks_exact(SACK_BLOCK_LEN).map(|block| (be32(block, 0), be32(block, 4)))
+    }
+
+    /// The value of the first option of this kind and length.
+    fn option(&self, wanted: u8, len: usize) -> Option<&[u8]> {
+        let mut walk = OptionWalk { rest: self.options };
+        walk.find(|(kind, value)| *kind == wanted && value.len() == len).map(|(_, value)| value)
+    }
+}
+
+/// The options of a header; a malformed one ends the walk.
+struct OptionWalk<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for OptionWalk<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+        loop {
+            match *self.rest {
+                [] | [OPTION_END, ..] => return None,
+                [OPTION_NOP, ref rest @ ..] => self.rest = rest,
+                [kind, len, ref rest @ ..] => {
+                    let len = usize::from(len).checked_sub(2)?;
+                    let (value, rest) = rest.split_at_checked(len)?;
+                    self.rest = rest;
+                    return Some((kind, value));
+                }
+                [_] => return None,
+            }
+        }
     }
 }
 
@@ -107,7 +168,9 @@ pub fn parse(transport: &[u8]) -> Result<Segment<'_>, TcpError> {
     let (header, payload) = transport.split_at(header_len);
     let flags = Flags(fixed[13]);
     let max_segment_size = match flags.contains(Flags::SYN) {
-        true => option_at(header, OPTION_MAX_SEGMENT_SIZE, 4).map(|at| be16(header, at)),
+        true => OptionWalk { rest: &header[MIN_HEADER_LEN..] }
+            .find(|(kind, value)| *kind == OPTION_MAX_SEGMENT_SIZE && value.len() == 2)
+            .map(|(_, value)| be16(value, 0)),
         false => None,
     };
     Ok(Segment {
@@ -119,64 +182,9 @@ pub fn parse(transport: &[u8]) -> Result<Segment<'_>, TcpError> {
         window: be16(fixed, 14),
         header_len,
         max_segment_size,
+        options: &header[MIN_HEADER_LEN..],
         payload,
     })
-}
-
-/// Bits by which the sender of this SYN shifts its later windows (RFC 7323 §2.2), if it says so.
-#[must_use]
-pub fn window_shift(syn: &[u8]) -> Option<u8> {
-    let header = syn.get(..usize::from(syn.get(12)? >> 4) * 4)?;
-    // RFC 7323 §2.3: a larger shift counts as 14.
-    option_at(header, OPTION_WINDOW_SCALE, 3).map(|at| header[at].min(14))
-}
-
-/// Offset of the value of the first option of this kind and length in `header`, which ends with its last option.
-fn option_at(header: &[u8], wanted: u8, wanted_len: usize) -> Option<usize> {
-    let mut at = MIN_HEADER_LEN;
-    while let Some(&kind) = header.get(at) {
-        let len = match kind {
-            OPTION_END => return None,
-            OPTION_NOP => 1,
-            _ => match header.get(at + 1) {
-                Some(&len) if len >= 2 => usize::from(len),
-                Some(_) | None => return None,
-            },
-        };
-        if kind == wanted && len == wanted_len && at + len <= header.len() {
-            return Some(at + 2);
-        }
-        at += len;
-    }
-    None
-}
-
-/// Overwrites the value of the MSS option, if this TCP header has one, and says whether it had. The checksum
-/// is left as it is.
-pub fn set_max_segment_size(transport: &mut [u8], value: u16) -> bool {
-    let Some(&offset) = transport.get(12) else { return false };
-    let header_len = usize::from(offset >> 4) * 4;
-    let Some(header) = transport.get_mut(..header_len) else { return false };
-    let Some(at) = option_at(header, OPTION_MAX_SEGMENT_SIZE, 4) else { return false };
-    header[at..at + 2].copy_from_slice(&value.to_be_bytes());
-    true
-}
-
-/// Control bits of a segment that is known to hold a header.
-#[must_use]
-pub fn flags(transport: &[u8]) -> Flags {
-    Flags(transport[13])
-}
-
-/// Header bytes of a segment that is known to hold one.
-#[must_use]
-pub fn header_len(transport: &[u8]) -> usize {
-    usize::from(transport[12] >> 4) * 4
-}
-
-/// Stores a checksum, complete or partial.
-pub fn set_checksum(transport: &mut [u8], value: u16) {
-    transport[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&value.to_be_bytes());
 }
 
 /// A segment without options and data.
@@ -200,6 +208,15 @@ impl BareSegment {
     /// Bytes on the wire.
     pub const LEN: usize = MIN_HEADER_LEN;
 
+    /// Writes the segment with options at the front of `transport`, which holds [`MAX_HEADER_LEN`] bytes, with a zero
+    /// checksum, and returns the length of its header.
+    pub fn write_with(&self, options: &Options<'_>, transport: &mut [u8]) -> usize {
+        self.write(transport);
+        let len = MIN_HEADER_LEN + options.write(&mut transport[MIN_HEADER_LEN..MAX_HEADER_LEN]);
+        transport[12] = (len as u8 / 4) << 4;
+        len
+    }
+
     /// Writes the segment at the front of `transport`, with a zero checksum.
     pub fn write(&self, transport: &mut [u8]) {
         let flags = match self.acknowledgement {
@@ -213,6 +230,49 @@ impl BareSegment {
         transport[12..14].copy_from_slice(&[(MIN_HEADER_LEN as u8 / 4) << 4, flags.0]);
         transport[14..16].copy_from_slice(&self.window.to_be_bytes());
         transport[16..20].fill(0);
+    }
+}
+
+/// Options of a segment of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options<'a> {
+    /// Largest payload that we take in one segment.
+    pub max_segment_size: Option<u16>,
+    /// Bits by which our later windows are shifted.
+    pub window_shift: Option<u8>,
+    /// We understand selective acknowledgements.
+    pub permits_sack: bool,
+    /// Ranges that we have beyond the acknowledged; [`MAX_SACK_BLOCKS`] at most.
+    pub sack: &'a [(u32, u32)],
+}
+
+impl Options<'_> {
+    /// Writes them, padded to whole words, and returns their length: 40 bytes at most.
+    fn write(&self, out: &mut [u8]) -> usize {
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            out[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        if let Some(size) = self.max_segment_size {
+            let [high, low] = size.to_be_bytes();
+            put(&[OPTION_MAX_SEGMENT_SIZE, 4, high, low]);
+        }
+        if let Some(shift) = self.window_shift {
+            put(&[OPTION_NOP, OPTION_WINDOW_SCALE, 3, shift]);
+        }
+        if self.permits_sack {
+            put(&[OPTION_NOP, OPTION_NOP, OPTION_SACK_PERMITTED, 2]);
+        }
+        let sack = &self.sack[..self.sack.len().min(MAX_SACK_BLOCKS)];
+        if !sack.is_empty() {
+            put(&[OPTION_NOP, OPTION_NOP, OPTION_SACK, (2 + SACK_BLOCK_LEN * sack.len()) as u8]);
+            for (first, end) in sack {
+                put(&first.to_be_bytes());
+                put(&end.to_be_bytes());
+            }
+        }
+        at
     }
 }
 
@@ -269,16 +329,18 @@ mod tests {
     }
 
     #[test]
-    fn segment_size_is_replaced_only_where_it_stands() {
-        let mut bytes =
-            syn_with(&[TcpOptionElement::WindowScale(7), TcpOptionElement::MaximumSegmentSize(9000)]);
-        assert!(set_max_segment_size(&mut bytes, 1460));
-        assert_eq!(parse(&bytes).unwrap().max_segment_size, Some(1460));
-        let mut bytes = syn_with(&[TcpOptionElement::WindowScale(7)]);
-        let before = bytes.clone();
-        assert!(!set_max_segment_size(&mut bytes, 1460));
-        assert_eq!(bytes, before);
-        assert!(!set_max_segment_size(&mut [0x50; 12], 1460));
+    fn options_of_an_independent_writer_are_found() {
+        let bytes = syn_with(&[
+            TcpOptionElement::SelectiveAcknowledgementPermitted,
+            TcpOptionElement::WindowScale(15),
+        ]);
+        let segment = parse(&bytes).unwrap();
+        assert_eq!((segment.window_shift(), segment.permits_sack()), (Some(14), true), "RFC 7323 §2.3");
+        let bytes =
+            syn_with(&[TcpOptionElement::SelectiveAcknowledgement((1, 2), [Some((7, 9)), None, None])]);
+        let segment = parse(&bytes).unwrap();
+        assert_eq!(segment.sack_blocks().collect::<Vec<_>>(), [(1, 2), (7, 9)]);
+        assert_eq!((segment.window_shift(), segment.permits_sack()), (None, false));
     }
 
     #[test]
@@ -312,6 +374,7 @@ mod tests {
             window: 100,
             header_len: 20,
             max_segment_size: None,
+            options: &[],
             payload: b"xy",
         };
         let reset = reset_for(&base).unwrap();
@@ -335,7 +398,7 @@ mod tests {
             let ack = if acknowledgement.is_some() { Flags::ACK } else { Flags(0) };
             prop_assert_eq!(parse(&bytes), Ok(Segment {
                 source_port, destination_port, sequence, acknowledgement: acknowledgement.unwrap_or(0),
-                flags: flags.union(ack), window, header_len: 20, max_segment_size: None, payload: &[],
+                flags: flags.union(ack), window, header_len: 20, max_segment_size: None, options: &[], payload: &[],
             }));
             let slice = TcpHeaderSlice::from_slice(&bytes).unwrap();
             prop_assert_eq!(slice.sequence_number(), sequence);
@@ -343,16 +406,35 @@ mod tests {
             prop_assert_eq!(slice.rst(), flags.contains(Flags::RST));
             prop_assert_eq!(slice.window_size(), window);
             prop_assert_eq!(slice.checksum(), 0);
-            set_checksum(&mut bytes, 0xabcd);
-            prop_assert_eq!(TcpHeaderSlice::from_slice(&bytes).unwrap().checksum(), 0xabcd);
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn options_are_parsed_back_and_an_independent_reader_agrees(
+            size in prop::option::of(any::<u16>()), shift in prop::option::of(0u8..15), permits_sack: bool,
+            sack in prop::collection::vec(any::<(u32, u32)>(), 0..3),
+        ) {
+            let bare = BareSegment {
+                source_port: 1, destination_port: 2, sequence: 3, acknowledgement: None, flags: Flags::SYN, window: 4,
+            };
+            let options = Options { max_segment_size: size, window_shift: shift, permits_sack, sack: &sack };
+            let mut bytes = [0xee; MAX_HEADER_LEN];
+            let len = bare.write_with(&options, &mut bytes);
+            let segment = parse(&bytes[..len]).unwrap();
+            prop_assert_eq!((segment.max_segment_size, segment.window_shift()), (size, shift));
+            prop_assert_eq!(segment.permits_sack(), permits_sack);
+            prop_assert_eq!(segment.sack_blocks().collect::<Vec<_>>(), sack.clone());
+            let read: Result<Vec<_>, _> = TcpHeaderSlice::from_slice(&bytes[..len]).unwrap().options_iterator().collect();
+            let read: Vec<_> = read.unwrap().into_iter().filter(|option| *option != TcpOptionElement::Noop).collect();
+            let count = [size.is_some(), shift.is_some(), permits_sack, !sack.is_empty()];
+            prop_assert_eq!(read.len(), count.into_iter().filter(|is_there| *is_there).count());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             if let Ok(segment) = parse(&bytes) {
                 let _ = reset_for(&segment);
+                let _ = (segment.window_shift(), segment.permits_sack(), segment.sack_blocks().count());
             }
-            set_max_segment_size(&mut bytes, 1);
         }
 
         #[test]
@@ -360,8 +442,8 @@ mod tests {
             let mut bytes = syn_with(&[]);
             bytes[12] = 0xf0;
             bytes.extend(options);
-            let found = parse(&bytes).unwrap().max_segment_size;
-            prop_assert_eq!(set_max_segment_size(&mut bytes, 1), found.is_some());
+            let segment = parse(&bytes).unwrap();
+            let _ = (segment.window_shift(), segment.permits_sack(), segment.sack_blocks().count());
         }
     }
 }

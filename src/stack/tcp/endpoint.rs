@@ -1,39 +1,46 @@
-//! The container-facing TCP engine of one flow, behind a narrow door.
+//! The container-facing TCP engine of one flow (RFC 9293), behind a narrow door.
 //!
-//! Today it is a smoltcp socket with an interface and a socket set of its own: shared sets cost O(flows) a
-//! packet. What smoltcp cannot do by itself is done at this door, so that the relay sees a plain endpoint:
+//! It is made for one peer: a kernel that is one hop away, takes super-segments and sends them.
 //!
-//! - **Super-segments.** smoltcp 0.14 offers segmentation offload for IPv4 only (its IPv6 path drops what is
-//!   larger than the MTU). So the engine is told of a larger segment size than the container announced, a
-//!   multiple of the real one, and every segment that exceeds the real one leaves with the size to cut at in
-//!   its virtio-net header. The size the engine announces in turn is set back to the link's in its SYN.
+//! - **Bytes from the container** that come in order are offered to the relay where they lie in the frame; only what the
+//!   host does not take at once is kept. Bytes out of order wait in the same ring, and are told of (RFC 2018).
+//! - **Bytes for the container** stay in one ring until they are acknowledged, and leave in super-segments with the size
+//!   to cut at in the virtio-net header, for either family.
 //! - **The held SYN.** A passive endpoint takes the container's SYN and says nothing until
 //!   [`Endpoint::release_syn_ack`] or [`Endpoint::abort`].
-//! - **Initial sequence numbers.** Each engine is seeded by the caller, from a keyed hash (RFC 6528).
+//! - **Memory.** An endpoint without bytes has no buffer.
+//! - **Acknowledgements** are owed, not sent, by what arrives; [`Endpoint::poll_transmit`] pays all of a batch with one.
 //!
-//! Read RFC 9293 first. What is known to be missing (minimum RTO of one second, no use of received SACK, no
-//! ECN) is smoltcp's, and ends when the engine is replaced.
+//! What it leaves out: urgent data is data (RFC 6093), no timestamps (a link that does not keep segments for the minutes
+//! that sequence numbers need to wrap has no use for them), no ECN, no data on a SYN (RFC 7413: the container sends it
+//! again after the handshake). The sending half is [`sender`].
 
-use std::net::{IpAddr, SocketAddr};
+mod queue;
+mod sender;
+mod sequence;
 
-use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
-use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
+use std::net::SocketAddr;
 
-use super::super::boundary::{FrameSink, Instant};
-use crate::wire::ip::{self, Ethernet};
-use crate::wire::tcp::{self, Flags};
-use crate::wire::vnet_header::{FrameMeta, Offload, Segmentation};
+use self::queue::ByteQueue;
+use self::sender::{Sender, Turn};
+use self::sequence::{Ranges, is_at_most, is_before, later};
+use super::super::boundary::{Duration, FrameSink, Instant};
+use super::super::emit::{Emitter, Transport};
+use crate::wire::ip::{self, Ethernet, Header, protocol};
+use crate::wire::tcp::{self, BareSegment, Flags, MAX_SACK_BLOCKS, Options, Segment};
+use crate::wire::vnet_header::{Offload, Segmentation};
 
 /// Largest IP packet a frame can carry.
 const MAX_PACKET_BYTES: usize = 65_535;
 
 /// Header bytes of TCP without options.
-const TCP_HEADER_LEN: usize = 20;
+const TCP_HEADER_LEN: usize = tcp::MIN_HEADER_LEN;
 
-/// Longest packet of headers alone: IPv6 and TCP with all its options.
-const MAX_HEADER_BYTES: usize = 40 + 60;
+/// Bits by which our windows are shifted: 8 MiB at most, in steps of 128 bytes.
+const WINDOW_SHIFT: u8 = 7;
+
+/// How long an empty ring is kept for the next bytes.
+const KEEP_RINGS: Duration = Duration::from_secs(1);
 
 /// What the link looks like to an endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -56,295 +63,20 @@ impl LinkView {
     }
 }
 
-/// One engine: our end of one connection with the container.
-pub struct Endpoint {
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
-    /// Largest payload the container takes in one segment.
-    segment_bytes: u16,
-    is_ipv6: bool,
-    /// Bits by which the container's windows are shifted.
-    window_shift: u8,
-    /// What the container has last granted; none before the handshake is done.
-    grant: Option<Grant>,
-}
-
-/// What the container has taken and what it will take.
-#[derive(Debug, Clone, Copy)]
-struct Grant {
-    /// Its latest acknowledgement number.
-    acknowledged: u32,
-    /// First sequence number beyond its window.
-    right_edge: u32,
-}
-
-/// Whether sequence number `a` lies before `b` (RFC 9293 §3.4).
-fn is_before(a: u32, b: u32) -> bool {
-    a.wrapping_sub(b) > u32::MAX / 2
-}
-
-impl Endpoint {
-    /// An endpoint at `local` (an address of the world, which we stand for) that awaits the container's SYN.
-    #[must_use]
-    pub fn accept(local: SocketAddr, buffer_bytes: usize, seed: u64, link: &LinkView, now: Instant) -> Self {
-        let mut endpoint = Self::new(local.ip(), buffer_bytes, seed, link, now);
-        let socket = endpoint.socket();
-        socket.pause_synack(true);
-        socket
-            .listen(IpListenEndpoint { addr: Some(local.ip().into()), port: local.port() })
-            .expect("a fresh socket listens on any port but zero, which the caller refuses");
-        endpoint
-    }
-
-    /// An endpoint at `local` that connects to the container's `server`.
-    #[must_use]
-    pub fn connect(
-        local: SocketAddr,
-        server: SocketAddr,
-        buffer_bytes: usize,
-        seed: u64,
-        link: &LinkView,
-        now: Instant,
-    ) -> Self {
-        let mut endpoint = Self::new(local.ip(), buffer_bytes, seed, link, now);
-        let Endpoint { interface, sockets, handle, .. } = &mut endpoint;
-        sockets
-            .get_mut::<Socket<'static>>(*handle)
-            .connect(
-                interface.context(),
-                IpEndpoint::new(server.ip().into(), server.port()),
-                IpListenEndpoint { addr: Some(local.ip().into()), port: local.port() },
-            )
-            .expect("both endpoints are specified and of one family");
-        endpoint
-    }
-
-    fn new(local: IpAddr, buffer_bytes: usize, seed: u64, link: &LinkView, now: Instant) -> Self {
-        let is_ipv6 = local.is_ipv6();
-        let mut config = InterfaceConfig::new(HardwareAddress::Ip);
-        config.random_seed = seed;
-        let mut capabilities = NoDevice(capabilities(link, is_ipv6));
-        let mut interface = Interface::new(config, &mut capabilities, now);
-        let local = IpAddress::from(local);
-        interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(local, if is_ipv6 { 128 } else { 32 })).expect("the list is empty");
-        });
-        let mut socket =
-            Socket::new(SocketBuffer::new(vec![0; buffer_bytes]), SocketBuffer::new(vec![0; buffer_bytes]));
-        socket.set_ack_delay(None);
-        socket.set_nagle_enabled(false);
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
-        let segment_bytes = link.max_segment_size(is_ipv6);
-        Endpoint { interface, sockets, handle, segment_bytes, is_ipv6, window_shift: 0, grant: None }
-    }
-
-    /// Takes one segment of the container, as a whole IP packet whose checksums have been seen to.
-    pub fn handle_segment(
-        &mut self,
-        packet: &[u8],
-        segment: &tcp::Segment<'_>,
-        link: &LinkView,
-        now: Instant,
-        frames: &mut impl FrameSink,
-    ) {
-        if segment.flags.contains(Flags::SYN) {
-            self.handle_syn(packet, segment, link, now, frames);
-        } else if self.is_news(segment) {
-            self.ingress(packet, link, now, frames);
-        }
-    }
-
-    /// Notes what the segment grants, and says whether the engine needs to see it.
-    ///
-    /// Two kinds of bare ACK are kept from smoltcp 0.14. One that has been overtaken by a larger grant: the engine
-    /// would believe its smaller window and, at zero, wait for ever. And one that repeats itself while nothing
-    /// but our FIN is unacknowledged: the third starts a fast retransmission, which finds no data to send and
-    /// has by then stopped the timer that would have sent the FIN again.
-    fn is_news(&mut self, segment: &tcp::Segment<'_>) -> bool {
-        if !segment.flags.contains(Flags::ACK) || segment.flags.contains(Flags::RST) {
-            return true;
-        }
-        let acknowledged = segment.acknowledgement;
-        let right_edge = acknowledged.wrapping_add(u32::from(segment.window) << self.window_shift);
-        let is_bare = segment.payload.is_empty() && !segment.flags.contains(Flags::FIN);
-        if let Some(last) = self.grant {
-            let repeats = acknowledged == last.acknowledged;
-            if is_before(acknowledged, last.acknowledged)
-                || (repeats && is_before(right_edge, last.right_edge))
-            {
-                return !is_bare;
-            }
-            let awaits_ack_of_fin = matches!(self.view().state(), State::FinWait1 | State::Closing);
-            if is_bare && repeats && awaits_ack_of_fin && self.view().send_queue() == 0 {
-                return false;
-            }
-        }
-        self.grant = Some(Grant { acknowledged, right_edge });
-        true
-    }
-
-    /// Bytes of the container's window that are not yet spoken for.
-    ///
-    /// The engine gets no more than these to send, except for one byte with which it asks a closed window to
-    /// open: its fast retransmission ignores the window, and bytes that it has once sent beyond a window that
-    /// then closes are never sent again.
-    fn granted_bytes(&self) -> usize {
-        let Some(Grant { acknowledged, right_edge }) = self.grant else { return usize::MAX };
-        let queued = self.view().send_queue();
-        let window = right_edge.wrapping_sub(acknowledged) as usize;
-        if window == 0 && queued == 0 { 1 } else { window.saturating_sub(queued) }
-    }
-
-    /// Notes the container's segment size and tells the engine the lifted one.
-    ///
-    /// Data on a SYN (RFC 7413) is left out; the container sends it again after the handshake.
-    fn handle_syn(
-        &mut self,
-        packet: &[u8],
-        segment: &tcp::Segment<'_>,
-        link: &LinkView,
-        now: Instant,
-        frames: &mut impl FrameSink,
-    ) {
-        let headers = packet.len() - segment.payload.len();
-        let offset = headers - segment.header_len;
-        let mut copy = [0u8; MAX_HEADER_BYTES];
-        let ip_header = ip::header_len(self.is_ipv6);
-        let Some(syn) = copy.get_mut(..ip_header + segment.header_len) else { return };
-        // The engine skips IP options anyway; without them the header is of one known length.
-        syn[..ip_header].copy_from_slice(&packet[..ip_header]);
-        syn[ip_header..].copy_from_slice(&packet[offset..headers]);
-        ip::set_plain_header(syn, self.is_ipv6);
-        if let Some(announced) = segment.max_segment_size {
-            self.segment_bytes = announced.clamp(64, link.max_segment_size(self.is_ipv6));
-            tcp::set_max_segment_size(&mut syn[ip_header..], self.lifted_segment_bytes(link));
-        } else {
-            // RFC 9293 §3.7.1 MUST-15: without the option the default is 536, or 1220 over IPv6.
-            self.segment_bytes = self.segment_bytes.min(if self.is_ipv6 { 1_220 } else { 536 });
-        }
-        let syn = &copy[..ip_header + segment.header_len];
-        self.window_shift = tcp::window_shift(&syn[ip_header..]).unwrap_or(0);
-        if segment.flags.contains(Flags::ACK) && self.grant.is_none() {
-            let acknowledged = segment.acknowledgement;
-            // The window of a SYN is never shifted.
-            let right_edge = acknowledged.wrapping_add(segment.window.into());
-            self.grant = Some(Grant { acknowledged, right_edge });
-        }
-        self.ingress(syn, link, now, frames);
-    }
-
-    /// The segment size the engine works with: the largest multiple of the real one that fits a frame.
-    fn lifted_segment_bytes(&self, link: &LinkView) -> u16 {
-        if !link.segments(self.is_ipv6) {
-            return self.segment_bytes;
-        }
-        let most = (MAX_PACKET_BYTES - ip::header_len(self.is_ipv6) - TCP_HEADER_LEN) as u16;
-        most / self.segment_bytes * self.segment_bytes
-    }
-
-    fn ingress(&mut self, packet: &[u8], link: &LinkView, now: Instant, frames: &mut impl FrameSink) {
-        let mut device = LinkDevice::new(self, link, Some(packet), frames);
-        self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
-    }
-
-    /// Sends what there is to send: data, acknowledgements, resets, probes. Returns whether any frame left.
-    pub fn poll_transmit(&mut self, link: &LinkView, now: Instant, frames: &mut impl FrameSink) -> bool {
-        let mut sent = false;
-        let mut device = LinkDevice::new(self, link, None, frames);
-        // Asked here, too: the engine stops its timer and forgets what it meant to retransmit before it finds
-        // the link full.
-        while device.has_room()
-            && self.interface.poll_egress(now, &mut device, &mut self.sockets)
-                == PollResult::SocketStateChanged
-        {
-            sent = true;
-        }
-        sent
-    }
-
-    /// When [`Endpoint::poll_transmit`] has something to do next.
-    pub fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
-        self.interface.poll_at(now, &self.sockets)
-    }
-
-    /// Answers the held SYN with a SYN-ACK at the next transmission.
-    pub fn release_syn_ack(&mut self) {
-        self.socket().pause_synack(false);
-    }
-
-    /// Gives the connection up with a RST at the next transmission.
-    pub fn abort(&mut self) {
-        self.socket().abort();
-    }
-
-    /// Sends FIN after everything queued.
-    pub fn close(&mut self) {
-        self.socket().close();
-    }
-
-    /// Hands received bytes, in order, to `take`, which says how many it took.
-    pub fn receive_with(&mut self, take: impl FnOnce(&[u8]) -> usize) {
-        // Failing means that nothing is there and nothing will come.
-        let _ = self.socket().recv(|bytes| (take(bytes), ()));
-    }
-
-    /// Lets `fill` write bytes for the container into free buffer space; it says how many it wrote.
-    pub fn transmit_with(&mut self, fill: impl FnOnce(&mut [u8]) -> usize) {
-        let most = self.transmit_space();
-        // Failing means that our half is closed, and then there is nothing to write.
-        let _ = self.socket().send(|space| {
-            let most = most.min(space.len());
-            (fill(&mut space[..most]), ())
-        });
-    }
-
-    /// Received bytes that nobody has taken yet.
-    #[must_use]
-    pub fn received_bytes(&self) -> usize {
-        self.view().recv_queue()
-    }
-
-    /// Bytes for the container that it has not acknowledged.
-    #[must_use]
-    pub fn unacknowledged_bytes(&self) -> usize {
-        self.view().send_queue()
-    }
-
-    /// Bytes for the container that there is room for, here and there; zero once our half is closed.
-    #[must_use]
-    pub fn transmit_space(&self) -> usize {
-        let socket = self.view();
-        let free = if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 };
-        free.min(self.granted_bytes())
-    }
-
-    /// Where the connection stands.
-    #[must_use]
-    pub fn phase(&self) -> Phase {
-        match self.view().state() {
-            State::Listen | State::Closed => Phase::Closed,
-            State::SynSent | State::SynReceived => Phase::Opening,
-            State::Established | State::FinWait1 | State::FinWait2 => Phase::Open,
-            State::CloseWait | State::Closing | State::LastAck => Phase::ContainerFinished,
-            State::TimeWait => Phase::TimeWait,
-        }
-    }
-
-    fn socket(&mut self) -> &mut Socket<'static> {
-        self.sockets.get_mut(self.handle)
-    }
-
-    fn view(&self) -> &Socket<'static> {
-        self.sockets.get(self.handle)
-    }
-}
-
-impl std::fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint").field("state", &self.view().state()).finish_non_exhaustive()
-    }
+/// The states of RFC 9293 §3.3.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Listen,
+    SynSent,
+    SynReceived,
+    Established,
+    FinWait1,
+    FinWait2,
+    CloseWait,
+    Closing,
+    LastAck,
+    TimeWait,
+    Closed,
 }
 
 /// Where an endpoint's connection stands, as far as the relay cares.
@@ -362,160 +94,629 @@ pub enum Phase {
     Closed,
 }
 
-fn capabilities(link: &LinkView, is_ipv6: bool) -> DeviceCapabilities {
-    let mut capabilities = DeviceCapabilities::default();
-    capabilities.medium = Medium::Ip;
-    capabilities.max_transmission_unit =
-        if link.segments(is_ipv6) { MAX_PACKET_BYTES } else { link.mtu.into() };
-    // Received checksums are verified before the engine sees a segment, and a partial one never verifies.
-    capabilities.checksum = ChecksumCapabilities::ignored();
-    capabilities.checksum.ipv4 = Checksum::Tx;
-    if !link.offload.checksum {
-        capabilities.checksum.tcp = Checksum::Tx;
-    }
-    capabilities
+/// What is still to be sent beside data.
+#[derive(Debug, Clone, Copy, Default)]
+struct Owed {
+    syn: bool,
+    acknowledgement: bool,
+    reset: bool,
 }
 
-/// Tells a new interface its capabilities; carries nothing.
-struct NoDevice(DeviceCapabilities);
-
-impl Device for NoDevice {
-    type RxToken<'a> = NoToken;
-    type TxToken<'a> = NoToken;
-
-    fn receive(&mut self, _now: Instant) -> Option<(NoToken, NoToken)> {
-        None
-    }
-
-    fn transmit(&mut self, _now: Instant) -> Option<NoToken> {
-        None
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        self.0.clone()
-    }
+/// One engine: our end of one connection with the container.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Whom we stand for.
+    local: SocketAddr,
+    container: SocketAddr,
+    state: State,
+    /// The SYN-ACK waits for the host.
+    is_held: bool,
+    sender: Sender,
+    /// Bytes that the relay has yet to take, the last before `expected`; bytes out of order are ahead of its end.
+    received: ByteQueue,
+    /// What is ahead, in sequence numbers.
+    ahead: Ranges,
+    /// Where bytes out of order came last.
+    ahead_latest: u32,
+    /// RCV.NXT.
+    expected: u32,
+    /// First sequence number beyond the window that we have granted.
+    granted: u32,
+    /// The number of the container's FIN, once that is known.
+    container_fin: Option<u32>,
+    /// Bits by which the container's windows are shifted.
+    container_shift: u8,
+    /// Bits by which ours are; none unless both sides can.
+    own_shift: u8,
+    understands_sack: bool,
+    owed: Owed,
+    /// The link took no more.
+    is_behind: bool,
+    /// When empty rings are to be given up.
+    release_at: Option<Instant>,
 }
 
-/// A token that cannot exist.
-enum NoToken {}
-
-impl RxToken for NoToken {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, _f: F) -> R {
-        match self {}
-    }
-}
-
-impl TxToken for NoToken {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, _len: usize, _f: F) -> R {
-        match self {}
-    }
-}
-
-/// The link as the engine sees it for the length of one call.
-struct LinkDevice<'a, F> {
-    packet: Option<&'a [u8]>,
-    link: &'a LinkView,
-    segment_bytes: u16,
-    is_ipv6: bool,
-    frames: &'a mut F,
-}
-
-impl<'a, F: FrameSink> LinkDevice<'a, F> {
-    fn new(endpoint: &Endpoint, link: &'a LinkView, packet: Option<&'a [u8]>, frames: &'a mut F) -> Self {
-        let Endpoint { segment_bytes, is_ipv6, .. } = *endpoint;
-        LinkDevice { packet, link, segment_bytes, is_ipv6, frames }
+impl Endpoint {
+    /// An endpoint at `local` (an address of the world, which we stand for) that awaits the SYN of `container`. `seed`
+    /// becomes its first sequence number; it must be one that nobody can guess (RFC 6528).
+    #[must_use]
+    pub fn accept(local: SocketAddr, container: SocketAddr, buffer_bytes: usize, seed: u64) -> Self {
+        Self::new(local, container, buffer_bytes, seed, State::Listen)
     }
 
-    fn has_room(&mut self) -> bool {
-        self.frames.reserve(ip::ETHERNET_HEADER_LEN + MAX_PACKET_BYTES).is_some()
+    /// An endpoint at `local` that connects to the container's server.
+    #[must_use]
+    pub fn connect(local: SocketAddr, container: SocketAddr, buffer_bytes: usize, seed: u64) -> Self {
+        let mut endpoint = Self::new(local, container, buffer_bytes, seed, State::SynSent);
+        endpoint.owed.syn = true;
+        endpoint
     }
 
-    fn transmit_token(&mut self) -> Option<Transmit<'_, F>> {
-        if !self.has_room() {
-            return None;
+    fn new(local: SocketAddr, container: SocketAddr, buffer_bytes: usize, seed: u64, state: State) -> Self {
+        // The lower half: the hash is as good in any of its bits.
+        let initial = seed as u32;
+        Endpoint {
+            local,
+            container,
+            state,
+            is_held: state == State::Listen,
+            sender: Sender::new(initial, buffer_bytes),
+            received: ByteQueue::new(buffer_bytes),
+            ahead: Ranges::default(),
+            ahead_latest: 0,
+            expected: 0,
+            granted: 0,
+            container_fin: None,
+            container_shift: 0,
+            own_shift: WINDOW_SHIFT,
+            understands_sack: false,
+            owed: Owed::default(),
+            is_behind: false,
+            release_at: None,
         }
-        Some(Transmit {
-            link: self.link,
-            segment_bytes: self.segment_bytes,
-            is_ipv6: self.is_ipv6,
-            frames: self.frames,
-        })
-    }
-}
-
-impl<F: FrameSink> Device for LinkDevice<'_, F> {
-    type RxToken<'b>
-        = Receive<'b>
-    where
-        Self: 'b;
-    type TxToken<'b>
-        = Transmit<'b, F>
-    where
-        Self: 'b;
-
-    fn receive(&mut self, _now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let packet = self.packet.take()?;
-        Some((Receive(packet), self.transmit_token()?))
     }
 
-    fn transmit(&mut self, _now: Instant) -> Option<Self::TxToken<'_>> {
-        self.transmit_token()
+    /// Takes one segment of the container, whose checksum has been seen to. Bytes in order are offered to `deliver`, which
+    /// says how many it took; the rest is kept for [`Self::receive_with`].
+    pub fn handle_segment(
+        &mut self,
+        segment: &Segment<'_>,
+        link: &LinkView,
+        now: Instant,
+        deliver: impl FnOnce(&[u8]) -> usize,
+    ) {
+        match self.state {
+            State::Closed => {}
+            State::Listen => {
+                let flags = segment.flags;
+                if flags.contains(Flags::SYN) && !flags.contains(Flags::ACK) && !flags.contains(Flags::RST) {
+                    self.take_syn(segment, link);
+                    self.state = State::SynReceived;
+                }
+            }
+            State::SynSent => self.handle_in_syn_sent(segment, link, now),
+            _ => self.handle_synchronized(segment, now, deliver),
+        }
     }
 
-    fn capabilities(&self) -> DeviceCapabilities {
-        capabilities(self.link, self.is_ipv6)
+    /// RFC 9293 §3.10.7.3.
+    fn handle_in_syn_sent(&mut self, segment: &Segment<'_>, link: &LinkView, now: Instant) {
+        let flags = segment.flags;
+        let acknowledges = flags.contains(Flags::ACK);
+        if acknowledges && segment.acknowledgement != self.sender.unacknowledged.wrapping_add(1) {
+            return;
+        }
+        if flags.contains(Flags::RST) {
+            if acknowledges {
+                self.end();
+            }
+            return;
+        }
+        if !flags.contains(Flags::SYN) {
+            return;
+        }
+        self.take_syn(segment, link);
+        if acknowledges {
+            self.sender.syn_acknowledged(segment.acknowledgement, now);
+            self.owed.syn = false;
+            self.owed.acknowledgement = true;
+            self.state = State::Established;
+        } else {
+            // Both sides open at once.
+            self.state = State::SynReceived;
+            self.owed.syn = true;
+        }
     }
-}
 
-struct Receive<'a>(&'a [u8]);
-
-impl RxToken for Receive<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(self.0)
+    /// Notes what a SYN says: where the container begins, and what it can do.
+    fn take_syn(&mut self, segment: &Segment<'_>, link: &LinkView) {
+        let is_ipv6 = self.local.is_ipv6();
+        let most = link.max_segment_size(is_ipv6);
+        // RFC 9293 §3.7.1 MUST-15: without the option the default is 536, or 1220 over IPv6.
+        let usual = if is_ipv6 { 1_220 } else { 536 };
+        let announced = segment.max_segment_size.map_or(usual, |announced| announced.max(64));
+        self.sender.segment_bytes = announced.min(most).into();
+        match segment.window_shift() {
+            Some(shift) => self.container_shift = shift,
+            None => self.own_shift = 0,
+        }
+        self.understands_sack = segment.permits_sack();
+        self.expected = segment.sequence.wrapping_add(1);
+        self.granted = self.expected;
+        // The window of a SYN is never shifted.
+        self.sender.first_grant(segment.sequence, segment.acknowledgement, segment.window.into());
     }
-}
 
-struct Transmit<'a, F> {
-    link: &'a LinkView,
-    segment_bytes: u16,
-    is_ipv6: bool,
-    frames: &'a mut F,
-}
+    /// RFC 9293 §3.10.7.4, in its order.
+    fn handle_synchronized(
+        &mut self,
+        segment: &Segment<'_>,
+        now: Instant,
+        deliver: impl FnOnce(&[u8]) -> usize,
+    ) {
+        let flags = segment.flags;
+        if self.state == State::SynReceived
+            && flags.contains(Flags::SYN)
+            && segment.sequence.wrapping_add(1) == self.expected
+            && !flags.contains(Flags::RST)
+        {
+            // Its SYN again; the answer, if there was one, was lost.
+            self.owed.syn |= !self.is_held;
+            return;
+        }
+        if !self.is_acceptable(segment) {
+            self.owed.acknowledgement |= !flags.contains(Flags::RST);
+            return;
+        }
+        if flags.contains(Flags::RST) {
+            // RFC 5961 §3.2: elsewhere in the window it may be forged, and is asked about.
+            if segment.sequence == self.expected {
+                self.end();
+            } else {
+                self.owed.acknowledgement = true;
+            }
+            return;
+        }
+        if flags.contains(Flags::SYN) {
+            // RFC 5961 §4.2.
+            self.owed.acknowledgement = true;
+            return;
+        }
+        if !flags.contains(Flags::ACK) || !self.handle_acknowledgement(segment, now) {
+            return;
+        }
+        self.handle_payload(segment, deliver);
+    }
 
-impl<S: FrameSink> TxToken for Transmit<'_, S> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let total = ip::ETHERNET_HEADER_LEN + len;
-        let frame = self.frames.reserve(total).expect("room was found when the token was made");
-        let result = f(&mut frame[ip::ETHERNET_HEADER_LEN..total]);
-        ip::write_ethernet(frame, &self.link.ethernet, self.is_ipv6);
-        let header = finish_segment(&mut frame[..total], self.link, self.segment_bytes, self.is_ipv6);
-        self.frames.commit(total, header);
-        result
+    /// RFC 9293 §3.10.7.4, the four cases of the first check; a segment may begin before the window.
+    fn is_acceptable(&self, segment: &Segment<'_>) -> bool {
+        let (first, len) = (segment.sequence, segment.sequence_len());
+        let window = self.granted.wrapping_sub(self.expected);
+        let is_inside = |sequence: u32| sequence.wrapping_sub(self.expected) < window;
+        match (len, window) {
+            (0, 0) => first == self.expected,
+            (0, _) => is_inside(first) || first == self.expected,
+            // What a closed window is probed with; its acknowledgement and a RST count all the same.
+            (_, 0) => first == self.expected,
+            _ => {
+                is_inside(first)
+                    || is_inside(first.wrapping_add(len - 1))
+                    || (is_before(first, self.expected) && is_before(self.expected, first.wrapping_add(len)))
+            }
+        }
     }
-}
 
-/// Completes a frame the engine wrote: the announced segment size, the partial checksum, and how to cut it.
-fn finish_segment(frame: &mut [u8], link: &LinkView, segment_bytes: u16, is_ipv6: bool) -> [u8; 10] {
-    if !link.offload.checksum {
-        return [0; 10];
+    /// Whether the rest of the segment counts.
+    fn handle_acknowledgement(&mut self, segment: &Segment<'_>, now: Instant) -> bool {
+        let acknowledgement = segment.acknowledgement;
+        if self.state == State::SynReceived {
+            if self.is_held || acknowledgement != self.sender.unacknowledged.wrapping_add(1) {
+                return false;
+            }
+            self.sender.syn_acknowledged(acknowledgement, now);
+            let window = u32::from(segment.window) << self.shift();
+            self.sender.first_grant(segment.sequence, acknowledgement, window);
+            self.owed.syn = false;
+            self.state = if self.sender.is_closing { State::FinWait1 } else { State::Established };
+            return true;
+        }
+        if is_before(self.sender.highest(), acknowledgement) {
+            self.owed.acknowledgement = true;
+            return false;
+        }
+        if self.understands_sack {
+            segment.sack_blocks().for_each(|(first, end)| self.sender.hold(first, end));
+        }
+        let is_repeated = acknowledgement == self.sender.unacknowledged;
+        let was_fin = is_before(self.sender.unacknowledged, acknowledgement)
+            && self.sender.acknowledge(acknowledgement, now);
+        let window = u32::from(segment.window) << self.shift();
+        let has_changed = self.sender.grant(segment.sequence, acknowledgement, window);
+        if is_repeated && !has_changed && segment.sequence_len() == 0 && !self.sender.is_settled() {
+            self.sender.duplicate();
+        } else {
+            self.sender.look_for_loss();
+        }
+        if was_fin {
+            self.state = match self.state {
+                State::FinWait1 => State::FinWait2,
+                State::Closing => State::TimeWait,
+                State::LastAck => State::Closed,
+                other => other,
+            };
+        }
+        true
     }
-    let offset = ip::ETHERNET_HEADER_LEN + ip::header_len(is_ipv6);
-    let (source, destination) = ip::addresses(&frame[ip::ETHERNET_HEADER_LEN..], is_ipv6);
-    let segment = &mut frame[offset..];
-    let sum = ip::pseudo_header_sum(source, destination, ip::protocol::TCP, segment.len());
-    tcp::set_checksum(segment, sum);
-    if tcp::flags(segment).contains(Flags::SYN) {
-        tcp::set_max_segment_size(segment, link.max_segment_size(is_ipv6));
+
+    fn shift(&self) -> u8 {
+        self.container_shift
     }
-    let header_len = tcp::header_len(segment);
-    // RFC 9293 §3.7.1: options come out of the announced size.
-    let cut = usize::from(segment_bytes) - (header_len - TCP_HEADER_LEN);
-    let segmentation = (segment.len() - header_len > cut)
-        .then_some(Segmentation::Tcp { segment_bytes: cut as u16, ecn: false });
-    FrameMeta { checksum_partial: true, checksum_valid: false, segmentation }.encode(
-        is_ipv6,
-        offset as u16,
-        header_len as u16,
-        tcp::CHECKSUM_OFFSET as u16,
-    )
+
+    fn handle_payload(&mut self, segment: &Segment<'_>, deliver: impl FnOnce(&[u8]) -> usize) {
+        let takes_data = matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
+        if segment.sequence_len() == 0 {
+            return;
+        }
+        self.owed.acknowledgement = true;
+        if !takes_data {
+            return;
+        }
+        if segment.flags.contains(Flags::FIN) {
+            let end = segment.sequence.wrapping_add(segment.payload.len() as u32);
+            if is_at_most(end, self.granted) {
+                self.container_fin.get_or_insert(end);
+            }
+        }
+        // What came before is cut off, and what is beyond the window.
+        let known = self.expected.wrapping_sub(segment.sequence);
+        let (sequence, payload) = match segment.payload.get(known as usize..) {
+            Some(news) if !is_before(self.expected, segment.sequence) => (self.expected, news),
+            _ => (segment.sequence, segment.payload),
+        };
+        let room = self.granted.wrapping_sub(sequence);
+        if !is_before(sequence, self.expected) && room <= u32::MAX / 2 {
+            let payload = &payload[..payload.len().min(room as usize)];
+            if sequence == self.expected {
+                self.take_in_order(payload, deliver);
+            } else if !payload.is_empty() {
+                self.take_ahead(sequence, payload);
+            }
+        }
+        if self.container_fin == Some(self.expected) {
+            self.expected = self.expected.wrapping_add(1);
+            self.granted = later(self.granted, self.expected);
+            self.container_fin = None;
+            self.state = match self.state {
+                State::Established => State::CloseWait,
+                State::FinWait1 => State::Closing,
+                State::FinWait2 => State::TimeWait,
+                other => other,
+            };
+        }
+    }
+
+    fn take_in_order(&mut self, payload: &[u8], deliver: impl FnOnce(&[u8]) -> usize) {
+        let mut kept = payload;
+        if self.received.is_empty() && !payload.is_empty() {
+            let taken = deliver(payload).min(payload.len());
+            self.received.skip(taken);
+            kept = &payload[taken..];
+        }
+        let len = self.received.write_ahead(self.received.len(), kept);
+        self.received.extend(len);
+        self.expected = self.expected.wrapping_add((payload.len() - kept.len() + len) as u32);
+        if !self.ahead.is_empty() {
+            self.ahead.advance_to(self.expected);
+            if let Some(end) = self.ahead.take_at(self.expected) {
+                self.received.extend(end.wrapping_sub(self.expected) as usize);
+                self.expected = end;
+            }
+        }
+    }
+
+    fn take_ahead(&mut self, sequence: u32, payload: &[u8]) {
+        let offset = self.received.len() + sequence.wrapping_sub(self.expected) as usize;
+        let len = payload.len().min(self.received.capacity().saturating_sub(offset));
+        if len > 0 && self.ahead.insert(sequence, sequence.wrapping_add(len as u32)) {
+            self.received.write_ahead(offset, &payload[..len]);
+            self.ahead_latest = sequence;
+        }
+    }
+
+    /// Sends what there is to send: data, acknowledgements, resets, probes. Returns whether any frame left.
+    pub fn poll_transmit(&mut self, link: &LinkView, now: Instant, frames: &mut impl FrameSink) -> bool {
+        self.is_behind = false;
+        if self.release_at.is_some_and(|due| due <= now) {
+            self.release();
+        }
+        let sent = self.transmit(link, now, frames);
+        self.sender.watch_window(now);
+        let is_idle = self.sender.queue.is_empty() && self.received.is_empty() && self.ahead.is_empty();
+        let has_rings = self.sender.queue.has_memory() || self.received.has_memory();
+        self.release_at = match self.release_at {
+            _ if !is_idle || !has_rings => None,
+            None => Some(now + KEEP_RINGS),
+            _ if sent => Some(now + KEEP_RINGS),
+            due => due,
+        };
+        sent
+    }
+
+    fn release(&mut self) {
+        if self.sender.queue.is_empty() {
+            self.sender.queue.shrink();
+        }
+        if self.received.is_empty() && self.ahead.is_empty() {
+            self.received.shrink();
+        }
+    }
+
+    fn transmit(&mut self, link: &LinkView, now: Instant, frames: &mut impl FrameSink) -> bool {
+        if self.owed.reset {
+            let sent = self.send_reset(link, frames);
+            self.owed.reset = !sent;
+            return sent;
+        }
+        if self.is_held || matches!(self.state, State::Listen | State::Closed) {
+            return self.state == State::Closed && self.pay_acknowledgement(link, frames);
+        }
+        if self.sender.handle_timeout(now) && matches!(self.state, State::SynSent | State::SynReceived) {
+            self.owed.syn = true;
+        }
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            return self.owed.syn && self.send_syn(link, now, frames);
+        }
+        let mut sent = false;
+        let most = self.most_payload(link);
+        while let Some(turn) = self.sender.turn(most) {
+            if !self.send_data(&turn, link, frames) {
+                self.is_behind = true;
+                return sent;
+            }
+            self.sender.sent(&turn, now);
+            sent = true;
+        }
+        if !self.ahead.is_empty() && self.owed.acknowledgement {
+            // Data does not tell of what is held.
+            return self.pay_acknowledgement(link, frames) || sent;
+        }
+        if !sent && (self.owed.acknowledgement || self.has_window_news()) {
+            self.owed.acknowledgement = true;
+            sent = self.pay_acknowledgement(link, frames);
+        }
+        sent
+    }
+
+    /// Whether the window has opened so much that the container should know (RFC 9293 §3.8.6.2.2).
+    fn has_window_news(&self) -> bool {
+        let takes_data = matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
+        let more = self.right_edge().wrapping_sub(self.granted) as usize;
+        let step = (2 * self.sender.segment_bytes as usize).min(self.received.capacity() / 4).max(1);
+        let is_news = more >= step && more <= self.received.capacity();
+        // A window that is wide open already is told of with the next acknowledgement.
+        let left = self.granted.wrapping_sub(self.expected) as usize;
+        takes_data && is_news && left < self.received.capacity() / 2
+    }
+
+    /// First sequence number that there is no room for; never before what was granted.
+    fn right_edge(&self) -> u32 {
+        let most = usize::from(u16::MAX) << self.own_shift;
+        let window = self.received.free().min(most) >> self.own_shift << self.own_shift;
+        later(self.expected.wrapping_add(window as u32), self.granted)
+    }
+
+    fn most_payload(&self, link: &LinkView) -> usize {
+        let is_ipv6 = self.local.is_ipv6();
+        let cut = self.sender.segment_bytes as usize;
+        if !link.segments(is_ipv6) {
+            return cut;
+        }
+        let most = MAX_PACKET_BYTES - ip::header_len(is_ipv6) - TCP_HEADER_LEN;
+        (most / cut).max(1) * cut
+    }
+
+    fn send_syn(&mut self, link: &LinkView, now: Instant, frames: &mut impl FrameSink) -> bool {
+        let is_answer = self.state == State::SynReceived;
+        let options = Options {
+            max_segment_size: Some(link.max_segment_size(self.local.is_ipv6())),
+            window_shift: (self.own_shift > 0).then_some(self.own_shift),
+            permits_sack: !is_answer || self.understands_sack,
+            sack: &[],
+        };
+        let window = self.received.capacity().min(usize::from(u16::MAX));
+        let header = BareSegment {
+            source_port: self.local.port(),
+            destination_port: self.container.port(),
+            sequence: self.sender.unacknowledged,
+            acknowledgement: is_answer.then_some(self.expected),
+            flags: Flags::SYN,
+            window: window as u16,
+        };
+        if !self.send(&header, &options, None, link, frames) {
+            self.is_behind = true;
+            return false;
+        }
+        self.granted = later(self.granted, self.expected.wrapping_add(window as u32));
+        self.sender.syn_sent(now);
+        self.owed = Owed::default();
+        true
+    }
+
+    fn send_data(&mut self, turn: &Turn, link: &LinkView, frames: &mut impl FrameSink) -> bool {
+        let offset = turn.sequence.wrapping_sub(self.sender.unacknowledged) as usize;
+        let is_last = offset + turn.len == self.sender.queue.len();
+        let mut header = self.header(turn.sequence);
+        if is_last {
+            header.flags = header.flags.union(Flags::PSH);
+        }
+        if turn.fin {
+            header.flags = header.flags.union(Flags::FIN);
+        }
+        let sent = self.send(&header, &Options::default(), Some((offset, turn.len)), link, frames);
+        if sent {
+            self.acknowledged();
+        }
+        sent
+    }
+
+    fn pay_acknowledgement(&mut self, link: &LinkView, frames: &mut impl FrameSink) -> bool {
+        if !self.owed.acknowledgement {
+            return false;
+        }
+        let mut blocks = [(0, 0); MAX_SACK_BLOCKS];
+        let count = if self.understands_sack { self.ahead.told(self.ahead_latest, &mut blocks) } else { 0 };
+        let options = Options { sack: &blocks[..count], ..Options::default() };
+        let header = self.header(self.sender.highest());
+        let sent = self.send(&header, &options, None, link, frames);
+        if sent {
+            self.acknowledged();
+        }
+        self.is_behind |= !sent;
+        sent
+    }
+
+    fn send_reset(&mut self, link: &LinkView, frames: &mut impl FrameSink) -> bool {
+        let mut header = self.header(self.sender.highest());
+        header.flags = Flags::RST;
+        let sent = self.send(&header, &Options::default(), None, link, frames);
+        self.is_behind |= !sent;
+        sent
+    }
+
+    /// The header of a segment at `sequence` that acknowledges and grants all that can be.
+    fn header(&self, sequence: u32) -> BareSegment {
+        let window = self.right_edge().wrapping_sub(self.expected) >> self.own_shift;
+        BareSegment {
+            source_port: self.local.port(),
+            destination_port: self.container.port(),
+            sequence,
+            acknowledgement: Some(self.expected),
+            flags: Flags(0),
+            window: u16::try_from(window).unwrap_or(u16::MAX),
+        }
+    }
+
+    /// Such a segment has left.
+    fn acknowledged(&mut self) {
+        self.granted = self.right_edge();
+        self.owed.acknowledgement = false;
+    }
+
+    /// Sends one segment, with so many bytes of the queue from an offset on; `false` when the link takes no more.
+    fn send(
+        &self,
+        segment: &BareSegment,
+        options: &Options<'_>,
+        data: Option<(usize, usize)>,
+        link: &LinkView,
+        frames: &mut impl FrameSink,
+    ) -> bool {
+        let (offset, len) = data.unwrap_or_default();
+        let cut = self.sender.segment_bytes as usize;
+        let segmentation = (len > cut).then_some(Segmentation::Tcp { segment_bytes: cut as u16, ecn: false });
+        let header = Header {
+            source: self.local.ip(),
+            destination: self.container.ip(),
+            protocol: protocol::TCP,
+            hop_limit: 64,
+            traffic_class: 0,
+            identification: 0,
+            dont_fragment: true,
+        };
+        let mut bytes = [0; tcp::MAX_HEADER_LEN];
+        let header_len = segment.write_with(options, &mut bytes);
+        let fill = |out: &mut [u8]| {
+            out[..header_len].copy_from_slice(&bytes[..header_len]);
+            self.sender.queue.copy_out(offset, &mut out[header_len..header_len + len]);
+            header_len + len
+        };
+        let transport = Transport::Tcp { segmentation };
+        let emitter = Emitter::new(link.mtu, link.offload);
+        emitter.send(&link.ethernet, &header, transport, header_len + len, fill, frames).is_ok()
+    }
+
+    /// When [`Endpoint::poll_transmit`] has something to do next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.is_behind {
+            return Some(Instant::ZERO);
+        }
+        let timer = if self.is_held { None } else { self.sender.poll_timeout() };
+        [timer, self.release_at].into_iter().flatten().min()
+    }
+
+    /// Answers the held SYN with a SYN-ACK at the next transmission.
+    pub fn release_syn_ack(&mut self) {
+        self.is_held = false;
+        self.owed.syn = self.state == State::SynReceived;
+    }
+
+    /// Gives the connection up with a RST at the next transmission.
+    pub fn abort(&mut self) {
+        self.owed.reset = !matches!(self.state, State::Listen | State::Closed | State::TimeWait);
+        self.is_held = false;
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.state = State::Closed;
+        self.owed.acknowledgement = false;
+        self.owed.syn = false;
+        self.sender.stop();
+    }
+
+    /// Sends FIN after everything queued.
+    pub fn close(&mut self) {
+        self.state = match self.state {
+            State::Established => State::FinWait1,
+            State::CloseWait => State::LastAck,
+            State::Listen | State::SynSent => State::Closed,
+            other => other,
+        };
+        self.sender.is_closing = true;
+    }
+
+    /// Hands received bytes, in order, to `take`, which says how many it took.
+    pub fn receive_with(&mut self, take: impl FnOnce(&[u8]) -> usize) {
+        let taken = take(self.received.front());
+        self.received.consume(taken);
+    }
+
+    /// Lets `fill` write bytes for the container into free buffer space; it says how many it wrote.
+    pub fn transmit_with(&mut self, most: usize, fill: impl FnOnce(&mut [u8]) -> usize) {
+        if self.transmit_space() > 0 {
+            self.sender.queue.append_with(most, fill);
+        }
+    }
+
+    /// Received bytes that nobody has taken yet.
+    #[must_use]
+    pub fn received_bytes(&self) -> usize {
+        self.received.len()
+    }
+
+    /// Bytes for the container that it has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged_bytes(&self) -> usize {
+        self.sender.queue.len()
+    }
+
+    /// Bytes for the container that there is room for; zero once our half is closed.
+    #[must_use]
+    pub fn transmit_space(&self) -> usize {
+        let may_send = matches!(self.state, State::Established | State::CloseWait);
+        if may_send && !self.sender.is_closing { self.sender.queue.free() } else { 0 }
+    }
+
+    /// Where the connection stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Listen | State::Closed => Phase::Closed,
+            State::SynSent | State::SynReceived => Phase::Opening,
+            State::Established | State::FinWait1 | State::FinWait2 => Phase::Open,
+            State::CloseWait | State::Closing | State::LastAck => Phase::ContainerFinished,
+            State::TimeWait => Phase::TimeWait,
+        }
+    }
 }

@@ -68,9 +68,7 @@ impl Stack {
         let Some((_, body)) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
         match body {
             Flow::Tcp(tcp) => {
-                tcp.endpoint.handle_segment(packet.bytes, &segment, &link, now, io.frames);
-                // A failure shows again, and is dealt with, when the flow is advanced.
-                let _ = tcp.relay_to_host(flow, io.host);
+                tcp.handle_segment(flow, &segment, &link, now, io.host);
                 if !tcp.queued {
                     tcp.queued = true;
                     self.queue.push(flow);
@@ -148,9 +146,9 @@ impl Stack {
             return Err(DropReason::BadTransport);
         }
         let buffer_bytes = self.admit_tcp(now, io)?;
-        let mut endpoint =
-            Endpoint::accept(key.remote, buffer_bytes, self.sequence_seed(&key, now), link, now);
-        endpoint.handle_segment(packet.bytes, segment, link, now, io.frames);
+        let seed = self.sequence_seed(&key, now);
+        let mut endpoint = Endpoint::accept(key.remote, key.container, buffer_bytes, seed);
+        endpoint.handle_segment(segment, link, now, |_| 0);
         let quote = packet.bytes[..packet.bytes.len().min(QUOTE_BYTES)].into();
         let flow =
             self.add_tcp(key, endpoint, Stage::Connecting { quote, resolvers_tried }, buffer_bytes, now);
@@ -185,11 +183,11 @@ impl Stack {
     ) -> Result<FlowId, DropReason> {
         let rule = self.published.get(&listener.0).ok_or(DropReason::Denied)?;
         let inbound = forward::inbound(&self.config, rule, client)?;
-        let link = self.link_view()?;
+        self.link_view()?;
         let key = self.free_key(FlowProtocol::Tcp, &inbound).ok_or(DropReason::FlowLimit)?;
         let buffer_bytes = self.admit_tcp_quietly(now)?;
         let seed = self.sequence_seed(&key, now);
-        let endpoint = Endpoint::connect(key.remote, key.container, buffer_bytes, seed, &link, now);
+        let endpoint = Endpoint::connect(key.remote, key.container, buffer_bytes, seed);
         let flow = self.add_tcp(key, endpoint, Stage::Opening, buffer_bytes, now);
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             tcp.host_connected();
@@ -302,7 +300,7 @@ impl Stack {
         let idle_deadline = self.tcp_idle_deadline(flow);
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
         let mut deadline = idle_deadline;
-        if let Some(due) = tcp.endpoint.poll_timeout(now) {
+        if let Some(due) = tcp.endpoint.poll_timeout() {
             deadline = deadline.min(if due <= now { now + LINK_RETRY } else { due });
         }
         self.timers.wake_by(flow, &mut tcp.alarm, deadline);

@@ -13,6 +13,7 @@ use super::super::boundary::{
 };
 use super::super::timer::Alarm;
 use super::endpoint::{Endpoint, LinkView, Phase};
+use crate::wire::tcp::Segment;
 
 /// Most bytes read from the host before they are put on the link: one super-segment, still warm in the cache.
 const READ_AHEAD_BYTES: usize = 64 << 10;
@@ -113,8 +114,35 @@ impl TcpFlow {
         self.host_writable = true;
     }
 
+    /// Takes a segment of the container; what it brings goes straight to the host, as far as that takes it.
+    pub fn handle_segment(
+        &mut self,
+        flow: FlowId,
+        segment: &Segment<'_>,
+        link: &LinkView,
+        now: Instant,
+        host: &mut impl HostIo,
+    ) {
+        let may_write = self.is_relaying() && self.host_writable;
+        let host_writable = &mut self.host_writable;
+        self.endpoint.handle_segment(segment, link, now, |bytes| {
+            if !may_write {
+                return 0;
+            }
+            match host.send_stream(flow, bytes) {
+                StreamWrite::Bytes(count) => count,
+                StreamWrite::Blocked => {
+                    *host_writable = false;
+                    0
+                }
+                // It shows again, and is dealt with, when the flow is advanced.
+                StreamWrite::Failed(_) => 0,
+            }
+        });
+    }
+
     /// Writes to the host what the container has sent, as long as the host takes it.
-    pub fn relay_to_host(&mut self, flow: FlowId, host: &mut impl HostIo) -> Result<bool, HostError> {
+    fn relay_to_host(&mut self, flow: FlowId, host: &mut impl HostIo) -> Result<bool, HostError> {
         let mut moved = false;
         while self.is_relaying() && self.host_writable && self.endpoint.received_bytes() > 0 {
             let mut failure = None;
@@ -149,9 +177,8 @@ impl TcpFlow {
             && self.endpoint.transmit_space() > 0
         {
             let mut outcome = StreamRead::Blocked;
-            self.endpoint.transmit_with(|space| {
-                let most = space.len().min(READ_AHEAD_BYTES);
-                outcome = host.receive_stream(flow, &mut space[..most]);
+            self.endpoint.transmit_with(READ_AHEAD_BYTES, |space| {
+                outcome = host.receive_stream(flow, space);
                 match outcome {
                     StreamRead::Bytes(count) => count,
                     StreamRead::End | StreamRead::Blocked | StreamRead::Failed(_) => 0,

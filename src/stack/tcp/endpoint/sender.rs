@@ -1,0 +1,390 @@
+//! What of our bytes the container has, how much more it may get, and when something is to be sent again.
+//!
+//! RFC 9293 (windows, probes), RFC 6298 (retransmission timer), RFC 5681 and RFC 6675 (loss recovery by duplicate and
+//! selective acknowledgements). The link is one hop long and has no competitors, so the window begins wide open; a loss
+//! halves it all the same, because a queue somewhere was too short.
+
+use super::queue::ByteQueue;
+use super::sequence::{Ranges, is_at_most, is_before, later};
+use crate::stack::boundary::{Duration, Instant};
+
+/// RFC 6298 §2.1: before anything was measured.
+const INITIAL_RTO: Duration = Duration::from_secs(1);
+/// A container answers at once; its kernel delays acknowledgements by 40 ms at most. As Linux has it.
+const LEAST_RTO: Duration = Duration::from_millis(200);
+/// RFC 6298 §2.5: no less than 60 seconds.
+const LONGEST_RTO: Duration = Duration::from_secs(60);
+/// RFC 5681 §3.2, RFC 6675 §2.
+const DUPLICATES: u32 = 3;
+
+/// What the next data segment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// Its first sequence number.
+    pub sequence: u32,
+    /// Its bytes of data.
+    pub len: usize,
+    /// Whether our FIN is behind them.
+    pub fin: bool,
+    /// Whether it fills a gap.
+    is_repair: bool,
+}
+
+/// The sending half.
+#[derive(Debug)]
+pub struct Sender {
+    /// Bytes from [`Self::unacknowledged`] on, once the SYN is acknowledged.
+    pub queue: ByteQueue,
+    /// SND.UNA.
+    pub unacknowledged: u32,
+    /// SND.NXT: what is sent next; behind `highest` after a timeout.
+    next: u32,
+    /// The number behind everything that was ever sent.
+    highest: u32,
+    /// SND.WND, in bytes.
+    window: u32,
+    /// Largest window ever granted.
+    most_window: u32,
+    /// SND.WL1 and SND.WL2: the segment that granted it.
+    granted_by: (u32, u32),
+    /// Largest payload of one segment on the wire.
+    pub segment_bytes: u32,
+    /// Our half is to end behind the queue.
+    pub is_closing: bool,
+    /// The number of our FIN, once it was sent.
+    fin: Option<u32>,
+    congestion_window: u32,
+    slow_start_threshold: u32,
+    duplicates: u32,
+    /// What the container has beyond `unacknowledged`.
+    held: Ranges,
+    /// While lost segments are repaired: the number behind all that was sent when the loss was found.
+    recovery: Option<u32>,
+    /// Up to here gaps were repaired in this recovery.
+    repaired: u32,
+    smoothed: Option<(Duration, Duration)>,
+    rto: Duration,
+    backoff: u32,
+    /// Number whose acknowledgement ends the measurement that began then.
+    measured: Option<(u32, Instant)>,
+    timer: Option<Instant>,
+}
+
+impl Sender {
+    /// A sender whose SYN has this number.
+    pub fn new(initial: u32, capacity: usize) -> Sender {
+        Sender {
+            queue: ByteQueue::new(capacity),
+            unacknowledged: initial,
+            next: initial,
+            highest: initial,
+            window: 0,
+            most_window: 0,
+            granted_by: (0, 0),
+            segment_bytes: 536,
+            is_closing: false,
+            fin: None,
+            congestion_window: u32::try_from(capacity).unwrap_or(u32::MAX).max(64 << 10),
+            slow_start_threshold: u32::MAX,
+            duplicates: 0,
+            held: Ranges::default(),
+            recovery: None,
+            repaired: initial,
+            smoothed: None,
+            rto: INITIAL_RTO,
+            backoff: 0,
+            measured: None,
+            timer: None,
+        }
+    }
+
+    /// The number behind everything that was sent.
+    pub fn highest(&self) -> u32 {
+        self.highest
+    }
+
+    /// Whether everything that was sent is acknowledged.
+    pub fn is_settled(&self) -> bool {
+        self.unacknowledged == self.highest
+    }
+
+    /// Our SYN is on its way, first or again.
+    pub fn syn_sent(&mut self, now: Instant) {
+        let initial = self.unacknowledged;
+        self.next = initial.wrapping_add(1);
+        if self.highest == initial {
+            self.highest = self.next;
+            self.measured = Some((self.next, now));
+        }
+        self.timer = Some(now + self.timeout());
+    }
+
+    /// The container has our SYN, by an acknowledgement of this number and window.
+    pub fn syn_acknowledged(&mut self, acknowledgement: u32, now: Instant) {
+        self.measure(acknowledgement, now);
+        self.unacknowledged = acknowledgement;
+        self.next = acknowledgement;
+        self.highest = acknowledgement;
+        self.repaired = acknowledgement;
+        self.backoff = 0;
+        self.timer = None;
+    }
+
+    /// Takes a window for as new as the segment that granted it (RFC 9293 §3.10.7.4). Says whether it has changed.
+    pub fn grant(&mut self, sequence: u32, acknowledgement: u32, window: u32) -> bool {
+        let (by_sequence, by_acknowledgement) = self.granted_by;
+        let is_newer = is_before(by_sequence, sequence)
+            || (by_sequence == sequence && is_at_most(by_acknowledgement, acknowledgement));
+        if !is_newer {
+            return false;
+        }
+        let has_changed = self.window != window;
+        if self.window == 0
+            && window > 0
+            && acknowledgement == self.unacknowledged
+            && self.highest.wrapping_sub(self.unacknowledged) <= 1
+        {
+            // What the closed window was probed with was refused.
+            self.next = self.unacknowledged;
+            self.backoff = 0;
+            self.timer = None;
+        }
+        self.granted_by = (sequence, acknowledgement);
+        self.window = window;
+        self.most_window = self.most_window.max(window);
+        has_changed
+    }
+
+    /// The first grant, of a SYN or of what acknowledges ours.
+    pub fn first_grant(&mut self, sequence: u32, acknowledgement: u32, window: u32) {
+        self.granted_by = (sequence, acknowledgement);
+        self.window = window;
+        self.most_window = window;
+    }
+
+    /// The container has everything before `acknowledgement`, which lies between what it had and what was sent. Says
+    /// whether that includes our FIN.
+    pub fn acknowledge(&mut self, acknowledgement: u32, now: Instant) -> bool {
+        let count = acknowledgement.wrapping_sub(self.unacknowledged);
+        if count == 0 {
+            return false;
+        }
+        self.measure(acknowledgement, now);
+        let data = (count as usize).min(self.queue.len());
+        let is_fin = count as usize > self.queue.len();
+        self.queue.consume(data);
+        self.unacknowledged = acknowledgement;
+        self.next = later(self.next, acknowledgement);
+        self.held.advance_to(acknowledgement);
+        self.duplicates = 0;
+        self.backoff = 0;
+        match self.recovery {
+            Some(end) if is_before(acknowledgement, end) => {
+                // RFC 6582 §3.2: what follows a partial acknowledgement is lost, too.
+                if self.held.is_empty() {
+                    self.repaired = acknowledgement;
+                }
+                self.repaired = later(self.repaired, acknowledgement);
+            }
+            Some(_) => {
+                self.recovery = None;
+                self.congestion_window = self.slow_start_threshold;
+            }
+            None => self.widen(count),
+        }
+        self.timer = (!self.is_settled()).then(|| now + self.timeout());
+        is_fin
+    }
+
+    /// An acknowledgement that acknowledges nothing new, while something is on its way.
+    pub fn duplicate(&mut self) {
+        self.duplicates += 1;
+        self.look_for_loss();
+    }
+
+    /// The container has this range.
+    pub fn hold(&mut self, first: u32, end: u32) {
+        let is_sane =
+            is_at_most(self.unacknowledged, first) && is_before(first, end) && is_at_most(end, self.highest);
+        if is_sane {
+            self.held.insert(first, end);
+        }
+    }
+
+    /// Begins to repair once there is no other explanation.
+    pub fn look_for_loss(&mut self) {
+        if self.recovery.is_some() || self.is_settled() || self.next != self.highest {
+            return;
+        }
+        let is_lost = self.duplicates >= DUPLICATES || self.held.total() > DUPLICATES * self.segment_bytes;
+        if is_lost {
+            self.recovery = Some(self.highest);
+            self.repaired = self.unacknowledged;
+            self.slow_start_threshold = self.halved();
+            self.congestion_window = self.slow_start_threshold;
+            self.measured = None;
+        }
+    }
+
+    fn halved(&self) -> u32 {
+        (self.highest.wrapping_sub(self.unacknowledged) / 2).max(2 * self.segment_bytes)
+    }
+
+    fn widen(&mut self, count: u32) {
+        let more = if self.congestion_window < self.slow_start_threshold {
+            count
+        } else {
+            // RFC 5681 §3.1: a segment a round trip.
+            let share =
+                u64::from(self.segment_bytes) * u64::from(count) / u64::from(self.congestion_window.max(1));
+            u32::try_from(share).unwrap_or(u32::MAX).max(1)
+        };
+        let most = u32::try_from(self.queue.capacity()).unwrap_or(u32::MAX).max(64 << 10);
+        self.congestion_window = self.congestion_window.saturating_add(more).min(most);
+    }
+
+    /// What to send now, in a segment or super-segment of up to `most` bytes; nothing if it is not the time.
+    pub fn turn(&self, most: usize) -> Option<Turn> {
+        if self.recovery.is_some()
+            && let Some(turn) = self.repair(most)
+        {
+            return Some(turn);
+        }
+        let offset = self.next.wrapping_sub(self.unacknowledged) as usize;
+        let unsent = self.queue.len().saturating_sub(offset);
+        // What the container holds is not sent again after a timeout.
+        let until_held = match self.held.gap_after(self.next) {
+            Some((first, end)) if first == self.next => end.wrapping_sub(first) as usize,
+            Some(_) | None => usize::MAX,
+        };
+        let allowed = (self.window.min(self.congestion_window) as usize).saturating_sub(offset);
+        // A closed window is probed with one byte whenever the timer has said so.
+        let allowed = if allowed == 0 && offset == 0 && self.backoff > 0 { 1 } else { allowed };
+        let mut len = unsent.min(allowed).min(most).min(until_held);
+        let is_last = len == unsent;
+        if !is_last && len > self.segment_bytes as usize {
+            // Whole segments.
+            len -= len % self.segment_bytes as usize;
+        }
+        let fin = self.is_closing && is_last && !self.has_sent_fin();
+        if len == 0 && !fin {
+            return None;
+        }
+        // RFC 9293 §3.8.6.2.1: no silly windows while something is on its way that will open a larger one.
+        let is_silly =
+            !is_last && len < (self.segment_bytes.min(self.most_window / 2) as usize) && until_held > len;
+        if is_silly && offset > 0 {
+            return None;
+        }
+        Some(Turn { sequence: self.next, len, fin, is_repair: false })
+    }
+
+    /// The next gap to be filled in this recovery.
+    fn repair(&self, most: usize) -> Option<Turn> {
+        let (first, end) = match self.held.gap_after(self.repaired) {
+            Some(gap) => gap,
+            // Without a word of what is held, one segment may be taken for lost.
+            None if self.held.is_empty() && self.repaired == self.unacknowledged => {
+                (self.unacknowledged, self.unacknowledged.wrapping_add(self.segment_bytes))
+            }
+            None => return None,
+        };
+        let offset = first.wrapping_sub(self.unacknowledged) as usize;
+        let len = (end.wrapping_sub(first) as usize).min(most).min(self.queue.len().saturating_sub(offset));
+        let is_last = offset + len == self.queue.len();
+        let fin = is_last && self.has_sent_fin();
+        (len > 0 || fin).then_some(Turn { sequence: first, len, fin, is_repair: true })
+    }
+
+    /// Whether our FIN is before what is sent next.
+    fn has_sent_fin(&self) -> bool {
+        self.fin.is_some_and(|fin| is_before(fin, self.next))
+    }
+
+    /// It was sent.
+    pub fn sent(&mut self, turn: &Turn, now: Instant) {
+        let end = turn.sequence.wrapping_add(turn.len as u32 + u32::from(turn.fin));
+        if turn.fin {
+            self.fin = Some(end.wrapping_sub(1));
+        }
+        if turn.is_repair || is_before(turn.sequence, self.highest) {
+            // Karn: what was sent twice measures nothing.
+            self.measured = None;
+        } else if self.measured.is_none() {
+            self.measured = Some((end, now));
+        }
+        if turn.is_repair {
+            self.repaired = later(self.repaired, end);
+        } else {
+            self.next = self.held.end_around(end);
+        }
+        self.highest = later(self.highest, end);
+        if self.timer.is_none() {
+            self.timer = Some(now + self.timeout());
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due; also while a closed window keeps bytes back.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timer
+    }
+
+    /// Whether bytes wait that nothing on its way will let go: the window is closed, and needs to be probed.
+    pub fn watch_window(&mut self, now: Instant) {
+        let waits = !self.queue.is_empty() && self.window == 0;
+        if waits && self.timer.is_none() {
+            self.timer = Some(now + self.timeout());
+        }
+    }
+
+    /// Starts over from what is acknowledged when the timer has run out. Says whether it has.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        if self.timer.is_none_or(|due| now < due) {
+            return false;
+        }
+        if self.window > 0 && !self.is_settled() {
+            if self.backoff == 0 {
+                self.slow_start_threshold = self.halved();
+            }
+            self.congestion_window = self.segment_bytes;
+        }
+        self.recovery = None;
+        self.duplicates = 0;
+        // RFC 2018 §8: the container may have thrown away what it held.
+        self.held.clear();
+        self.measured = None;
+        self.next = self.unacknowledged;
+        self.backoff = (self.backoff + 1).min(16);
+        self.timer = Some(now + self.timeout());
+        true
+    }
+
+    /// Nothing is to be sent any more.
+    pub fn stop(&mut self) {
+        self.timer = None;
+    }
+
+    fn timeout(&self) -> Duration {
+        let micros = self.rto.total_micros().saturating_mul(1 << self.backoff.min(16));
+        Duration::from_micros(micros.min(LONGEST_RTO.total_micros()))
+    }
+
+    /// RFC 6298 §2.2 and §2.3.
+    fn measure(&mut self, acknowledgement: u32, now: Instant) {
+        let Some((end, began)) = self.measured else { return };
+        if is_before(acknowledgement, end) {
+            return;
+        }
+        self.measured = None;
+        let sample = (now - began).total_micros();
+        let (smoothed, variation) = match self.smoothed {
+            None => (sample, sample / 2),
+            Some((smoothed, variation)) => {
+                let (smoothed, variation) = (smoothed.total_micros(), variation.total_micros());
+                ((7 * smoothed + sample) / 8, (3 * variation + smoothed.abs_diff(sample)) / 4)
+            }
+        };
+        self.smoothed = Some((Duration::from_micros(smoothed), Duration::from_micros(variation)));
+        self.rto = Duration::from_micros(smoothed + 4 * variation).max(LEAST_RTO).min(LONGEST_RTO);
+    }
+}
