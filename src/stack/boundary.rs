@@ -327,6 +327,9 @@ pub trait FrameSink {
     fn reserve(&mut self, len: usize) -> Option<&mut [u8]>;
     /// Sends the first `len` bytes of what was reserved, with the virtio-net header that belongs to them.
     fn commit(&mut self, len: usize, header: [u8; VNET_HEADER_LEN]);
+    /// Sends the first `len` bytes of what was reserved with `payload`, one part behind the other, behind them; all of it
+    /// was reserved, so that it may be put together there.
+    fn commit_gathered(&mut self, len: usize, payload: [&[u8]; 2], header: [u8; VNET_HEADER_LEN]);
 }
 
 /// Both of the core's counterparts, borrowed side by side for one call.

@@ -86,6 +86,52 @@ impl Emitter {
         Ok(())
     }
 
+    /// Sends one TCP segment, or a super-segment that is cut at `segment_bytes` of payload: `head` is its header, with a
+    /// zero checksum, `payload` the two parts of what follows.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_tcp<F: FrameSink>(
+        &self,
+        ethernet: &Ethernet,
+        header: &Header,
+        segment_bytes: u16,
+        head: &[u8],
+        payload: [&[u8]; 2],
+        frames: &mut F,
+    ) -> Result<(), DropReason> {
+        let payload_len = payload[0].len() + payload[1].len();
+        let is_super = payload_len > usize::from(segment_bytes);
+        let segmentation = is_super.then_some(Segmentation::Tcp { segment_bytes, ecn: false });
+        let transport = Transport::Tcp { segmentation };
+        let (at, len) = (ETHERNET_HEADER_LEN + header_len(header.source.is_ipv6()), head.len() + payload_len);
+        if !self.offload.checksum || payload_len == 0 {
+            // The checksum needs every byte.
+            let fill = |out: &mut [u8]| {
+                let (first, rest) = out.split_at_mut(head.len());
+                let (second, third) = rest.split_at_mut(payload[0].len());
+                first.copy_from_slice(head);
+                second.copy_from_slice(payload[0]);
+                third.copy_from_slice(payload[1]);
+                len
+            };
+            return self.send(ethernet, header, transport, len, fill, frames);
+        }
+        if at + len > self.largest_frame(header, transport) {
+            return Err(DropReason::MessageTooLong);
+        }
+        let frame = frames.reserve(at + len).ok_or(DropReason::LinkFull)?;
+        ip::write_headers(frame, ethernet, header, len);
+        let front = &mut frame[at..at + head.len()];
+        front.copy_from_slice(head);
+        let sum = ip::pseudo_header_sum(header.source, header.destination, protocol::TCP, len);
+        front[tcp::CHECKSUM_OFFSET..tcp::CHECKSUM_OFFSET + 2].copy_from_slice(&sum.to_be_bytes());
+        let meta = FrameMeta { checksum_partial: true, segmentation, ..FrameMeta::default() };
+        let meta = encode(&meta, header, at, head.len(), tcp::CHECKSUM_OFFSET);
+        frames.commit_gathered(at + head.len(), payload, meta);
+        Ok(())
+    }
+
     /// Sends a transport message whose checksum is complete, in fragments if it must be.
     ///
     /// # Errors

@@ -75,6 +75,11 @@ impl<F: FrameSink> FrameSink for CountedFrames<'_, F> {
         self.sent.record(len);
         self.frames.commit(len, header);
     }
+
+    fn commit_gathered(&mut self, len: usize, payload: [&[u8]; 2], header: [u8; VNET_HEADER_LEN]) {
+        self.sent.record(len + payload[0].len() + payload[1].len());
+        self.frames.commit_gathered(len, payload, header);
+    }
 }
 
 /// The counters.

@@ -107,7 +107,7 @@ pub const ALLOWED: &[Allowed] = &[
     // Descriptors that are open.
     any("read", libc::SYS_read, "frames of the TAP, signals, changes of resolv.conf, API requests"),
     any("write", libc::SYS_write, "frames to the TAP, --ready-fd, API replies, messages"),
-    any("writev", libc::SYS_writev, "messages in several parts"),
+    any("writev", libc::SYS_writev, "frames and messages in several parts"),
     any("close", libc::SYS_close, "a flow ends"),
     only(
         "fcntl",

@@ -240,6 +240,11 @@ impl Tap {
         Ok(nix::unistd::write(&self.fd, bytes)?)
     }
 
+    /// Writes one frame that lies in parts, as [`Self::write`] does; an empty part is left out.
+    pub fn write_gathered<const N: usize>(&self, parts: [&[u8]; N]) -> io::Result<usize> {
+        Ok(nix::sys::uio::writev(&self.fd, &parts.map(io::IoSlice::new))?)
+    }
+
     /// Gives the descriptor away, to be sent to another process.
     pub fn into_fd(self) -> OwnedFd {
         self.fd

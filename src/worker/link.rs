@@ -1,7 +1,7 @@
 //! The link to the container as the core's frame sink: a TAP, or the socket of a User Mode Linux guest.
 //!
 //! One buffer, with room for the virtio-net header in front of the frame, so that a frame leaves in one
-//! `write` and is never copied. What the link does not take is dropped and counted, as a full queue would.
+//! `write` and is never copied; the payload of a TCP segment leaves from where it waits to be acknowledged, by `writev`. What the link does not take is dropped and counted, as a full queue would.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -80,11 +80,15 @@ impl Device {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes one frame: its beginning, and the two parts of the rest.
+    fn write(&mut self, front: &[u8], rest: [&[u8]; 2]) -> io::Result<usize> {
+        let is_whole = rest.iter().all(|part| part.is_empty());
         match self {
-            Device::Tap(tap) => tap.write(bytes),
-            Device::Bess(socket) => socket.write(bytes),
-            Device::Nothing(_) => Ok(bytes.len()),
+            Device::Tap(tap) if is_whole => tap.write(front),
+            Device::Tap(tap) => tap.write_gathered([front, rest[0], rest[1]]),
+            Device::Bess(socket) if is_whole => socket.write(front),
+            Device::Bess(socket) => socket.write(&[front, rest[0], rest[1]].concat()),
+            Device::Nothing(_) => Ok(front.len()),
         }
     }
 }
@@ -225,9 +229,14 @@ impl FrameSink for Link {
     }
 
     fn commit(&mut self, len: usize, header: [u8; VNET_HEADER_LEN]) {
+        self.commit_gathered(len, [&[], &[]], header);
+    }
+
+    fn commit_gathered(&mut self, len: usize, payload: [&[u8]; 2], header: [u8; VNET_HEADER_LEN]) {
         let end = VNET_HEADER_LEN + len;
         if let Some(capture) = &mut self.capture {
-            capture.record(self.now_micros, &header, &self.buffer[VNET_HEADER_LEN..end]);
+            let frame = [&self.buffer[VNET_HEADER_LEN..end], payload[0], payload[1]].concat();
+            capture.record(self.now_micros, &header, &frame);
         }
         let start = if self.has_header {
             self.buffer[..VNET_HEADER_LEN].copy_from_slice(&header);
@@ -236,7 +245,7 @@ impl FrameSink for Link {
             VNET_HEADER_LEN
         };
         loop {
-            match self.device.write(&self.buffer[start..end]) {
+            match self.device.write(&self.buffer[start..end], payload) {
                 Ok(_) => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // EIO is an interface that is down, EINVAL a frame that the kernel finds malformed, EAGAIN and

@@ -237,6 +237,16 @@ impl FrameSink for Link {
         Some(&mut self.scratch[..len])
     }
 
+    fn commit_gathered(&mut self, len: usize, payload: [&[u8]; 2], header: [u8; VNET_HEADER_LEN]) {
+        let all = payload.concat();
+        let end = len + all.len();
+        // What was not reserved is found by `commit`.
+        if let Some(room) = self.scratch.get_mut(len..end) {
+            room.copy_from_slice(&all);
+        }
+        self.commit(end, header);
+    }
+
     fn commit(&mut self, len: usize, header: [u8; VNET_HEADER_LEN]) {
         let Some(reserved) = self.reserved.take().filter(|reserved| len <= *reserved) else {
             self.violations.push(format!("{len} bytes committed of {:?} reserved", self.reserved));

@@ -44,6 +44,12 @@ impl FrameSink for Link {
         self.reserved = Vec::new();
         self.frames.push(Sent { bytes, meta: FrameMeta::parse(&header).unwrap(), raw_meta: header });
     }
+
+    fn commit_gathered(&mut self, len: usize, payload: [&[u8]; 2], header: [u8; VNET_HEADER_LEN]) {
+        assert_eq!(self.reserved.len(), len + payload.concat().len(), "all of it is reserved");
+        self.reserved[len..].copy_from_slice(&payload.concat());
+        self.commit(self.reserved.len(), header);
+    }
 }
 
 pub(in crate::stack) const GATEWAY_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);

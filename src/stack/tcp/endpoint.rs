@@ -25,10 +25,10 @@ use self::queue::ByteQueue;
 use self::sender::{Sender, Turn};
 use self::sequence::{Ranges, is_at_most, is_before, later};
 use super::super::boundary::{Duration, FrameSink, Instant};
-use super::super::emit::{Emitter, Transport};
+use super::super::emit::Emitter;
 use crate::wire::ip::{self, Ethernet, Header, protocol};
 use crate::wire::tcp::{self, BareSegment, Flags, MAX_SACK_BLOCKS, Options, Segment};
-use crate::wire::vnet_header::{Offload, Segmentation};
+use crate::wire::vnet_header::Offload;
 
 /// Largest IP packet a frame can carry.
 const MAX_PACKET_BYTES: usize = 65_535;
@@ -612,8 +612,6 @@ impl Endpoint {
         frames: &mut impl FrameSink,
     ) -> bool {
         let (offset, len) = data.unwrap_or_default();
-        let cut = self.sender.segment_bytes as usize;
-        let segmentation = (len > cut).then_some(Segmentation::Tcp { segment_bytes: cut as u16, ecn: false });
         let header = Header {
             source: self.local.ip(),
             destination: self.container.ip(),
@@ -625,14 +623,11 @@ impl Endpoint {
         };
         let mut bytes = [0; tcp::MAX_HEADER_LEN];
         let header_len = segment.write_with(options, &mut bytes);
-        let fill = |out: &mut [u8]| {
-            out[..header_len].copy_from_slice(&bytes[..header_len]);
-            self.sender.queue.copy_out(offset, &mut out[header_len..header_len + len]);
-            header_len + len
-        };
-        let transport = Transport::Tcp { segmentation };
+        let payload = self.sender.queue.parts(offset, len);
+        // It cannot be more than the container announced, which has 16 bits.
+        let cut = self.sender.segment_bytes as u16;
         let emitter = Emitter::new(link.mtu, link.offload);
-        emitter.send(&link.ethernet, &header, transport, header_len + len, fill, frames).is_ok()
+        emitter.send_tcp(&link.ethernet, &header, cut, &bytes[..header_len], payload, frames).is_ok()
     }
 
     /// When [`Endpoint::poll_transmit`] has something to do next.

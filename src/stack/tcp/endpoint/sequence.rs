@@ -152,7 +152,9 @@ mod tests {
     #[test]
     fn the_latest_is_told_first() {
         let mut ranges = Ranges::default();
-        [(10, 20), (30, 40), (50, 60)].map(|(first, end)| ranges.insert(first, end));
+        for (first, end) in [(10, 20), (30, 40), (50, 60)] {
+            assert!(ranges.insert(first, end));
+        }
         let mut blocks = [(0, 0); 2];
         assert_eq!(ranges.told(35, &mut blocks), 2);
         assert_eq!(blocks, [(30, 40), (10, 20)]);
