@@ -328,14 +328,9 @@ pub fn write_fragment_headers(
     }
 }
 
-/// Writes the Ethernet header in front of an IP packet that already stands in `frame`.
-pub fn write_ethernet(frame: &mut [u8], ethernet: &Ethernet, is_ipv6: bool) {
-    ethernet.write(frame, if is_ipv6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 });
-}
-
 /// Source and destination of a packet that is known to be of that version and long enough.
 #[must_use]
-pub fn addresses(packet: &[u8], is_ipv6: bool) -> (IpAddr, IpAddr) {
+fn addresses(packet: &[u8], is_ipv6: bool) -> (IpAddr, IpAddr) {
     if is_ipv6 {
         (Ipv6Addr::from(array::<16>(packet, 8)).into(), Ipv6Addr::from(array::<16>(packet, 24)).into())
     } else {
@@ -348,19 +343,6 @@ pub fn addresses(packet: &[u8], is_ipv6: bool) -> (IpAddr, IpAddr) {
 pub fn destination(packet: &[u8]) -> Option<IpAddr> {
     let is_ipv6 = packet.first()? >> 4 == 6;
     (packet.len() >= header_len(is_ipv6)).then(|| addresses(packet, is_ipv6).1)
-}
-
-/// Makes the header at the front of `packet` say that its transport, TCP, follows without options or extensions.
-pub fn set_plain_header(packet: &mut [u8], is_ipv6: bool) {
-    let length = packet.len() as u16;
-    if is_ipv6 {
-        packet[4..6].copy_from_slice(&(length - IPV6_HEADER_LEN as u16).to_be_bytes());
-        packet[6] = protocol::TCP;
-    } else {
-        packet[0] = 0x45;
-        packet[2..4].copy_from_slice(&length.to_be_bytes());
-        fill_ipv4_checksum(packet);
-    }
 }
 
 /// Recomputes the header checksum of the IPv4 packet `packet`.

@@ -100,6 +100,14 @@ fn dhclient(ground: &Ground, container: &Running, family: &str, asked: &str) -> 
     inside(ground, container, &["sh", "-c", &command]).stdout
 }
 
+/// Each of `lines` is one of what was told.
+#[track_caller]
+fn expect_lines(told: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(told.lines().any(|told| told == *line), "no {line:?} in\n{told}");
+    }
+}
+
 #[test]
 fn who_asks_over_dhcp_is_told_the_hosts_address_and_all_that_is_offered() {
     sealed(|ground| {
@@ -109,17 +117,18 @@ fn who_asks_over_dhcp_is_told_the_hosts_address_and_all_that_is_offered() {
         let asked =
             "subnet-mask, routers, domain-name-servers, domain-search, host-name, interface-mtu, fqdn.fqdn";
         let told = dhclient(ground, &container, "-4", asked);
-        for line in [
-            "new_ip_address='203.0.113.1'",
-            "new_subnet_mask='255.255.255.0'",
-            "new_routers='203.0.113.2'",
-            "new_domain_name_servers='192.0.2.53'",
-            "new_domain_search='example.org. lan.example.'",
-            "new_host_name='box'",
-            "new_interface_mtu='65520'",
-        ] {
-            assert!(told.lines().any(|told| told == line), "no {line:?} in\n{told}");
-        }
+        expect_lines(
+            &told,
+            &[
+                "new_ip_address='203.0.113.1'",
+                "new_subnet_mask='255.255.255.0'",
+                "new_routers='203.0.113.2'",
+                "new_domain_name_servers='192.0.2.53'",
+                "new_domain_search='example.org. lan.example.'",
+                "new_host_name='box'",
+                "new_interface_mtu='65520'",
+            ],
+        );
         http(ground.world_listener(WORLD4, 8080));
         fetch(ground, &container, WORLD4, 8080).expect_success().expect_stdout("hello 203.0.113.1");
     });
@@ -138,15 +147,16 @@ fn who_asks_over_dhcpv6_is_told_the_same() {
             shown.contains("fe80::") && !shown.contains("tentative")
         });
         let told = dhclient(ground, &container, "-6", "dhcp6.name-servers, dhcp6.domain-search, dhcp6.fqdn");
-        for line in [
-            "new_ip6_address='2001:db8:1::1'",
-            "new_ip6_prefixlen='128'",
-            "new_dhcp6_name_servers='2001:db8::53'",
-            "new_dhcp6_domain_search='example.org. lan.example.'",
-            "new_fqdn_fqdn='box.example.org'",
-        ] {
-            assert!(told.lines().any(|told| told == line), "no {line:?} in\n{told}");
-        }
+        expect_lines(
+            &told,
+            &[
+                "new_ip6_address='2001:db8:1::1'",
+                "new_ip6_prefixlen='128'",
+                "new_dhcp6_name_servers='2001:db8::53'",
+                "new_dhcp6_domain_search='example.org. lan.example.'",
+                "new_fqdn_fqdn='box.example.org'",
+            ],
+        );
         http(ground.world_listener(WORLD6, 8080));
         fetch(ground, &container, WORLD6, 8080).expect_success().expect_stdout("hello 2001:db8:1::1");
     });

@@ -1,4 +1,4 @@
-//! What the gateway itself offers the container: router advertisements, DHCP, and the DNS forwarder.
+//! What the gateway itself offers the container: router advertisements, DHCP of both families, and the DNS forwarder.
 
 pub mod dhcp;
 pub mod dhcpv6;

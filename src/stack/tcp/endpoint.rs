@@ -13,17 +13,18 @@
 //!
 //! What it leaves out: urgent data is data (RFC 6093), no timestamps (a link that does not keep segments for the minutes
 //! that sequence numbers need to wrap has no use for them), no ECN, no data on a SYN (RFC 7413: the container sends it
-//! again after the handshake). The sending half is [`sender`].
+//! again after the handshake). The halves are [`sender`] and [`receiver`].
 
 mod queue;
+mod receiver;
 mod sender;
 mod sequence;
 
 use std::net::SocketAddr;
 
-use self::queue::ByteQueue;
+use self::receiver::Receiver;
 use self::sender::{Sender, Turn};
-use self::sequence::{Ranges, is_at_most, is_before, later};
+use self::sequence::is_before;
 use super::super::boundary::{Duration, FrameSink, Instant};
 use super::super::emit::Emitter;
 use crate::wire::ip::{self, Ethernet, Header, protocol};
@@ -35,9 +36,6 @@ const MAX_PACKET_BYTES: usize = 65_535;
 
 /// Header bytes of TCP without options.
 const TCP_HEADER_LEN: usize = tcp::MIN_HEADER_LEN;
-
-/// Bits by which our windows are shifted: 8 MiB at most, in steps of 128 bytes.
-const WINDOW_SHIFT: u8 = 7;
 
 /// How long an empty ring is kept for the next bytes.
 const KEEP_RINGS: Duration = Duration::from_secs(1);
@@ -112,22 +110,9 @@ pub struct Endpoint {
     /// The SYN-ACK waits for the host.
     is_held: bool,
     sender: Sender,
-    /// Bytes that the relay has yet to take, the last before `expected`; bytes out of order are ahead of its end.
-    received: ByteQueue,
-    /// What is ahead, in sequence numbers.
-    ahead: Ranges,
-    /// Where bytes out of order came last.
-    ahead_latest: u32,
-    /// RCV.NXT.
-    expected: u32,
-    /// First sequence number beyond the window that we have granted.
-    granted: u32,
-    /// The number of the container's FIN, once that is known.
-    container_fin: Option<u32>,
+    receiver: Receiver,
     /// Bits by which the container's windows are shifted.
     container_shift: u8,
-    /// Bits by which ours are; none unless both sides can.
-    own_shift: u8,
     understands_sack: bool,
     owed: Owed,
     /// The link took no more.
@@ -161,14 +146,8 @@ impl Endpoint {
             state,
             is_held: state == State::Listen,
             sender: Sender::new(initial, buffer_bytes),
-            received: ByteQueue::new(buffer_bytes),
-            ahead: Ranges::default(),
-            ahead_latest: 0,
-            expected: 0,
-            granted: 0,
-            container_fin: None,
+            receiver: Receiver::new(buffer_bytes),
             container_shift: 0,
-            own_shift: WINDOW_SHIFT,
             understands_sack: false,
             owed: Owed::default(),
             is_behind: false,
@@ -238,11 +217,10 @@ impl Endpoint {
         self.sender.segment_bytes = announced.min(most).into();
         match segment.window_shift() {
             Some(shift) => self.container_shift = shift,
-            None => self.own_shift = 0,
+            None => self.receiver.never_shift(),
         }
         self.understands_sack = segment.permits_sack();
-        self.expected = segment.sequence.wrapping_add(1);
-        self.granted = self.expected;
+        self.receiver.begin(segment.sequence.wrapping_add(1));
         // The window of a SYN is never shifted.
         self.sender.first_grant(segment.sequence, segment.acknowledgement, segment.window.into());
     }
@@ -257,20 +235,20 @@ impl Endpoint {
         let flags = segment.flags;
         if self.state == State::SynReceived
             && flags.contains(Flags::SYN)
-            && segment.sequence.wrapping_add(1) == self.expected
+            && segment.sequence.wrapping_add(1) == self.receiver.expected
             && !flags.contains(Flags::RST)
         {
             // Its SYN again; the answer, if there was one, was lost.
             self.owed.syn |= !self.is_held;
             return;
         }
-        if !self.is_acceptable(segment) {
+        if !self.receiver.is_acceptable(segment) {
             self.owed.acknowledgement |= !flags.contains(Flags::RST);
             return;
         }
         if flags.contains(Flags::RST) {
             // RFC 5961 §3.2: elsewhere in the window it may be forged, and is asked about.
-            if segment.sequence == self.expected {
+            if segment.sequence == self.receiver.expected {
                 self.end();
             } else {
                 self.owed.acknowledgement = true;
@@ -288,24 +266,6 @@ impl Endpoint {
         self.handle_payload(segment, deliver);
     }
 
-    /// RFC 9293 §3.10.7.4, the four cases of the first check; a segment may begin before the window.
-    fn is_acceptable(&self, segment: &Segment<'_>) -> bool {
-        let (first, len) = (segment.sequence, segment.sequence_len());
-        let window = self.granted.wrapping_sub(self.expected);
-        let is_inside = |sequence: u32| sequence.wrapping_sub(self.expected) < window;
-        match (len, window) {
-            (0, 0) => first == self.expected,
-            (0, _) => is_inside(first) || first == self.expected,
-            // What a closed window is probed with; its acknowledgement and a RST count all the same.
-            (_, 0) => first == self.expected,
-            _ => {
-                is_inside(first)
-                    || is_inside(first.wrapping_add(len - 1))
-                    || (is_before(first, self.expected) && is_before(self.expected, first.wrapping_add(len)))
-            }
-        }
-    }
-
     /// Whether the rest of the segment counts.
     fn handle_acknowledgement(&mut self, segment: &Segment<'_>, now: Instant) -> bool {
         let acknowledgement = segment.acknowledgement;
@@ -314,7 +274,7 @@ impl Endpoint {
                 return false;
             }
             self.sender.syn_acknowledged(acknowledgement, now);
-            let window = u32::from(segment.window) << self.shift();
+            let window = u32::from(segment.window) << self.container_shift;
             self.sender.first_grant(segment.sequence, acknowledgement, window);
             self.owed.syn = false;
             self.state = if self.sender.is_closing { State::FinWait1 } else { State::Established };
@@ -330,7 +290,7 @@ impl Endpoint {
         let is_repeated = acknowledgement == self.sender.unacknowledged;
         let was_fin = is_before(self.sender.unacknowledged, acknowledgement)
             && self.sender.acknowledge(acknowledgement, now);
-        let window = u32::from(segment.window) << self.shift();
+        let window = u32::from(segment.window) << self.container_shift;
         let has_changed = self.sender.grant(segment.sequence, acknowledgement, window);
         if is_repeated && !has_changed && segment.sequence_len() == 0 && !self.sender.is_settled() {
             self.sender.duplicate();
@@ -348,44 +308,12 @@ impl Endpoint {
         true
     }
 
-    fn shift(&self) -> u8 {
-        self.container_shift
-    }
-
     fn handle_payload(&mut self, segment: &Segment<'_>, deliver: impl FnOnce(&[u8]) -> usize) {
-        let takes_data = matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
         if segment.sequence_len() == 0 {
             return;
         }
         self.owed.acknowledgement = true;
-        if !takes_data {
-            return;
-        }
-        if segment.flags.contains(Flags::FIN) {
-            let end = segment.sequence.wrapping_add(segment.payload.len() as u32);
-            if is_at_most(end, self.granted) {
-                self.container_fin.get_or_insert(end);
-            }
-        }
-        // What came before is cut off, and what is beyond the window.
-        let known = self.expected.wrapping_sub(segment.sequence);
-        let (sequence, payload) = match segment.payload.get(known as usize..) {
-            Some(news) if !is_before(self.expected, segment.sequence) => (self.expected, news),
-            _ => (segment.sequence, segment.payload),
-        };
-        let room = self.granted.wrapping_sub(sequence);
-        if !is_before(sequence, self.expected) && room <= u32::MAX / 2 {
-            let payload = &payload[..payload.len().min(room as usize)];
-            if sequence == self.expected {
-                self.take_in_order(payload, deliver);
-            } else if !payload.is_empty() {
-                self.take_ahead(sequence, payload);
-            }
-        }
-        if self.container_fin == Some(self.expected) {
-            self.expected = self.expected.wrapping_add(1);
-            self.granted = later(self.granted, self.expected);
-            self.container_fin = None;
+        if self.takes_data() && self.receiver.take(segment, deliver) {
             self.state = match self.state {
                 State::Established => State::CloseWait,
                 State::FinWait1 => State::Closing,
@@ -395,32 +323,8 @@ impl Endpoint {
         }
     }
 
-    fn take_in_order(&mut self, payload: &[u8], deliver: impl FnOnce(&[u8]) -> usize) {
-        let mut kept = payload;
-        if self.received.is_empty() && !payload.is_empty() {
-            let taken = deliver(payload).min(payload.len());
-            self.received.skip(taken);
-            kept = &payload[taken..];
-        }
-        let len = self.received.write_ahead(self.received.len(), kept);
-        self.received.extend(len);
-        self.expected = self.expected.wrapping_add((payload.len() - kept.len() + len) as u32);
-        if !self.ahead.is_empty() {
-            self.ahead.advance_to(self.expected);
-            if let Some(end) = self.ahead.take_at(self.expected) {
-                self.received.extend(end.wrapping_sub(self.expected) as usize);
-                self.expected = end;
-            }
-        }
-    }
-
-    fn take_ahead(&mut self, sequence: u32, payload: &[u8]) {
-        let offset = self.received.len() + sequence.wrapping_sub(self.expected) as usize;
-        let len = payload.len().min(self.received.capacity().saturating_sub(offset));
-        if len > 0 && self.ahead.insert(sequence, sequence.wrapping_add(len as u32)) {
-            self.received.write_ahead(offset, &payload[..len]);
-            self.ahead_latest = sequence;
-        }
+    fn takes_data(&self) -> bool {
+        matches!(self.state, State::Established | State::FinWait1 | State::FinWait2)
     }
 
     /// Sends what there is to send: data, acknowledgements, resets, probes. Returns whether any frame left.
@@ -431,8 +335,8 @@ impl Endpoint {
         }
         let sent = self.transmit(link, now, frames);
         self.sender.watch_window(now);
-        let is_idle = self.sender.queue.is_empty() && self.received.is_empty() && self.ahead.is_empty();
-        let has_rings = self.sender.queue.has_memory() || self.received.has_memory();
+        let is_idle = self.sender.queue.is_empty() && self.receiver.is_idle();
+        let has_rings = self.sender.queue.has_memory() || self.receiver.queue.has_memory();
         self.release_at = match self.release_at {
             _ if !is_idle || !has_rings => None,
             None => Some(now + KEEP_RINGS),
@@ -446,8 +350,8 @@ impl Endpoint {
         if self.sender.queue.is_empty() {
             self.sender.queue.shrink();
         }
-        if self.received.is_empty() && self.ahead.is_empty() {
-            self.received.shrink();
+        if self.receiver.is_idle() {
+            self.receiver.queue.shrink();
         }
     }
 
@@ -458,6 +362,7 @@ impl Endpoint {
             return sent;
         }
         if self.is_held || matches!(self.state, State::Listen | State::Closed) {
+            // What ended it may still be owed an answer.
             return self.state == State::Closed && self.pay_acknowledgement(link, frames);
         }
         if self.sender.handle_timeout(now) && matches!(self.state, State::SynSent | State::SynReceived) {
@@ -476,33 +381,18 @@ impl Endpoint {
             self.sender.sent(&turn, now);
             sent = true;
         }
-        if !self.ahead.is_empty() && self.owed.acknowledgement {
+        if !self.receiver.ahead.is_empty() && self.owed.acknowledgement {
             // Data does not tell of what is held.
             return self.pay_acknowledgement(link, frames) || sent;
         }
-        if !sent && (self.owed.acknowledgement || self.has_window_news()) {
+        if !sent
+            && (self.owed.acknowledgement
+                || self.takes_data() && self.receiver.has_window_news(self.sender.segment_bytes))
+        {
             self.owed.acknowledgement = true;
             sent = self.pay_acknowledgement(link, frames);
         }
         sent
-    }
-
-    /// Whether the window has opened so much that the container should know (RFC 9293 §3.8.6.2.2).
-    fn has_window_news(&self) -> bool {
-        let takes_data = matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
-        let more = self.right_edge().wrapping_sub(self.granted) as usize;
-        let step = (2 * self.sender.segment_bytes as usize).min(self.received.capacity() / 4).max(1);
-        let is_news = more >= step && more <= self.received.capacity();
-        // A window that is wide open already is told of with the next acknowledgement.
-        let left = self.granted.wrapping_sub(self.expected) as usize;
-        takes_data && is_news && left < self.received.capacity() / 2
-    }
-
-    /// First sequence number that there is no room for; never before what was granted.
-    fn right_edge(&self) -> u32 {
-        let most = usize::from(u16::MAX) << self.own_shift;
-        let window = self.received.free().min(most) >> self.own_shift << self.own_shift;
-        later(self.expected.wrapping_add(window as u32), self.granted)
     }
 
     fn most_payload(&self, link: &LinkView) -> usize {
@@ -519,24 +409,24 @@ impl Endpoint {
         let is_answer = self.state == State::SynReceived;
         let options = Options {
             max_segment_size: Some(link.max_segment_size(self.local.is_ipv6())),
-            window_shift: (self.own_shift > 0).then_some(self.own_shift),
+            window_shift: self.receiver.shift(),
             permits_sack: !is_answer || self.understands_sack,
             sack: &[],
         };
-        let window = self.received.capacity().min(usize::from(u16::MAX));
+        let window = self.receiver.queue.capacity().min(usize::from(u16::MAX)) as u16;
         let header = BareSegment {
             source_port: self.local.port(),
             destination_port: self.container.port(),
             sequence: self.sender.unacknowledged,
-            acknowledgement: is_answer.then_some(self.expected),
+            acknowledgement: is_answer.then_some(self.receiver.expected),
             flags: Flags::SYN,
-            window: window as u16,
+            window,
         };
         if !self.send(&header, &options, None, link, frames) {
             self.is_behind = true;
             return false;
         }
-        self.granted = later(self.granted, self.expected.wrapping_add(window as u32));
+        self.receiver.grant(window.into());
         self.sender.syn_sent(now);
         self.owed = Owed::default();
         true
@@ -564,7 +454,7 @@ impl Endpoint {
             return false;
         }
         let mut blocks = [(0, 0); MAX_SACK_BLOCKS];
-        let count = if self.understands_sack { self.ahead.told(self.ahead_latest, &mut blocks) } else { 0 };
+        let count = if self.understands_sack { self.receiver.tell_ahead(&mut blocks) } else { 0 };
         let options = Options { sack: &blocks[..count], ..Options::default() };
         let header = self.header(self.sender.highest());
         let sent = self.send(&header, &options, None, link, frames);
@@ -585,20 +475,19 @@ impl Endpoint {
 
     /// The header of a segment at `sequence` that acknowledges and grants all that can be.
     fn header(&self, sequence: u32) -> BareSegment {
-        let window = self.right_edge().wrapping_sub(self.expected) >> self.own_shift;
         BareSegment {
             source_port: self.local.port(),
             destination_port: self.container.port(),
             sequence,
-            acknowledgement: Some(self.expected),
+            acknowledgement: Some(self.receiver.expected),
             flags: Flags(0),
-            window: u16::try_from(window).unwrap_or(u16::MAX),
+            window: self.receiver.window_field(),
         }
     }
 
     /// Such a segment has left.
     fn acknowledged(&mut self) {
-        self.granted = self.right_edge();
+        self.receiver.grant_all();
         self.owed.acknowledgement = false;
     }
 
@@ -673,8 +562,8 @@ impl Endpoint {
 
     /// Hands received bytes, in order, to `take`, which says how many it took.
     pub fn receive_with(&mut self, take: impl FnOnce(&[u8]) -> usize) {
-        let taken = take(self.received.front());
-        self.received.consume(taken);
+        let taken = take(self.receiver.queue.front());
+        self.receiver.queue.consume(taken);
     }
 
     /// Lets `fill` write bytes for the container into free buffer space; it says how many it wrote.
@@ -687,7 +576,7 @@ impl Endpoint {
     /// Received bytes that nobody has taken yet.
     #[must_use]
     pub fn received_bytes(&self) -> usize {
-        self.received.len()
+        self.receiver.queue.len()
     }
 
     /// Bytes for the container that it has not acknowledged.
