@@ -29,7 +29,10 @@ use tracing::{debug, info, warn};
 use self::container::{Command, Container};
 use self::handshake::{HandshakeError, Line, Word};
 use self::host_copy::{Copied, CopyError, HostNetwork};
-use crate::cli::{self, Announcement, Collisions, Configuration, Mode, OutboundSources, Plan, Verbosity};
+use crate::cli::{
+    self, Announcement, AttachTarget, Collisions, Configuration, Lifetime, Mode, OutboundSources, Plan,
+    Verbosity,
+};
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
 use crate::config::{
     Config, DhcpPool, Forwarding, Limits, LinkConfig, LocalClients, Offers, OutboundAddresses,
@@ -285,9 +288,20 @@ impl Facts {
             link: &self.link,
             copied: self.copied.as_ref(),
             tap_name: &self.tap_name,
+            ends_with_namespace: ends_with_namespace(plan),
             tap_features: tap_features(plan),
             has_link: !plan.forwarding.splice_only,
             configuration: configuration(plan),
+        }
+    }
+}
+
+/// A command is our child, and a process that is given is watched; of a path there is only what it names.
+fn ends_with_namespace(plan: &Plan) -> bool {
+    match &plan.mode {
+        Mode::Run { .. } => false,
+        Mode::Attach(attach) => {
+            !matches!(attach.target, AttachTarget::Pid(_)) && attach.lifetime == Lifetime::OfTarget
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Container<'a> {
     pub copied: Option<&'a Copied>,
     /// Name of its TAP.
     pub tap_name: &'a str,
+    /// Whether its end shows in nothing but the end of its namespace, which the TAP must not keep then.
+    pub ends_with_namespace: bool,
     /// What to ask of the TAP.
     pub tap_features: TapFeatures,
     /// Whether it is to have a TAP at all.
@@ -129,8 +131,12 @@ impl Container<'_> {
         if !self.has_link {
             return Ok(line.say(Word::Configured)?);
         }
-        // Its end is ours: see there.
-        let tap = loose_tap::open(self.tap_name, self.tap_features)?;
+        let tap = if self.ends_with_namespace {
+            loose_tap::open(self.tap_name, self.tap_features)?
+        } else {
+            // Moving a device takes the kernel 20 ms, which are saved where a process tells the end.
+            Tap::open(self.tap_name, self.tap_features)?
+        };
         match self.configuration {
             Configuration::Ours => self.configure(&tap)?,
             Configuration::Others => {}

@@ -330,8 +330,8 @@ impl Stack {
         for flow in queue.drain(..) {
             self.advance_tcp(flow, now, io);
         }
-        // Advancing queues nothing, so the emptied vector may serve again.
-        debug_assert!(self.queue.is_empty());
+        // Those that want another turn wait for the next call; the emptied vector serves again.
+        queue.append(&mut self.queue);
         self.queue = queue;
         self.stats.to_container.add(frames.sent());
     }
@@ -378,7 +378,7 @@ impl Stack {
     /// The earliest instant at which [`Stack::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if !self.unread.is_empty() {
+        if !self.unread.is_empty() || !self.queue.is_empty() {
             return Some(Instant::ZERO);
         }
         [self.timers.earliest(), self.reassembler.poll_timeout(), self.router_advert.poll_timeout()]

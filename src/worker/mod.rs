@@ -47,6 +47,8 @@ pub use self::sockets::Listener;
 const EVENTS_PER_TURN: usize = 512;
 /// Frames read before the others get their turn.
 const FRAMES_PER_TURN: usize = 32;
+/// Bytes of frames read before the others get their turn.
+const FRAME_BYTES_PER_TURN: usize = 256 << 10;
 /// Connections accepted before the others get their turn.
 const ACCEPTS_PER_TURN: usize = 32;
 /// Actions carried out before the others get their turn.
@@ -134,6 +136,7 @@ pub struct Worker {
     freebind: bool,
     /// A source has asked for the end: the exit status, and until when what is under way may arrive.
     finish: Option<(u8, Instant)>,
+    spin: Spin,
 }
 
 /// The process's monotonic clock, from zero at start-up.
@@ -161,6 +164,31 @@ impl Clock {
     fn now(&self) -> Instant {
         let elapsed = Self::read().duration_since(self.started);
         Instant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// Whether to look for events over and over for a moment before sleeping.
+///
+/// Waking a sleeping processor takes longer than most exchanges do. So where the last waits were short, the next will
+/// be, and is spent awake; one that was not ends that, and an idle link never begins it.
+#[derive(Debug, Default)]
+struct Spin {
+    short_waits: u32,
+}
+
+impl Spin {
+    /// Short waits in a row after which the next is taken to be short.
+    const STREAK: u32 = 8;
+
+    /// Longer than the pauses of an exchange of single bytes take; a wait beyond it is slept through.
+    const LONGEST: Duration = Duration::from_micros(100);
+
+    fn is_worth_it(&self) -> bool {
+        self.short_waits >= Self::STREAK
+    }
+
+    fn learn(&mut self, waited: Duration) {
+        self.short_waits = if waited <= Self::LONGEST { self.short_waits.saturating_add(1) } else { 0 };
     }
 }
 
@@ -200,6 +228,7 @@ impl Worker {
             loopback: None,
             freebind: false,
             finish: None,
+            spin: Spin::default(),
         })
     }
 
@@ -247,13 +276,12 @@ impl Worker {
         }
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         loop {
-            match self.poll.poll(&mut events, self.patience()) {
+            match self.wait(&mut events) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 // An interrupted wait has no events.
                 Err(_) => events.clear(),
                 Ok(()) => {}
             }
-            self.now = self.clock.now();
             self.link.tick(self.now);
             for event in &events {
                 match Subject::from_token(event.token()) {
@@ -307,6 +335,35 @@ impl Worker {
                 return Ok(self.end(ExitReason::LinkGone));
             }
         }
+    }
+
+    /// Waits for events, and reads the clock after that.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let patience = self.patience();
+        if patience == Some(std::time::Duration::ZERO) {
+            let outcome = self.poll.poll(events, patience);
+            self.now = self.clock.now();
+            return outcome;
+        }
+        let began = self.clock.now();
+        events.clear();
+        if self.spin.is_worth_it() {
+            loop {
+                self.poll.poll(events, Some(std::time::Duration::ZERO))?;
+                self.now = self.clock.now();
+                if !events.is_empty() || self.now >= began + Spin::LONGEST {
+                    break;
+                }
+            }
+        }
+        if events.is_empty() {
+            let outcome = self.poll.poll(events, patience);
+            self.now = self.clock.now();
+            self.spin.learn(self.now - began);
+            return outcome;
+        }
+        self.spin.learn(self.now - began);
+        Ok(())
     }
 
     fn end(&mut self, reason: ExitReason) -> ExitReason {
@@ -391,9 +448,14 @@ impl Worker {
         if !self.is_link_ready {
             return;
         }
+        let mut bytes = 0;
         for _ in 0..FRAMES_PER_TURN {
+            if bytes >= FRAME_BYTES_PER_TURN {
+                return;
+            }
             match self.link.read(&mut self.read_buffer) {
                 LinkRead::Frame(len) => {
+                    bytes += len;
                     let Some((header, frame)) = self.link.split(&self.read_buffer[..len]) else { continue };
                     let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
                     self.stack.handle_frame(header, frame, self.now, &mut io);

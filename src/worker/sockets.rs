@@ -394,6 +394,10 @@ fn register(
 
 /// How a pending connect ended; `None` while it has not.
 fn connect_outcome(socket: &StreamSocket, event: &Event) -> Option<Result<(), SocketError>> {
+    // Room to write and nothing else is what only a connection has.
+    if event.is_writable() && !event.is_error() && !event.is_write_closed() && !event.is_read_closed() {
+        return Some(Ok(()));
+    }
     match socket.take_error() {
         Err(error) => Some(Err(error)),
         // The error may have been taken off by then; what is hung up is still not a connection.

@@ -290,6 +290,10 @@ impl Stack {
         }
         match outcome {
             Outcome::Alive => self.schedule_tcp(flow, now),
+            Outcome::Unfinished => {
+                self.schedule_tcp(flow, now);
+                self.queue_tcp(flow);
+            }
             Outcome::Over(how) => self.close_tcp(flow, how),
             Outcome::TimeWait => self.rest_in_time_wait(flow, now),
         }

@@ -17,6 +17,10 @@ use crate::wire::tcp::Segment;
 
 /// Most bytes read from the host before they are put on the link: one super-segment, still warm in the cache.
 const READ_AHEAD_BYTES: usize = 64 << 10;
+/// Bytes offered to a host of which nothing is known yet: an answer and its header mostly fit.
+const FIRST_READ_BYTES: usize = 4 << 10;
+/// Super-segments a flow moves before the others, and the link, get their turn.
+const ROUNDS_PER_TURN: usize = 4;
 
 /// How far a flow has come.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub enum Stage {
 pub enum Outcome {
     /// It goes on.
     Alive,
+    /// It could move more at once, and wants another turn.
+    Unfinished,
     /// Both halves have ended and we closed first: the pair of endpoints rests in TIME-WAIT.
     TimeWait,
     /// It is over.
@@ -58,6 +64,8 @@ pub struct TcpFlow {
     pub buffer_bytes: usize,
     /// It waits in the queue of flows to be advanced.
     pub queued: bool,
+    /// Bytes of the next read: what the last ones brought, with room for more.
+    read_bytes: usize,
     host_readable: bool,
     host_writable: bool,
     /// The host's FIN has been read.
@@ -78,6 +86,7 @@ impl TcpFlow {
             stage,
             buffer_bytes,
             queued: false,
+            read_bytes: FIRST_READ_BYTES,
             host_readable: false,
             host_writable: false,
             host_finished: false,
@@ -176,8 +185,9 @@ impl TcpFlow {
             && moved < READ_AHEAD_BYTES
             && self.endpoint.transmit_space() > 0
         {
-            let mut outcome = StreamRead::Blocked;
-            self.endpoint.transmit_with(READ_AHEAD_BYTES, |space| {
+            let (mut outcome, mut offered) = (StreamRead::Blocked, 0);
+            self.endpoint.transmit_with(self.read_bytes, |space| {
+                offered = space.len();
                 outcome = host.receive_stream(flow, space);
                 match outcome {
                     StreamRead::Bytes(count) => count,
@@ -185,7 +195,10 @@ impl TcpFlow {
                 }
             });
             match outcome {
-                StreamRead::Bytes(count) => moved += count,
+                StreamRead::Bytes(count) => {
+                    moved += count;
+                    self.learn_read(count, offered);
+                }
                 StreamRead::Blocked => self.host_readable = false,
                 StreamRead::End => {
                     self.host_readable = false;
@@ -198,7 +211,16 @@ impl TcpFlow {
         Ok(moved > 0)
     }
 
-    /// Moves everything that can move, lets the endpoint speak, and says what became of the flow.
+    /// Reads that are filled grow, so that a bulk transfer takes few and a short answer little memory.
+    fn learn_read(&mut self, count: usize, offered: usize) {
+        if count == offered {
+            self.read_bytes = (4 * self.read_bytes).min(READ_AHEAD_BYTES);
+        } else if count < self.read_bytes / 8 {
+            self.read_bytes = (self.read_bytes / 2).max(FIRST_READ_BYTES);
+        }
+    }
+
+    /// Moves what can move in one turn, lets the endpoint speak, and says what became of the flow.
     pub fn advance<H: HostIo, F: FrameSink>(
         &mut self,
         flow: FlowId,
@@ -208,7 +230,8 @@ impl TcpFlow {
         actions: &mut impl Extend<Action>,
     ) -> Outcome {
         self.settle_stage();
-        loop {
+        let mut is_done = false;
+        for _ in 0..ROUNDS_PER_TURN {
             let moved = match self.relay_to_host(flow, io.host) {
                 Ok(up) => self.relay_to_container(flow, io.host).map(|down| up || down),
                 Err(error) => Err(error),
@@ -221,10 +244,14 @@ impl TcpFlow {
             };
             let sent = self.endpoint.poll_transmit(link, now, io.frames);
             if !moved && !sent {
+                is_done = true;
                 break;
             }
         }
-        self.settle_end(flow, actions)
+        match self.settle_end(flow, actions) {
+            Outcome::Alive if !is_done => Outcome::Unfinished,
+            outcome => outcome,
+        }
     }
 
     /// A published port's flow relays as soon as the container has accepted.
