@@ -33,11 +33,11 @@ pub struct Limits {
     pub flows: usize,
     /// TCP flows whose handshake is not complete on both sides.
     pub half_open: usize,
-    /// Bytes of TCP buffer of all flows together.
+    /// Bytes that the TCP buffers of all flows hold together.
     pub tcp_buffer_total_bytes: usize,
-    /// Largest buffer of one TCP flow in one direction.
+    /// Largest buffer of one TCP flow in one direction; grows to it as it is needed.
     pub tcp_buffer_max_bytes: usize,
-    /// Smallest buffer of one TCP flow in one direction, given when the total is nearly spent.
+    /// What a buffer of a TCP flow may hold in any case; set aside for each when the flow begins.
     pub tcp_buffer_min_bytes: usize,
     /// A flow may be given up for a new one after this long without a packet.
     pub evict_idle: Duration,
@@ -62,11 +62,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            flows: 65_536,
-            half_open: 1_024,
+            flows: 131_072,
+            half_open: 4_096,
             tcp_buffer_total_bytes: 512 << 20,
             tcp_buffer_max_bytes: 1 << 20,
-            tcp_buffer_min_bytes: 8 << 10,
+            tcp_buffer_min_bytes: 2 << 10,
             evict_idle: Duration::from_secs(10),
             datagrams_pending_per_flow: 16,
             dns_pending_per_flow: 4,

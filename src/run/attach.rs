@@ -18,7 +18,7 @@ use crate::control::Server;
 use crate::sys::bess::{BessListener, BessSocket};
 use crate::sys::daemon::Announcer;
 use crate::sys::namespace::{NamespaceTarget, Namespaces};
-use crate::sys::process::{self, Signal, Signals};
+use crate::sys::process::{self, Child, Signal, Signals};
 use crate::sys::ready::{ReadyDescriptor, take_inherited};
 use crate::sys::tap::Tap;
 use crate::sys::watch_path::PathWatch;
@@ -101,10 +101,10 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         // They do what they do to every program, and those that were ignored when we were started still are.
         Lifetime::UntilTold => None,
     };
-    let mut userns = None;
+    let (mut userns, mut child) = (None, None);
     let (worker, rules) = match place {
         Place::Namespaces(namespaces) => {
-            let (worker, rules) = in_namespaces(plan, &facts, &namespaces)?;
+            let (worker, rules) = in_namespaces(plan, &facts, &namespaces, &mut child)?;
             let set_up = (with_loopback(plan, &facts, worker, &namespaces)?, rules);
             // Of the namespaces no more is kept: held open, the network would outlive the container.
             userns = namespaces.into_user();
@@ -150,6 +150,10 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         }
         None => worker,
     };
+    if let Some(child) = child {
+        // It has had the time to end beside us.
+        child.wait().doing("wait for the set-up process")?;
+    }
     confine(plan, userns)?;
     if let Some(announcer) = announcer {
         announcer.ready().doing("go to the background")?;
@@ -185,18 +189,19 @@ fn wait_until_told(exit: Option<&OwnedFd>) -> Result<u8, RunError> {
     }
 }
 
-/// Sets the interface up from inside, by a child that ends when that is done.
+/// Sets the interface up from inside, by a child that ends when that is done, and is left to be waited for.
 fn in_namespaces(
     plan: &Plan,
     facts: &Facts,
     namespaces: &Namespaces,
+    ending: &mut Option<Child>,
 ) -> Result<(Worker, Vec<PublishRule>), RunError> {
     let container = facts.container(plan);
     let parent = std::process::id();
     let (child, line) = fork(|line| container.join(line, namespaces, parent))?;
     match set_up_by_child(plan, facts, &line) {
         Ok(set_up) => {
-            child.wait().doing("wait for the set-up process")?;
+            *ending = Some(child);
             Ok(set_up)
         }
         Err(error) => {
@@ -215,11 +220,11 @@ fn announce(
     rules: &[PublishRule],
     ready: Option<ReadyDescriptor>,
 ) {
-    tell_user(plan, what.announcement, facts, rules);
     // Whoever asked to be told may have lost interest: the network is up all the same.
     if let Some(Err(error)) = ready.map(ReadyDescriptor::tell) {
         warn!("--ready-fd: {error}");
     }
+    tell_user(plan, what.announcement, facts, rules);
 }
 
 /// Waits for the guest that connects to the socket; `None` if we are to end before.

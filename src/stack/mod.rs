@@ -44,6 +44,7 @@ use self::service::router_advert::{Advertisement, RouterAdvert};
 use self::stats::{CountedFrames, Stats};
 use self::tcp::TimeWait;
 use self::tcp::endpoint::LinkView;
+use self::tcp::memory::Memory;
 use self::tcp::relay::TcpFlow;
 use self::timer::Timers;
 use self::udp::UdpFlow;
@@ -97,7 +98,7 @@ pub struct Stack {
     actions: VecDeque<Action>,
     events: VecDeque<StackEvent>,
     stats: Stats,
-    tcp_buffer_bytes: usize,
+    memory: Memory,
     half_open: usize,
     echo_forbidden_told: bool,
     no_resolver_told: bool,
@@ -139,7 +140,7 @@ impl Stack {
             actions: VecDeque::new(),
             events: VecDeque::new(),
             stats: Stats::default(),
-            tcp_buffer_bytes: 0,
+            memory: Memory::new(&config.limits),
             half_open: 0,
             echo_forbidden_told: false,
             no_resolver_told: false,
@@ -425,7 +426,7 @@ impl Stack {
     /// Bytes of TCP buffers granted to flows now.
     #[must_use]
     pub fn tcp_buffer_bytes(&self) -> usize {
-        self.tcp_buffer_bytes
+        self.memory.charged()
     }
 
     /// Makes sure that one more flow fits: the least recently used idle one gives way.

@@ -10,6 +10,7 @@
 mod link;
 pub mod loopback;
 mod sockets;
+mod spin;
 pub mod splice;
 mod token;
 
@@ -29,6 +30,7 @@ use self::link::{Link, LinkRead};
 use self::loopback::follow::Change;
 use self::loopback::{Loopback, LoopbackPaths};
 use self::sockets::{Noticed, Sockets};
+use self::spin::Spin;
 use self::token::{FlowMark, Subject};
 use crate::config::{Config, PortForwarding, PublishRule};
 use crate::control::{Server, slirp4netns};
@@ -164,31 +166,6 @@ impl Clock {
     fn now(&self) -> Instant {
         let elapsed = Self::read().duration_since(self.started);
         Instant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
-    }
-}
-
-/// Whether to look for events over and over for a moment before sleeping.
-///
-/// Waking a sleeping processor takes longer than most exchanges do. So where the last waits were short, the next will
-/// be, and is spent awake; one that was not ends that, and an idle link never begins it.
-#[derive(Debug, Default)]
-struct Spin {
-    short_waits: u32,
-}
-
-impl Spin {
-    /// Short waits in a row after which the next is taken to be short.
-    const STREAK: u32 = 8;
-
-    /// Longer than the pauses of an exchange of single bytes take; a wait beyond it is slept through.
-    const LONGEST: Duration = Duration::from_micros(100);
-
-    fn is_worth_it(&self) -> bool {
-        self.short_waits >= Self::STREAK
-    }
-
-    fn learn(&mut self, waited: Duration) {
-        self.short_waits = if waited <= Self::LONGEST { self.short_waits.saturating_add(1) } else { 0 };
     }
 }
 
@@ -339,31 +316,34 @@ impl Worker {
 
     /// Waits for events, and reads the clock after that.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        const NOT_AT_ALL: Option<std::time::Duration> = Some(std::time::Duration::ZERO);
         let patience = self.patience();
-        if patience == Some(std::time::Duration::ZERO) {
-            let outcome = self.poll.poll(events, patience);
-            self.now = self.clock.now();
-            return outcome;
-        }
         let began = self.clock.now();
-        events.clear();
-        if self.spin.is_worth_it() {
+        let stats = self.stack.stats();
+        let moved = stats.from_container.bytes + stats.to_container.bytes;
+        let is_pausing = patience != NOT_AT_ALL;
+        if is_pausing && self.spin.is_worth_it(moved) {
+            let longest =
+                patience.map_or(Spin::LONGEST.into(), |patience| patience.min(Spin::LONGEST.into()));
             loop {
-                self.poll.poll(events, Some(std::time::Duration::ZERO))?;
+                self.poll.poll(events, NOT_AT_ALL)?;
                 self.now = self.clock.now();
-                if !events.is_empty() || self.now >= began + Spin::LONGEST {
+                let waited = self.now - began;
+                if !events.is_empty() {
+                    self.spin.learn(waited);
+                    return Ok(());
+                }
+                if waited >= longest.into() {
                     break;
                 }
             }
         }
-        if events.is_empty() {
-            let outcome = self.poll.poll(events, patience);
-            self.now = self.clock.now();
+        let outcome = self.poll.poll(events, patience);
+        self.now = self.clock.now();
+        if is_pausing {
             self.spin.learn(self.now - began);
-            return outcome;
         }
-        self.spin.learn(self.now - began);
-        Ok(())
+        outcome
     }
 
     fn end(&mut self, reason: ExitReason) -> ExitReason {

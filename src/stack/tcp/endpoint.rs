@@ -573,6 +573,25 @@ impl Endpoint {
         }
     }
 
+    /// Bytes of memory that the buffers hold, toward the host and toward the container.
+    #[must_use]
+    pub fn memory(&self) -> [usize; 2] {
+        [self.receiver.queue.memory(), self.sender.queue.memory()]
+    }
+
+    /// Whether there is a buffer toward the container.
+    #[must_use]
+    pub fn has_transmit_memory(&self) -> bool {
+        self.sender.queue.has_memory()
+    }
+
+    /// Lets each buffer grow by `room` bytes from now on, and to `least` in any case.
+    pub fn limit_memory(&mut self, room: usize, least: usize) {
+        for queue in [&mut self.receiver.queue, &mut self.sender.queue] {
+            queue.limit_memory((queue.memory() + room).max(least));
+        }
+    }
+
     /// Received bytes that nobody has taken yet.
     #[must_use]
     pub fn received_bytes(&self) -> usize {
@@ -585,11 +604,11 @@ impl Endpoint {
         self.sender.queue.len()
     }
 
-    /// Bytes for the container that there is room for; zero once our half is closed.
+    /// Bytes for the container that there is room for now; zero once our half is closed.
     #[must_use]
     pub fn transmit_space(&self) -> usize {
         let may_send = matches!(self.state, State::Established | State::CloseWait);
-        if may_send && !self.sender.is_closing { self.sender.queue.free() } else { 0 }
+        if may_send && !self.sender.is_closing { self.sender.queue.room() } else { 0 }
     }
 
     /// Where the connection stands.

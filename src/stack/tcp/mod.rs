@@ -11,6 +11,7 @@
 //! RFC 9293 (TCP), RFC 5382 (TCP through NAT), RFC 6528 (initial sequence numbers), RFC 1337 (TIME-WAIT).
 
 pub mod endpoint;
+pub mod memory;
 pub mod relay;
 
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -68,7 +69,9 @@ impl Stack {
         let Some((_, body)) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
         match body {
             Flow::Tcp(tcp) => {
+                self.memory.limit(tcp);
                 tcp.handle_segment(flow, &segment, &link, now, io.host);
+                self.memory.charge(tcp);
                 if !tcp.queued {
                     tcp.queued = true;
                     self.queue.push(flow);
@@ -150,8 +153,7 @@ impl Stack {
         let mut endpoint = Endpoint::accept(key.remote, key.container, buffer_bytes, seed);
         endpoint.handle_segment(segment, link, now, |_| 0);
         let quote = packet.bytes[..packet.bytes.len().min(QUOTE_BYTES)].into();
-        let flow =
-            self.add_tcp(key, endpoint, Stage::Connecting { quote, resolvers_tried }, buffer_bytes, now);
+        let flow = self.add_tcp(key, endpoint, Stage::Connecting { quote, resolvers_tried }, now);
         self.actions.push_back(Action::ConnectStream { flow, target });
         self.tell_opened(flow, key, target);
         Ok(())
@@ -188,7 +190,7 @@ impl Stack {
         let buffer_bytes = self.admit_tcp_quietly(now)?;
         let seed = self.sequence_seed(&key, now);
         let endpoint = Endpoint::connect(key.remote, key.container, buffer_bytes, seed);
-        let flow = self.add_tcp(key, endpoint, Stage::Opening, buffer_bytes, now);
+        let flow = self.add_tcp(key, endpoint, Stage::Opening, now);
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             tcp.host_connected();
         }
@@ -197,18 +199,11 @@ impl Stack {
         Ok(flow)
     }
 
-    fn add_tcp(
-        &mut self,
-        key: FlowKey,
-        endpoint: Endpoint,
-        stage: Stage,
-        buffer_bytes: usize,
-        now: Instant,
-    ) -> FlowId {
-        let charged = 2 * buffer_bytes;
-        self.tcp_buffer_bytes += charged;
+    fn add_tcp(&mut self, key: FlowKey, endpoint: Endpoint, stage: Stage, now: Instant) -> FlowId {
+        let mut tcp = Box::new(TcpFlow::new(endpoint, stage));
+        self.memory.charge(&mut tcp);
         self.half_open += 1;
-        let flow = self.flows.insert(key, now, Flow::Tcp(Box::new(TcpFlow::new(endpoint, stage, charged))));
+        let flow = self.flows.insert(key, now, Flow::Tcp(tcp));
         let deadline = now + self.config.timeouts.tcp_handshake.into();
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             self.timers.wake_by(flow, &mut tcp.alarm, deadline);
@@ -234,23 +229,7 @@ impl Stack {
         if self.half_open >= self.config.limits.half_open {
             return Err(DropReason::HalfOpenLimit);
         }
-        self.tcp_buffer_for_one_more().ok_or(DropReason::MemoryLimit)
-    }
-
-    /// Few flows get large buffers, many get small ones: the n-th gets 1/32n of the total in each direction, so
-    /// that the sum grows with the logarithm of their number.
-    fn tcp_buffer_for_one_more(&self) -> Option<usize> {
-        let limits = &self.config.limits;
-        let share = limits.tcp_buffer_total_bytes / (32 * (self.flows.len() + 1));
-        let mut size = share.clamp(limits.tcp_buffer_min_bytes, limits.tcp_buffer_max_bytes);
-        let left = limits.tcp_buffer_total_bytes.saturating_sub(self.tcp_buffer_bytes);
-        while 2 * size > left {
-            if size <= limits.tcp_buffer_min_bytes {
-                return None;
-            }
-            size = (size / 2).max(limits.tcp_buffer_min_bytes);
-        }
-        Some(size)
+        self.memory.buffer_for_one_more().ok_or(DropReason::MemoryLimit)
     }
 
     /// RFC 6528 §3: a keyed hash of the endpoints and of the clock, so that no two connections of a pair, and no
@@ -284,7 +263,9 @@ impl Stack {
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
         tcp.queued = false;
         let was_relaying = tcp.is_relaying();
-        let outcome = tcp.advance(flow, &link, now, io, &mut self.actions);
+        self.memory.limit(tcp);
+        let outcome = tcp.advance(flow, &link, now, io, &mut self.actions, &mut self.scratch);
+        self.memory.charge(tcp);
         if !was_relaying && tcp.is_relaying() {
             self.half_open -= 1;
         }
@@ -369,7 +350,7 @@ impl Stack {
     }
 
     fn forget_tcp(&mut self, tcp: &TcpFlow) {
-        self.tcp_buffer_bytes -= tcp.buffer_bytes;
+        self.memory.release(tcp);
         if !tcp.is_relaying() {
             self.half_open -= 1;
         }

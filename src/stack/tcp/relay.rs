@@ -17,7 +17,7 @@ use crate::wire::tcp::Segment;
 
 /// Most bytes read from the host before they are put on the link: one super-segment, still warm in the cache.
 const READ_AHEAD_BYTES: usize = 64 << 10;
-/// Bytes offered to a host of which nothing is known yet: an answer and its header mostly fit.
+/// Bytes that a flow reads first: an answer and its header mostly fit.
 const FIRST_READ_BYTES: usize = 4 << 10;
 /// Super-segments a flow moves before the others, and the link, get their turn.
 const ROUNDS_PER_TURN: usize = 4;
@@ -60,8 +60,8 @@ pub struct TcpFlow {
     pub alarm: Alarm,
     /// How far it has come.
     pub stage: Stage,
-    /// Bytes of buffer charged to the total.
-    pub buffer_bytes: usize,
+    /// Bytes of buffer charged to the total: what the buffers hold, and at least what they may always hold.
+    pub charged_bytes: usize,
     /// It waits in the queue of flows to be advanced.
     pub queued: bool,
     /// Bytes of the next read: what the last ones brought, with room for more.
@@ -79,12 +79,12 @@ pub struct TcpFlow {
 impl TcpFlow {
     /// A flow at the beginning of its life.
     #[must_use]
-    pub fn new(endpoint: Endpoint, stage: Stage, buffer_bytes: usize) -> Self {
+    pub fn new(endpoint: Endpoint, stage: Stage) -> Self {
         TcpFlow {
             endpoint,
             alarm: Alarm::default(),
             stage,
-            buffer_bytes,
+            charged_bytes: 0,
             queued: false,
             read_bytes: FIRST_READ_BYTES,
             host_readable: false,
@@ -177,8 +177,14 @@ impl TcpFlow {
         Ok(moved)
     }
 
-    /// Reads from the host what fits toward the container, one super-segment at most.
-    fn relay_to_container(&mut self, flow: FlowId, host: &mut impl HostIo) -> Result<bool, HostError> {
+    /// Reads from the host what fits toward the container, one super-segment at most. What a flow without a buffer
+    /// reads comes by way of `scratch`, so that it gets one only as large as what there is.
+    fn relay_to_container(
+        &mut self,
+        flow: FlowId,
+        host: &mut impl HostIo,
+        scratch: &mut [u8],
+    ) -> Result<bool, HostError> {
         let mut moved = 0;
         while self.is_relaying()
             && self.host_readable
@@ -186,14 +192,25 @@ impl TcpFlow {
             && self.endpoint.transmit_space() > 0
         {
             let (mut outcome, mut offered) = (StreamRead::Blocked, 0);
-            self.endpoint.transmit_with(self.read_bytes, |space| {
-                offered = space.len();
-                outcome = host.receive_stream(flow, space);
-                match outcome {
-                    StreamRead::Bytes(count) => count,
-                    StreamRead::End | StreamRead::Blocked | StreamRead::Failed(_) => 0,
+            if self.endpoint.has_transmit_memory() {
+                self.endpoint.transmit_with(self.read_bytes, |space| {
+                    offered = space.len();
+                    outcome = host.receive_stream(flow, space);
+                    match outcome {
+                        StreamRead::Bytes(count) => count,
+                        StreamRead::End | StreamRead::Blocked | StreamRead::Failed(_) => 0,
+                    }
+                });
+            } else {
+                offered = self.read_bytes.min(self.endpoint.transmit_space()).min(scratch.len());
+                outcome = host.receive_stream(flow, &mut scratch[..offered]);
+                if let StreamRead::Bytes(count) = outcome {
+                    self.endpoint.transmit_with(count, |space| {
+                        space.copy_from_slice(&scratch[..count]);
+                        count
+                    });
                 }
-            });
+            }
             match outcome {
                 StreamRead::Bytes(count) => {
                     moved += count;
@@ -228,12 +245,13 @@ impl TcpFlow {
         now: Instant,
         io: &mut Io<'_, H, F>,
         actions: &mut impl Extend<Action>,
+        scratch: &mut [u8],
     ) -> Outcome {
         self.settle_stage();
         let mut is_done = false;
         for _ in 0..ROUNDS_PER_TURN {
             let moved = match self.relay_to_host(flow, io.host) {
-                Ok(up) => self.relay_to_container(flow, io.host).map(|down| up || down),
+                Ok(up) => self.relay_to_container(flow, io.host, scratch).map(|down| up || down),
                 Err(error) => Err(error),
             };
             let Ok(moved) = moved else {

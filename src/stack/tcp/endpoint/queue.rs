@@ -1,4 +1,7 @@
 //! Bytes in order, in a ring that is no larger than what it holds needs: an empty queue has no memory.
+//!
+//! Two bounds hold it: its capacity, which is what the other side is told, and the memory it may take now, which is
+//! whatever all flows together have left.
 
 /// A queue of bytes with a bound.
 #[derive(Debug)]
@@ -7,6 +10,8 @@ pub struct ByteQueue {
     start: usize,
     len: usize,
     capacity: usize,
+    /// Bytes that the ring may have now.
+    memory_limit: usize,
 }
 
 impl ByteQueue {
@@ -15,7 +20,25 @@ impl ByteQueue {
 
     /// An empty one for up to `capacity` bytes.
     pub fn new(capacity: usize) -> ByteQueue {
-        ByteQueue { ring: Box::default(), start: 0, len: 0, capacity }
+        ByteQueue { ring: Box::default(), start: 0, len: 0, capacity, memory_limit: capacity }
+    }
+
+    /// Bytes of its ring.
+    #[inline]
+    pub fn memory(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Lets the ring become so large from now on; one that is larger stays.
+    #[inline]
+    pub fn limit_memory(&mut self, bytes: usize) {
+        self.memory_limit = bytes.max(self.ring.len()).min(self.capacity);
+    }
+
+    /// Bytes it can take now.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.memory_limit.saturating_sub(self.len)
     }
 
     /// Bytes it holds.
@@ -74,7 +97,7 @@ impl ByteQueue {
     /// Lets `fill` write up to `most` bytes behind the last; it says how many it did. Not for a queue that is written
     /// ahead: an empty one begins anew.
     pub fn append_with(&mut self, most: usize, fill: impl FnOnce(&mut [u8]) -> usize) {
-        let most = most.min(self.free());
+        let most = most.min(self.room());
         if self.len == 0 {
             self.start = 0;
         }
@@ -86,9 +109,9 @@ impl ByteQueue {
     }
 
     /// Puts `bytes` at `offset` from the first, possibly beyond the last, without making them part of the queue:
-    /// [`Self::extend`] does. What exceeds the capacity is left out; returns how many bytes were kept.
+    /// [`Self::extend`] does. What there is no room for is left out; returns how many bytes were kept.
     pub fn write_ahead(&mut self, offset: usize, bytes: &[u8]) -> usize {
-        let kept = bytes.len().min(self.capacity.saturating_sub(offset));
+        let kept = bytes.len().min(self.memory_limit.saturating_sub(offset));
         if kept == 0 {
             return 0;
         }
@@ -134,7 +157,7 @@ impl ByteQueue {
         if wanted <= self.ring.len() {
             return;
         }
-        let size = wanted.next_power_of_two().max(Self::LEAST_BYTES).min(self.capacity.max(wanted));
+        let size = wanted.next_power_of_two().max(Self::LEAST_BYTES).min(self.memory_limit.max(wanted));
         let mut ring = vec![0; size].into_boxed_slice();
         let first = self.ring.len() - self.start;
         ring[..first].copy_from_slice(&self.ring[self.start..]);
@@ -159,6 +182,18 @@ mod tests {
         queue.consume(10);
         queue.shrink();
         assert_eq!((queue.ring.len(), queue.free()), (0, 1 << 20));
+    }
+
+    #[test]
+    fn a_ring_grows_no_further_than_memory_allows() {
+        let mut queue = ByteQueue::new(1 << 20);
+        queue.limit_memory(3_000);
+        queue.append_with(5_000, |room| room.len());
+        assert_eq!((queue.len(), queue.memory(), queue.room()), (3_000, 3_000, 0));
+        assert_eq!(queue.free(), (1 << 20) - 3_000, "what the other side was told stands");
+        queue.limit_memory(0);
+        queue.consume(1_000);
+        assert_eq!(queue.write_ahead(queue.len(), &[1; 5_000]), 1_000, "what it has stays");
     }
 
     #[test]

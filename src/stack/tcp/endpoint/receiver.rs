@@ -136,7 +136,7 @@ impl Receiver {
 
     fn take_ahead(&mut self, sequence: u32, payload: &[u8]) {
         let offset = self.queue.len() + sequence.wrapping_sub(self.expected) as usize;
-        let len = payload.len().min(self.queue.capacity().saturating_sub(offset));
+        let len = payload.len().min((self.queue.len() + self.queue.room()).saturating_sub(offset));
         if len > 0 && self.ahead.insert(sequence, sequence.wrapping_add(len as u32)) {
             self.queue.write_ahead(offset, &payload[..len]);
             self.ahead_latest = sequence;
