@@ -1,1 +1,2 @@
+//! Criterion benches, below.
 fn main() {}

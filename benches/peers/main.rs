@@ -38,7 +38,7 @@ mod subject;
 use std::env;
 use std::fs;
 use std::hint::black_box;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ const OTHER_DESCRIPTORS: u32 = 500;
 
 fn main() {
     let words: Vec<String> = env::args().skip(1).collect();
-    if env::current_exe().is_ok_and(|path| path == PathBuf::from(plan::LOAD)) {
+    if env::current_exe().is_ok_and(|path| path == Path::new(plan::LOAD)) {
         if let Err(error) = load::run(&words) {
             eprintln!("{words:?}: {error}");
             std::process::exit(1);

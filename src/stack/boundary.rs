@@ -145,6 +145,13 @@ pub enum HostEvent {
         /// What was said, and by whom.
         report: NetworkErrorReport,
     },
+    /// Datagrams that were taken as sent did not leave after all.
+    DatagramsLost {
+        /// How many.
+        count: u64,
+        /// What the host said of them, and whose they were; nothing where it had no room.
+        refused: Option<(FlowId, NetworkErrorReport)>,
+    },
     /// The host's resolvers have changed.
     ResolversChanged(Vec<SocketAddr>),
 }
@@ -300,7 +307,7 @@ pub struct DatagramSend {
 /// Outcome of sending datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatagramWrite {
-    /// Taken by the host.
+    /// Taken; should it not leave after all, [`HostEvent::DatagramsLost`] will tell.
     Sent,
     /// No room; dropped, as a full queue of a router would.
     Blocked,

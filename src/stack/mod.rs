@@ -300,6 +300,14 @@ impl Stack {
                 Some(Flow::Echo(_)) => self.echo_network_error(flow, &report, now, io.frames),
                 Some(Flow::Tcp(_) | Flow::TimeWait(_)) | None => {}
             },
+            HostEvent::DatagramsLost { count, refused } => {
+                let reason =
+                    if refused.is_some() { DropReason::HostRefused } else { DropReason::HostQueueFull };
+                self.stats.record_many(reason, count);
+                if let Some((flow, report)) = refused {
+                    self.udp_network_error(flow, &report, now, &mut frames);
+                }
+            }
             HostEvent::ResolversChanged(list) => {
                 self.resolvers = Resolvers::new(list);
                 self.no_resolver_told = false;

@@ -277,9 +277,9 @@ impl Stack {
             let emitter = self.emitter;
             let receive = |room: &mut [u8]| {
                 read = io.host.receive_datagrams(DatagramPort::Flow(flow), room);
-                let DatagramRead::Arrived(arrived) = read else { return None };
+                let DatagramRead::Arrived(mut arrived) = read else { return None };
                 self.flows.touch(flow, now);
-                if !self.admit_answer(flow, room.get(..arrived.len)?) {
+                if !self.admit_answers(flow, room.get_mut(..arrived.len)?, &mut arrived) {
                     return None;
                 }
                 let source = if key.remote.ip().is_unspecified() {
@@ -306,18 +306,27 @@ impl Stack {
         read == DatagramRead::Blocked
     }
 
-    /// Whether a datagram may pass: on a flow of the DNS, only an answer that is awaited.
-    fn admit_answer(&mut self, flow: FlowId, message: &[u8]) -> bool {
+    /// Whether anything may pass: on a flow of the DNS only answers that are awaited, which are moved together.
+    fn admit_answers(&mut self, flow: FlowId, bytes: &mut [u8], arrived: &mut ArrivedDatagrams) -> bool {
         let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return false };
         let Some(exchange) = &mut body.dns else { return true };
-        let awaited = exchange.is_answer(message);
-        if awaited {
-            let failures = std::mem::take(&mut exchange.failures);
-            self.resolvers.answered(failures);
-        } else {
-            self.stats.record(DropReason::NoFlow);
+        let each = arrived.segment_bytes.map_or(bytes.len(), |each| each.get().into());
+        let (mut kept, mut from) = (0, 0);
+        while from < bytes.len() {
+            let to = (from + each).min(bytes.len());
+            if exchange.is_answer(&bytes[from..to]) {
+                let failures = std::mem::take(&mut exchange.failures);
+                self.resolvers.answered(failures);
+                bytes.copy_within(from..to, kept);
+                kept += to - from;
+            } else {
+                self.stats.record(DropReason::NoFlow);
+            }
+            from = to;
         }
-        awaited
+        arrived.len = kept;
+        arrived.segment_bytes = arrived.segment_bytes.filter(|each| usize::from(each.get()) < kept);
+        kept > 0
     }
 
     /// Datagrams wait on a published port. Returns whether some may be left.

@@ -419,6 +419,7 @@ impl Worker {
             self.sockets.discard_reports(listener);
         }
         if event.is_readable() {
+            self.sockets.note_readable(listener);
             self.tell_stack(HostEvent::ListenerReadable { listener });
         }
     }
@@ -615,12 +616,22 @@ impl Worker {
         }
     }
 
+    /// Sends the datagrams that were gathered in this turn.
+    fn send_datagrams(&mut self) {
+        self.sockets.send_waiting();
+        while let Some(event) = self.sockets.take_lost() {
+            self.tell_stack(event);
+        }
+    }
+
     /// Lets the core send what it holds back and carries out its actions, until it wants nothing more.
     fn settle(&mut self) {
         let mut budget = ACTIONS_PER_TURN;
         loop {
             let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
             self.stack.flush(self.now, &mut io);
+            // Sockets may be closed below.
+            self.send_datagrams();
             let before = budget;
             while budget > 0 {
                 let Some(action) = self.stack.poll_action() else { break };
@@ -631,6 +642,7 @@ impl Worker {
             }
             self.is_behind = budget == 0;
             if self.is_behind || budget == before {
+                self.send_datagrams();
                 return;
             }
         }

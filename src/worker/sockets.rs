@@ -4,6 +4,8 @@
 //! and for everything at once, made once in a socket's life, so a half-dead socket whose `EPOLLHUP` cannot be
 //! masked is told once and never again. A socket leaves the poll by being closed.
 
+mod run;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +15,7 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
+use self::run::Run;
 use super::token::{FlowMark, Subject};
 use crate::config::{InterfaceName, OutboundAddresses, PortProtocol, PublishRule};
 use crate::stack::boundary::{
@@ -55,6 +58,12 @@ pub struct Sockets {
     listeners: BTreeMap<u32, Listener>,
     outbound: OutboundAddresses,
     has_closed: bool,
+    /// Datagrams that wait for the end of the turn.
+    run: Run,
+    /// Of runs that did not leave.
+    lost: Vec<HostEvent>,
+    /// Where a datagram is read that may belong to no run.
+    spare: Box<[u8]>,
 }
 
 #[derive(Debug, Default)]
@@ -130,8 +139,16 @@ impl Sockets {
         listeners: Vec<Listener>,
         outbound: OutboundAddresses,
     ) -> io::Result<Sockets> {
-        let mut sockets =
-            Sockets { registry, slots: Vec::new(), listeners: BTreeMap::new(), outbound, has_closed: false };
+        let mut sockets = Sockets {
+            registry,
+            slots: Vec::new(),
+            listeners: BTreeMap::new(),
+            outbound,
+            has_closed: false,
+            run: Run::default(),
+            lost: Vec::new(),
+            spare: vec![0; usize::from(u16::MAX)].into(),
+        };
         for (place, listener) in (0..).zip(listeners) {
             sockets.add_listener(ListenerId(place), listener)?;
         }
@@ -325,7 +342,8 @@ impl Sockets {
                 slot.socket = Some(FlowSocket::Stream(stream));
                 Noticed::Stream { readable, writable }
             }
-            Some(FlowSocket::Datagram(socket)) => {
+            Some(FlowSocket::Datagram(mut socket)) => {
+                socket.note_readable();
                 slot.socket = Some(FlowSocket::Datagram(socket));
                 Noticed::Datagram { readable: event.is_readable(), reports: event.is_error() }
             }
@@ -342,6 +360,13 @@ impl Sockets {
             destination: report.destination,
             payload: report.payload,
         })
+    }
+
+    /// An event says that datagrams may wait on a published port.
+    pub fn note_readable(&mut self, listener: ListenerId) {
+        if let Some(Listener::Datagram(socket)) = self.listeners.get_mut(&listener.0) {
+            socket.note_readable();
+        }
     }
 
     /// Throws away what the network reports about the datagrams of a published port: those are replies, and
@@ -467,8 +492,11 @@ impl HostIo for Sockets {
     }
 
     fn receive_datagrams(&mut self, port: DatagramPort, buffer: &mut [u8]) -> DatagramRead {
-        let Some(socket) = self.datagram_socket(port) else { return DatagramRead::Blocked };
-        match socket.receive(buffer) {
+        let mut spare = std::mem::take(&mut self.spare);
+        let received = self.datagram_socket(port).map(|socket| socket.receive_run(buffer, &mut spare));
+        self.spare = spare;
+        let Some(received) = received else { return DatagramRead::Blocked };
+        match received {
             Received::Datagram(arrived) => DatagramRead::Arrived(ArrivedDatagrams {
                 len: arrived.len,
                 segment_bytes: arrived.segment_bytes,
@@ -483,6 +511,52 @@ impl HostIo for Sockets {
     }
 
     fn send_datagrams(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite {
+        if !self.can_wait(port) || !Run::may_wait(bytes, how) {
+            // What came before leaves before.
+            self.send_waiting();
+            return self.send_now(port, bytes, how);
+        }
+        if !self.run.add(port, bytes, how) {
+            self.send_waiting();
+            self.run.add(port, bytes, how);
+        }
+        DatagramWrite::Sent
+    }
+}
+
+impl Sockets {
+    fn can_wait(&mut self, port: DatagramPort) -> bool {
+        self.datagram_socket(port).is_some_and(|socket| socket.is_udp())
+    }
+
+    /// Sends the datagrams that wait. To be called at the end of each turn, and before a socket is closed.
+    pub fn send_waiting(&mut self) {
+        let Some(departure) = self.run.take() else { return };
+        let outcome = self.send_now(departure.port, &departure.bytes, &departure.how);
+        let refused = match (outcome, departure.port) {
+            (DatagramWrite::Sent, _) => {
+                self.run.give_back(departure.bytes);
+                return;
+            }
+            (DatagramWrite::Failed(error), DatagramPort::Flow(flow)) => {
+                let first =
+                    departure.how.segment_bytes.map_or(departure.bytes.len(), |each| each.get().into());
+                let payload = departure.bytes[..first.min(departure.bytes.len())].to_vec();
+                let destination = departure.how.to;
+                Some((flow, NetworkErrorReport { error, offender: None, destination, payload }))
+            }
+            (DatagramWrite::Failed(_) | DatagramWrite::Blocked, _) => None,
+        };
+        self.lost.push(HostEvent::DatagramsLost { count: departure.count, refused });
+        self.run.give_back(departure.bytes);
+    }
+
+    /// What the core is to be told of datagrams that it takes as sent.
+    pub fn take_lost(&mut self) -> Option<HostEvent> {
+        self.lost.pop()
+    }
+
+    fn send_now(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite {
         let Some(socket) = self.datagram_socket(port) else { return DatagramWrite::Blocked };
         let outgoing = Outgoing {
             to: how.to,

@@ -275,6 +275,7 @@ impl SimHost {
             HostEvent::Connected { .. }
             | HostEvent::ConnectFailed { .. }
             | HostEvent::ListenerReadable { .. }
+            | HostEvent::DatagramsLost { .. }
             | HostEvent::ResolversChanged(_) => true,
         });
     }

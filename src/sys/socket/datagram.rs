@@ -1,7 +1,7 @@
 //! Datagram sockets: UDP flows, published UDP ports, and ping sockets.
 //!
 //! A run of equal datagrams travels in one system call where the kernel joins (`UDP_GRO`) and cuts
-//! (`UDP_SEGMENT`) them. TTL, traffic class and fragmentation belong to the socket and are set only when they
+//! (`UDP_SEGMENT`) them, and what it does not join is joined here. TTL, traffic class and fragmentation belong to the socket and are set only when they
 //! change, which for a flow is once. Errors of the network come from the error queue (`IP_RECVERR`) and never
 //! cost a datagram: a send that only reports an earlier one's error is repeated.
 //!
@@ -26,9 +26,13 @@ const REPORT_PAYLOAD_BYTES: usize = 128;
 /// Queued datagrams of a burst, best effort: the kernel lowers it to `net.core.rmem_max`.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// Most datagrams of one `UDP_SEGMENT` send that every kernel accepts (`UDP_MAX_SEGMENTS`).
-const MAX_SEGMENTS: usize = 64;
+pub const MAX_SEGMENTS: usize = 64;
 /// Reports that are kept while looking for another; more are forgotten, as the kernel's own queue would.
 const STASHED_REPORTS: usize = 16;
+/// Longest datagram that is joined with its like: no link's super-segments hold larger ones everywhere.
+pub const MAX_JOINED_BYTES: usize = 1_472;
+/// Datagrams of one run that are joined here.
+const MAX_JOINED: usize = 32;
 /// What a hop limit is taken to be where the kernel does not say.
 const DEFAULT_HOP_LIMIT: u8 = 64;
 
@@ -50,6 +54,10 @@ pub struct DatagramSocket {
     dont_fragment: Option<bool>,
     can_segment: bool,
     stash: VecDeque<ErrorReport>,
+    /// A datagram that was read and belongs to no run.
+    held: Option<(ArrivedDatagram, Box<[u8]>)>,
+    /// The last read found nothing behind what it brought.
+    is_drained: bool,
 }
 
 /// One datagram, or a joined run, that arrived.
@@ -247,6 +255,8 @@ impl DatagramSocket {
             dont_fragment: None,
             can_segment: kind == Kind::Udp,
             stash: VecDeque::new(),
+            held: None,
+            is_drained: false,
         }
     }
 
@@ -260,14 +270,84 @@ impl DatagramSocket {
         super::local_address(&self.fd)
     }
 
-    /// Reads the next datagram or joined run. One that is larger than `buffer` is skipped, and so is one from a
-    /// stranger that arrived before the socket was connected.
+    /// Whether it is no ping socket.
+    pub fn is_udp(&self) -> bool {
+        self.kind == Kind::Udp
+    }
+
+    /// An event says that there may be something to read.
+    pub fn note_readable(&mut self) {
+        self.is_drained = false;
+    }
+
+    /// Reads the next datagram, or a run of equal ones from the same sender: what the kernel has joined, or what waits.
+    /// `spare` has room for another datagram, which may prove to be none of them.
+    pub fn receive_run(&mut self, buffer: &mut [u8], spare: &mut [u8]) -> Received {
+        let first = match self.held.take() {
+            Some((held, bytes)) if bytes.len() <= buffer.len() => {
+                buffer[..bytes.len()].copy_from_slice(&bytes);
+                held
+            }
+            Some(_) | None if std::mem::take(&mut self.is_drained) => return Received::Blocked,
+            Some(_) | None => match self.receive(buffer) {
+                Received::Datagram(first) => first,
+                other @ (Received::Blocked | Received::Failed(_)) => return other,
+            },
+        };
+        if self.kind != Kind::Udp || first.segment_bytes.is_some() || first.len > MAX_JOINED_BYTES {
+            return Received::Datagram(first);
+        }
+        Received::Datagram(self.join(first, buffer, spare))
+    }
+
+    /// Reads on behind the first of what may be a run.
+    fn join(&mut self, first: ArrivedDatagram, buffer: &mut [u8], spare: &mut [u8]) -> ArrivedDatagram {
+        let mut run = first;
+        let mut count = 1;
+        while count < MAX_JOINED && first.len > 0 {
+            let Some(room) = buffer.get_mut(run.len..run.len + first.len) else { break };
+            let next = match self.receive_one(room, spare) {
+                Received::Datagram(next) => next,
+                Received::Blocked => {
+                    self.is_drained = true;
+                    break;
+                }
+                // The socket's error is told by its queue.
+                Received::Failed(_) => break,
+            };
+            let is_alike = ArrivedDatagram { len: first.len, ..next } == first;
+            if !is_alike || next.len == 0 || next.len > first.len {
+                let (front, behind) = (next.len.min(first.len), next.len.saturating_sub(first.len));
+                let bytes = [&buffer[run.len..run.len + front], &spare[..behind]].concat();
+                self.held = Some((next, bytes.into()));
+                break;
+            }
+            run.len += next.len;
+            count += 1;
+            if next.len < first.len {
+                break;
+            }
+        }
+        if count > 1 {
+            run.segment_bytes = u16::try_from(first.len).ok().and_then(NonZeroU16::new);
+        }
+        run
+    }
+
+    /// Reads the next datagram, or a run that the kernel has joined. One that is larger than `buffer` is skipped, and so is
+    /// one from a stranger that arrived before the socket was connected.
     pub fn receive(&self, buffer: &mut [u8]) -> Received {
+        self.receive_one(buffer, &mut [])
+    }
+
+    /// The same, into `buffer` and what follows into `spare`.
+    fn receive_one(&self, buffer: &mut [u8], spare: &mut [u8]) -> Received {
         let mut address = RawAddress::new();
         let mut control = ControlBuffer::new();
         let mut first_error = None;
         loop {
-            let (len, flags) = match receive_message(&self.fd, buffer, &mut address, &mut control, 0) {
+            let (len, flags) = match receive_message(&self.fd, [buffer, spare], &mut address, &mut control, 0)
+            {
                 Ok(read) => read,
                 Err(error) => match error.raw_os_error().unwrap_or(libc::EINVAL) {
                     libc::EAGAIN => return Received::Blocked,
@@ -286,7 +366,8 @@ impl DatagramSocket {
             }
             if self.kind == Kind::Ping {
                 // RFC 792, RFC 4443 §4: the identifier follows type, code and checksum.
-                let Some(identifier) = buffer[..len].get(4..6).and_then(|bytes| bytes.first_chunk::<2>())
+                let Some(identifier) =
+                    buffer.get(4..6).filter(|_| len >= 6).and_then(|bytes| bytes.first_chunk::<2>())
                 else {
                     continue;
                 };
@@ -452,8 +533,13 @@ impl DatagramSocket {
         let mut control = ControlBuffer::new();
         let mut payload = [0u8; REPORT_PAYLOAD_BYTES];
         loop {
-            let read =
-                receive_message(&self.fd, &mut payload, &mut address, &mut control, libc::MSG_ERRQUEUE);
+            let read = receive_message(
+                &self.fd,
+                [&mut payload, &mut []],
+                &mut address,
+                &mut control,
+                libc::MSG_ERRQUEUE,
+            );
             let (len, _) = read.ok()?;
             let Some(queued) = QueuedError::read(control.messages()) else { continue };
             let report = ErrorReport {
@@ -511,21 +597,22 @@ fn empty_message() -> libc::msghdr {
 /// Receives one message: its length and flags; `address` and `control` are filled in.
 fn receive_message(
     fd: &OwnedFd,
-    buffer: &mut [u8],
+    buffers: [&mut [u8]; 2],
     address: &mut RawAddress,
     control: &mut ControlBuffer,
     flags: i32,
 ) -> io::Result<(usize, i32)> {
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut parts =
+        buffers.map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() });
     let mut message = empty_message();
     message.msg_name = address.as_mut_ptr().cast();
     message.msg_namelen = RawAddress::CAPACITY as libc::socklen_t;
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
+    message.msg_iov = parts.as_mut_ptr();
+    message.msg_iovlen = parts.len();
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = ControlBuffer::CAPACITY as _;
-    // SAFETY: every pointer in `message` is to a live, exclusively borrowed buffer of the length beside it, and
-    // the kernel writes no further.
+    // SAFETY: every pointer in `message` and in `parts` is to a live, exclusively borrowed buffer of the length beside it,
+    // and the kernel writes no further.
     let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
     let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
     address.set_len(message.msg_namelen as usize);

@@ -172,6 +172,51 @@ fn a_run_of_datagrams_arrives_as_each_of_them() {
 }
 
 #[test]
+fn datagrams_that_wait_are_read_as_runs_of_equal_ones() {
+    in_private_network("sys::socket::tests::datagrams_that_wait_are_read_as_runs_of_equal_ones", || {
+        let mut server = DatagramSocket::bind(loopback(0)).unwrap();
+        let target = server.local_address().unwrap();
+        let mut clients = [0, 1].map(|_| DatagramSocket::open(target, None, 0).unwrap());
+        let sources = clients.each_ref().map(|client| client.local_address().unwrap());
+        // Who sends how many bytes; the longest is larger than the room that is left behind a run.
+        let sent = [(0, 100), (0, 100), (0, 40), (0, 100), (1, 100), (1, 4_000), (1, 0), (0, 7)];
+        for (number, (client, len)) in (0u8..).zip(sent) {
+            assert_eq!(clients[client].send(&vec![number; len], &plain()), Transfer::Bytes(len));
+        }
+        let (mut buffer, mut spare, mut arrived) = (vec![0; 5_000], vec![0; 65_535], Vec::new());
+        loop {
+            match server.receive_run(&mut buffer, &mut spare) {
+                Received::Datagram(run) => {
+                    let each = run.segment_bytes.map_or(run.len.max(1), |bytes| bytes.get().into());
+                    let from = sources.iter().position(|source| *source == run.source).unwrap();
+                    let datagrams = buffer[..run.len].chunks(each).map(<[u8]>::to_vec).collect::<Vec<_>>();
+                    arrived.push((from, if run.len == 0 { vec![vec![]] } else { datagrams }));
+                }
+                Received::Blocked => break,
+                Received::Failed(error) => panic!("{error:?}"),
+            }
+        }
+        let whole = |number: u8, len: usize| vec![number; len];
+        let expected = [
+            (0, vec![whole(0, 100), whole(1, 100), whole(2, 40)]),
+            (0, vec![whole(3, 100)]),
+            (1, vec![whole(4, 100)]),
+            (1, vec![whole(5, 4_000)]),
+            (1, vec![whole(6, 0)]),
+            (0, vec![whole(7, 7)]),
+        ];
+        assert_eq!(arrived, expected);
+        // What was found empty is not asked again before an event, and is after one.
+        assert_eq!(clients[0].send(b"one", &plain()), Transfer::Bytes(3));
+        assert!(matches!(server.receive_run(&mut buffer, &mut spare), Received::Datagram(_)));
+        assert_eq!(clients[0].send(b"two", &plain()), Transfer::Bytes(3));
+        assert_eq!(server.receive_run(&mut buffer, &mut spare), Received::Blocked);
+        server.note_readable();
+        assert!(matches!(server.receive_run(&mut buffer, &mut spare), Received::Datagram(_)));
+    });
+}
+
+#[test]
 fn refused_datagram_is_reported_with_its_payload_and_costs_no_other() {
     in_private_network(
         "sys::socket::tests::refused_datagram_is_reported_with_its_payload_and_costs_no_other",

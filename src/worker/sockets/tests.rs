@@ -212,6 +212,7 @@ fn refused_datagram_is_reported_once() {
         };
         let port = DatagramPort::Flow(FLOW);
         assert_eq!(ground.sockets.send_datagrams(port, b"lost", &how), DatagramWrite::Sent);
+        ground.sockets.send_waiting();
         assert!(
             ground.notice().iter().any(|noticed| matches!(noticed, Noticed::Datagram { reports: true, .. }))
         );

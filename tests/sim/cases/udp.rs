@@ -95,6 +95,26 @@ fn a_port_unreachable_of_the_host_reaches_the_container() {
 }
 
 #[test]
+fn what_the_host_could_not_send_after_all_is_counted_and_told() {
+    both_families(|target| {
+        let mut world = World::usual();
+        let error = Some(HostError::HostUnreachable);
+        world.host.datagram_peers.insert(target, DatagramPeer::Loses { error });
+        let socket = world.guest.udp_bind(7_000);
+        world.guest.udp_send(socket, target, b"lost");
+        world.run_for(ms(10));
+        let errors = world.icmp_errors();
+        assert_eq!((errors[0].0, errors[0].1), if target.is_ipv4() { (3, 1) } else { (1, 3) });
+        assert_eq!(world.drops(DropReason::HostRefused), 1);
+        world.host.datagram_peers.insert(target, DatagramPeer::Loses { error: None });
+        world.guest.udp_send(socket, target, b"no room");
+        world.run_for(ms(10));
+        assert_eq!((world.icmp_errors().len(), world.drops(DropReason::HostQueueFull)), (1, 1));
+        world.finish_within(secs(301));
+    });
+}
+
+#[test]
 fn other_errors_of_the_network_are_told_by_their_own_names() {
     for (error, ipv4, ipv6) in [
         (HostError::HostUnreachable, (3, 1), (1, 3)),

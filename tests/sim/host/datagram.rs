@@ -33,6 +33,10 @@ pub enum DatagramPeer {
     Reports {
         error: HostError,
     },
+    /// The host takes them, and finds later that it cannot send them; for want of room where there is no error.
+    Loses {
+        error: Option<HostError>,
+    },
     /// The socket cannot even be opened.
     OpenFails {
         error: HostError,
@@ -280,6 +284,16 @@ impl SimHost {
                 reply(after, sent.to, bytes);
             }
             Some(DatagramPeer::Reports { error }) => self.report(flow, error, sent.to.ip(), sent),
+            Some(DatagramPeer::Loses { error }) => {
+                let report = error.map(|error| NetworkErrorReport {
+                    error,
+                    offender: None,
+                    destination: Some(sent.to),
+                    payload: sent.bytes.clone(),
+                });
+                let refused = report.map(|report| (flow, report));
+                self.outbox.push_back(HostEvent::DatagramsLost { count: 1, refused });
+            }
         }
     }
 
