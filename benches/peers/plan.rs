@@ -253,7 +253,7 @@ pub fn scale(ground: &Ground, subject: Subject, counts: &[u32], figures: &mut Fi
         let held = in_world(ground, &format!("hold {WORLD4}:{WORLD_PORT} {HELD_PORTS}"));
         let words = format!("exec {LOAD} open {WORLD4}:{WORLD_PORT} {count} {HELD_PORTS}");
         let opener = start(served.inside(ground, &words));
-        let deadline = std::time::Instant::now() + Duration::from_secs(120);
+        let deadline = std::time::Instant::now() + Duration::from_secs(40);
         while !opener.so_far(Stream::Out).contains("ready") && std::time::Instant::now() < deadline {
             thread::sleep(Duration::from_millis(100));
         }
@@ -281,7 +281,12 @@ pub fn scale(ground: &Ground, subject: Subject, counts: &[u32], figures: &mut Fi
                 drop(server);
             }
         }
+        let is_enough = open >= f64::from(count) * 0.99;
         opener.signal(nix::sys::signal::Signal::SIGKILL);
         drop((opener, held));
+        if !is_enough {
+            // More would not be more.
+            return;
+        }
     }
 }
