@@ -102,7 +102,9 @@ impl Emitter {
     ) -> Result<(), DropReason> {
         let payload_len = payload[0].len() + payload[1].len();
         let is_super = payload_len > usize::from(segment_bytes);
-        let segmentation = is_super.then_some(Segmentation::Tcp { segment_bytes, ecn: false });
+        // CWR of a super-segment stands on the first of its segments only (RFC 3168 §6.1.2).
+        let ecn = tcp::flags_of(head).contains(tcp::Flags::CWR);
+        let segmentation = is_super.then_some(Segmentation::Tcp { segment_bytes, ecn });
         let transport = Transport::Tcp { segmentation };
         let (at, len) = (ETHERNET_HEADER_LEN + header_len(header.source.is_ipv6()), head.len() + payload_len);
         if !self.offload.checksum || payload_len == 0 {

@@ -145,6 +145,12 @@ impl<'a> Iterator for OptionWalk<'a> {
     }
 }
 
+/// The control bits of a header that we wrote ourselves.
+#[must_use]
+pub fn flags_of(header: &[u8]) -> Flags {
+    Flags(header.get(13).copied().unwrap_or(0))
+}
+
 /// Why bytes are no segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TcpError {

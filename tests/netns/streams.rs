@@ -55,6 +55,46 @@ except OSError as error: print(errno.errorcode.get(error.errno, error))";
 }
 
 #[test]
+fn marks_of_the_containers_own_queue_come_back_to_it() {
+    sealed(|ground| {
+        serve_streams(ground.world_listener(WORLD4, 7000), |mut stream, _| {
+            let mut left = 8 << 20;
+            let mut buffer = vec![0; 1 << 16];
+            while left > 0 {
+                left -= stream.read(&mut buffer)?;
+            }
+            stream.write_all(b"all of it")?;
+            stream.read(&mut buffer).map(drop)
+        });
+        // Its kernel asks for ECN, and marks all large packets on their way out, as a full queue would.
+        let script = "\
+import subprocess
+open('/proc/sys/net/ipv4/tcp_ecn', 'w').write('1')
+def tables(words): return subprocess.run(['iptables'] + words.split(), check=True, capture_output=True, text=True).stdout
+tables('-t mangle -A POSTROUTING -p tcp -m length --length 1000: -j TOS --set-tos 3/3')
+tables('-A INPUT -p tcp -m ecn --ecn-ip-ect 2')
+s = dial(); s.sendall(bytes(8 << 20)); print(s.recv(99).decode())
+print(subprocess.run(['ss', '-tinH'], capture_output=True, text=True).stdout)
+print('capable data:', tables('-L INPUT -nvx').splitlines()[2].split()[0])";
+        let outcome = python(ground, WORLD4.into(), script).expect_success().expect_stdout("all of it");
+        let after = |name: &str| -> u32 {
+            let rest = outcome.stdout.split_once(name).map(|(_, rest)| rest.trim_start());
+            let digits = rest.map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+            digits
+                .flatten()
+                .and_then(|text| text.parse().ok())
+                .unwrap_or_else(|| panic!("no {name} in {outcome}"))
+        };
+        assert!(after("delivered_ce:") > 10, "its marks came back to it: {outcome}");
+        assert_eq!(
+            after("capable data:"),
+            1,
+            "the answer says that we can be told, and nothing else does: {outcome}"
+        );
+    });
+}
+
+#[test]
 fn a_server_still_answers_after_the_container_has_finished_sending() {
     sealed(|ground| {
         for world in WORLDS {

@@ -12,9 +12,10 @@
 //! - **Acknowledgements** are owed, not sent, by what arrives; [`Endpoint::poll_transmit`] pays all of a batch with one.
 //!
 //! What it leaves out: urgent data is data (RFC 6093), no timestamps (a link that does not keep segments for the minutes
-//! that sequence numbers need to wrap has no use for them), no ECN, no data on a SYN (RFC 7413: the container sends it
+//! that sequence numbers need to wrap has no use for them), no data on a SYN (RFC 7413: the container sends it
 //! again after the handshake). The halves are [`sender`] and [`receiver`].
 
+pub mod ecn;
 mod queue;
 mod receiver;
 mod sender;
@@ -22,6 +23,7 @@ mod sequence;
 
 use std::net::SocketAddr;
 
+use self::ecn::Ecn;
 use self::receiver::Receiver;
 use self::sender::{Sender, Turn};
 use self::sequence::is_before;
@@ -114,6 +116,7 @@ pub struct Endpoint {
     /// Bits by which the container's windows are shifted.
     container_shift: u8,
     understands_sack: bool,
+    ecn: Ecn,
     owed: Owed,
     /// The link took no more.
     is_behind: bool,
@@ -149,17 +152,20 @@ impl Endpoint {
             receiver: Receiver::new(buffer_bytes),
             container_shift: 0,
             understands_sack: false,
+            ecn: Ecn::default(),
             owed: Owed::default(),
             is_behind: false,
             release_at: None,
         }
     }
 
-    /// Takes one segment of the container, whose checksum has been seen to. Bytes in order are offered to `deliver`, which
-    /// says how many it took; the rest is kept for [`Self::receive_with`].
+    /// Takes one segment of the container, whose checksum has been seen to and whose packet may have been marked by a queue
+    /// on the way. Bytes in order are offered to `deliver`, which says how many it took; the rest is kept for
+    /// [`Self::receive_with`].
     pub fn handle_segment(
         &mut self,
         segment: &Segment<'_>,
+        is_marked: bool,
         link: &LinkView,
         now: Instant,
         deliver: impl FnOnce(&[u8]) -> usize,
@@ -170,11 +176,12 @@ impl Endpoint {
                 let flags = segment.flags;
                 if flags.contains(Flags::SYN) && !flags.contains(Flags::ACK) && !flags.contains(Flags::RST) {
                     self.take_syn(segment, link);
+                    self.ecn.begin(segment);
                     self.state = State::SynReceived;
                 }
             }
             State::SynSent => self.handle_in_syn_sent(segment, link, now),
-            _ => self.handle_synchronized(segment, now, deliver),
+            _ => self.handle_synchronized(segment, is_marked, now, deliver),
         }
     }
 
@@ -229,6 +236,7 @@ impl Endpoint {
     fn handle_synchronized(
         &mut self,
         segment: &Segment<'_>,
+        is_marked: bool,
         now: Instant,
         deliver: impl FnOnce(&[u8]) -> usize,
     ) {
@@ -263,6 +271,7 @@ impl Endpoint {
         if !flags.contains(Flags::ACK) || !self.handle_acknowledgement(segment, now) {
             return;
         }
+        self.ecn.hear(segment, is_marked);
         self.handle_payload(segment, deliver);
     }
 
@@ -290,6 +299,9 @@ impl Endpoint {
         let is_repeated = acknowledgement == self.sender.unacknowledged;
         let was_fin = is_before(self.sender.unacknowledged, acknowledgement)
             && self.sender.acknowledge(acknowledgement, now);
+        if self.ecn.is_reason_to_slow_down(segment, self.sender.highest()) {
+            self.sender.slow_down();
+        }
         let window = u32::from(segment.window) << self.container_shift;
         let has_changed = self.sender.grant(segment.sequence, acknowledgement, window);
         if is_repeated && !has_changed && segment.sequence_len() == 0 && !self.sender.is_settled() {
@@ -419,10 +431,10 @@ impl Endpoint {
             destination_port: self.container.port(),
             sequence: self.sender.unacknowledged,
             acknowledgement: is_answer.then_some(self.receiver.expected),
-            flags: Flags::SYN,
+            flags: if is_answer { Flags::SYN.union(self.ecn.agreement()) } else { Flags::SYN },
             window,
         };
-        if !self.send(&header, &options, None, link, frames) {
+        if !self.send(&header, &options, None, 0, link, frames) {
             self.is_behind = true;
             return false;
         }
@@ -442,9 +454,18 @@ impl Endpoint {
         if turn.fin {
             header.flags = header.flags.union(Flags::FIN);
         }
-        let sent = self.send(&header, &Options::default(), Some((offset, turn.len)), link, frames);
+        let is_new = turn.len > 0 && self.sender.is_new(turn);
+        let field = if is_new { self.ecn.data_field() } else { 0 };
+        if is_new {
+            header.flags = header.flags.union(self.ecn.data_flags());
+        }
+        let data = Some((offset, turn.len));
+        let sent = self.send(&header, &Options::default(), data, field, link, frames);
         if sent {
             self.acknowledged();
+            if is_new {
+                self.ecn.data_sent();
+            }
         }
         sent
     }
@@ -457,7 +478,7 @@ impl Endpoint {
         let count = if self.understands_sack { self.receiver.tell_ahead(&mut blocks) } else { 0 };
         let options = Options { sack: &blocks[..count], ..Options::default() };
         let header = self.header(self.sender.highest());
-        let sent = self.send(&header, &options, None, link, frames);
+        let sent = self.send(&header, &options, None, 0, link, frames);
         if sent {
             self.acknowledged();
         }
@@ -468,7 +489,7 @@ impl Endpoint {
     fn send_reset(&mut self, link: &LinkView, frames: &mut impl FrameSink) -> bool {
         let mut header = self.header(self.sender.highest());
         header.flags = Flags::RST;
-        let sent = self.send(&header, &Options::default(), None, link, frames);
+        let sent = self.send(&header, &Options::default(), None, 0, link, frames);
         self.is_behind |= !sent;
         sent
     }
@@ -480,7 +501,7 @@ impl Endpoint {
             destination_port: self.container.port(),
             sequence,
             acknowledgement: Some(self.receiver.expected),
-            flags: Flags(0),
+            flags: self.ecn.flags(),
             window: self.receiver.window_field(),
         }
     }
@@ -491,12 +512,14 @@ impl Endpoint {
         self.owed.acknowledgement = false;
     }
 
-    /// Sends one segment, with so many bytes of the queue from an offset on; `false` when the link takes no more.
+    /// Sends one segment, with so many bytes of the queue from an offset on and this ECN field; `false` when the link takes
+    /// no more.
     fn send(
         &self,
         segment: &BareSegment,
         options: &Options<'_>,
         data: Option<(usize, usize)>,
+        ecn_field: u8,
         link: &LinkView,
         frames: &mut impl FrameSink,
     ) -> bool {
@@ -506,7 +529,7 @@ impl Endpoint {
             destination: self.container.ip(),
             protocol: protocol::TCP,
             hop_limit: 64,
-            traffic_class: 0,
+            traffic_class: ecn_field,
             identification: 0,
             dont_fragment: true,
         };

@@ -17,6 +17,7 @@ pub mod relay;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
+use self::endpoint::ecn::is_marked;
 use self::endpoint::{Endpoint, LinkView};
 use self::relay::{Outcome, Stage, TcpFlow};
 use super::boundary::{
@@ -70,7 +71,7 @@ impl Stack {
         match body {
             Flow::Tcp(tcp) => {
                 self.memory.limit(tcp);
-                tcp.handle_segment(flow, &segment, &link, now, io.host);
+                tcp.handle_segment(flow, &segment, is_marked(packet.traffic_class), &link, now, io.host);
                 self.memory.charge(tcp);
                 if !tcp.queued {
                     tcp.queued = true;
@@ -151,7 +152,7 @@ impl Stack {
         let buffer_bytes = self.admit_tcp(now, io)?;
         let seed = self.sequence_seed(&key, now);
         let mut endpoint = Endpoint::accept(key.remote, key.container, buffer_bytes, seed);
-        endpoint.handle_segment(segment, link, now, |_| 0);
+        endpoint.handle_segment(segment, false, link, now, |_| 0);
         let quote = packet.bytes[..packet.bytes.len().min(QUOTE_BYTES)].into();
         let flow = self.add_tcp(key, endpoint, Stage::Connecting { quote, resolvers_tried }, now);
         self.actions.push_back(Action::ConnectStream { flow, target });

@@ -128,13 +128,14 @@ impl TcpFlow {
         &mut self,
         flow: FlowId,
         segment: &Segment<'_>,
+        is_marked: bool,
         link: &LinkView,
         now: Instant,
         host: &mut impl HostIo,
     ) {
         let may_write = self.is_relaying() && self.host_writable;
         let host_writable = &mut self.host_writable;
-        self.endpoint.handle_segment(segment, link, now, |bytes| {
+        self.endpoint.handle_segment(segment, is_marked, link, now, |bytes| {
             if !may_write {
                 return 0;
             }

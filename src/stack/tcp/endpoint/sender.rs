@@ -226,6 +226,14 @@ impl Sender {
         }
     }
 
+    /// A queue on the way is getting long (RFC 3168 §6.1.2): as after a loss, but nothing is repaired.
+    pub fn slow_down(&mut self) {
+        if self.recovery.is_none() {
+            self.slow_start_threshold = self.halved();
+            self.congestion_window = self.slow_start_threshold;
+        }
+    }
+
     fn halved(&self) -> u32 {
         (self.highest.wrapping_sub(self.unacknowledged) / 2).max(2 * self.segment_bytes)
     }
@@ -294,6 +302,11 @@ impl Sender {
         let is_last = offset + len == self.queue.len();
         let fin = is_last && self.has_sent_fin();
         (len > 0 || fin).then_some(Turn { sequence: first, len, fin, is_repair: true })
+    }
+
+    /// Whether nothing of it was sent before.
+    pub fn is_new(&self, turn: &Turn) -> bool {
+        turn.sequence == self.highest
     }
 
     /// Whether our FIN is before what is sent next.
