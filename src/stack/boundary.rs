@@ -64,6 +64,8 @@ pub enum Action {
         flow: FlowId,
         /// Whom to connect to.
         target: SocketAddr,
+        /// TTL or hop limit of its segments; the host's own where there is none.
+        hop_limit: Option<u8>,
     },
     /// Open a datagram socket for `flow`, with the source port `preferred_port` where that is free; answered
     /// by `Connected` or `ConnectFailed`.
@@ -122,6 +124,8 @@ pub enum HostEvent {
         flow: FlowId,
         /// Why.
         error: HostError,
+        /// The ICMP message that said so, where one did and the host tells.
+        notice: Option<Notice>,
     },
     /// Reading may succeed again.
     Readable {
@@ -138,10 +142,10 @@ pub enum HostEvent {
         /// Which.
         listener: ListenerId,
     },
-    /// The network answered a datagram of this flow with an error (`IP_RECVERR`).
+    /// The network answered a datagram that left by this socket with an error (`IP_RECVERR`).
     NetworkError {
-        /// Whose datagram.
-        flow: FlowId,
+        /// Which socket.
+        port: DatagramPort,
         /// What was said, and by whom.
         report: NetworkErrorReport,
     },
@@ -149,24 +153,41 @@ pub enum HostEvent {
     DatagramsLost {
         /// How many.
         count: u64,
-        /// What the host said of them, and whose they were; nothing where it had no room.
-        refused: Option<(FlowId, NetworkErrorReport)>,
+        /// What the host said of them, and by which socket they were to leave; nothing where it had no room.
+        refused: Option<(DatagramPort, NetworkErrorReport)>,
     },
     /// The host's resolvers have changed.
     ResolversChanged(Vec<SocketAddr>),
 }
 
-/// An ICMP error as the host's socket tells it.
+/// What became of a datagram, as the host's socket tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkErrorReport {
     /// What was wrong.
     pub error: HostError,
-    /// The router or host that said so, where known.
-    pub offender: Option<IpAddr>,
+    /// The ICMP message that said so; none where this host did not even send the datagram.
+    pub notice: Option<Notice>,
     /// Where the datagram was going, where known.
     pub destination: Option<SocketAddr>,
+    /// The host's address that it left from, where known.
+    pub local: Option<IpAddr>,
     /// The beginning of the datagram's payload, where the host returns it.
     pub payload: Vec<u8>,
+}
+
+/// An ICMP or ICMPv6 error, as far as the host tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notice {
+    /// The router or host that sent it, where known.
+    pub offender: Option<IpAddr>,
+    /// TTL or hop limit with which it arrived, where known.
+    pub hop_limit: Option<u8>,
+    /// ICMP type.
+    pub kind: u8,
+    /// ICMP code.
+    pub code: u8,
+    /// The four bytes before its quotation: the next hop's MTU, or the place of the problem, by the type.
+    pub rest: u32,
 }
 
 /// A host error, by what the container ought to be told.

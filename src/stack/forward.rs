@@ -252,7 +252,9 @@ fn is_dhcp(config: &Config, source: IpAddr, destination: SocketAddr) -> bool {
     is_offered && (has_no_address || is_container_source(link, source))
 }
 
-fn is_container_source(link: &LinkConfig, source: IpAddr) -> bool {
+/// Whether the container may send from `source`.
+#[must_use]
+pub fn is_container_source(link: &LinkConfig, source: IpAddr) -> bool {
     if source.is_unspecified() || link.is_broadcast(source) || link.is_dns(source) {
         return false;
     }

@@ -6,22 +6,27 @@
 //! dropped, counted, and the user told once.
 //!
 //! A flow is a container's identifier toward one destination (RFC 5508 §3.1). The kernel may give the socket
-//! another identifier; the container's own is put back. Other ICMP messages of the container are not forwarded.
+//! another identifier; the container's own is put back. Errors are the concern of `network_error`; other ICMP messages of
+//! the container are not forwarded.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::boundary::{
     Action, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId, FrameSink, HostError, HostIo,
-    Instant, Io, NetworkErrorReport, StackEvent,
+    Instant, Io, StackEvent,
 };
 use super::drop_reason::DropReason;
 use super::flow::{FlowKey, FlowProtocol};
 use super::forward::{self, Outbound};
+use super::network_error::{Sent, problem_of};
 use super::timer::Alarm;
-use super::udp::{NO_ETHERNET, Pending, READ_BUDGET, problem_of, send_twice};
+use super::udp::{Pending, READ_BUDGET, send_twice};
 use super::{Flow, Stack};
 use crate::wire::icmp::{self, Echo, Problem};
 use crate::wire::ip;
+
+/// Requests of a flow that an error may still speak of; mtr has as many on their way as there are hops.
+const REQUESTS_REMEMBERED: usize = 32;
 
 /// The state of one echo flow.
 #[derive(Debug)]
@@ -30,6 +35,22 @@ pub struct EchoFlow {
     pub(super) alarm: Alarm,
     /// Requests that wait for the socket; `None` once it is open.
     opening: Option<Vec<Pending>>,
+    /// The last requests, by their sequence numbers.
+    sent: Vec<(u16, Sent)>,
+}
+
+impl EchoFlow {
+    fn remember(&mut self, sequence: u16, sent: Sent) {
+        if self.sent.len() >= REQUESTS_REMEMBERED {
+            self.sent.remove(0);
+        }
+        self.sent.push((sequence, sent));
+    }
+
+    /// The request of this number, unless that is long ago.
+    pub(super) fn sent_as(&self, sequence: u16) -> Option<&Sent> {
+        self.sent.iter().rev().find(|(its_own, _)| *its_own == sequence).map(|(_, sent)| sent)
+    }
 }
 
 impl Stack {
@@ -43,6 +64,9 @@ impl Stack {
         let is_ipv6 = packet.source.is_ipv6();
         if !ip::transport_checksum_ok(packet.source, packet.destination, packet.protocol, packet.payload) {
             return Err(DropReason::BadChecksum);
+        }
+        if let Some(error) = icmp::parse_error(is_ipv6, packet.payload) {
+            return self.handle_error_of_container(packet, &error);
         }
         let echo = icmp::parse_echo_request(is_ipv6, packet.payload).ok_or(DropReason::IcmpNotForwarded)?;
         let destination = SocketAddr::new(packet.destination, 0);
@@ -73,7 +97,7 @@ impl Stack {
             Some(flow) => flow,
             None => {
                 self.make_room(now, io)?;
-                let body = EchoFlow { alarm: Alarm::default(), opening: Some(Vec::new()) };
+                let body = EchoFlow { alarm: Alarm::default(), opening: Some(Vec::new()), sent: Vec::new() };
                 let flow = self.flows.insert(key, now, Flow::Echo(body));
                 self.wake_echo(flow);
                 self.actions.push_back(Action::OpenEcho {
@@ -88,9 +112,11 @@ impl Stack {
         self.flows.touch(flow, now);
         let pending_limit = self.config.limits.datagrams_pending_per_flow;
         let Some((_, Flow::Echo(body))) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
+        let sent = Sent::of(packet, echo.message);
+        body.remember(echo.sequence, sent);
         match &mut body.opening {
             Some(pending) if pending.len() < pending_limit => {
-                pending.push(Pending { payload: echo.message.into(), how });
+                pending.push(Pending { payload: echo.message.into(), how, sent });
                 Ok(())
             }
             Some(_) => Err(DropReason::HostQueueFull),
@@ -116,21 +142,32 @@ impl Stack {
     ) -> Result<(), DropReason> {
         let mut header = self.header(packet.destination, packet.source, packet.protocol);
         header.dont_fragment = false;
-        header.identification = echo.sequence;
+        header.identification = self.next_identification();
         let mut reply = echo.message.to_vec();
         icmp::make_echo_reply(&mut reply, header.source, header.destination, echo.identifier);
         self.emitter.send_complete(&self.neighbor.ethernet()?, &header, &reply, frames)
     }
 
     /// The ping socket of a flow is open: what waited for it leaves.
-    pub(super) fn echo_connected(&mut self, flow: FlowId, host: &mut impl HostIo) {
-        let Some((_, Flow::Echo(body))) = self.flows.get_mut(flow) else { return };
-        let mut failed = 0;
+    pub(super) fn echo_connected<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        let Some((key, Flow::Echo(body))) = self.flows.get_mut(flow) else { return };
         for request in body.opening.take().unwrap_or_default() {
-            let sent = send_twice(host, DatagramPort::Flow(flow), &request.payload, &request.how);
-            failed += u64::from(sent != DatagramWrite::Sent);
+            let sent = send_twice(io.host, DatagramPort::Flow(flow), &request.payload, &request.how);
+            let DatagramWrite::Failed(error) = sent else {
+                self.count(if sent == DatagramWrite::Sent { Ok(()) } else { Err(DropReason::HostQueueFull) });
+                continue;
+            };
+            self.stats.record(DropReason::HostRefused);
+            if let Some(problem) = problem_of(error) {
+                let offending = self.rebuild_echo(&key, Some(&request.sent), &request.payload);
+                self.report(problem, offending, None, now, io.frames);
+            }
         }
-        self.stats.record_many(DropReason::HostRefused, failed);
     }
 
     /// The ping socket of a flow could not be opened.
@@ -157,8 +194,8 @@ impl Stack {
                 self.tell(StackEvent::EchoForbidden);
             }
         } else if let (Some(problem), Some(request)) = (problem_of(error), waiting.first()) {
-            let offending = self.rebuild_echo(&key, &request.payload);
-            self.report(problem, &offending, None, now, frames);
+            let offending = self.rebuild_echo(&key, Some(&request.sent), &request.payload);
+            self.report(problem, offending, None, now, frames);
         }
     }
 
@@ -179,52 +216,24 @@ impl Stack {
                 DatagramRead::Arrived(arrived) => arrived,
             };
             let Some(message) = self.scratch.get_mut(..arrived.len) else { continue };
-            let Some(echo) = icmp::parse_echo_reply(is_ipv6, message) else {
+            if icmp::parse_echo_reply(is_ipv6, message).is_none() {
                 self.stats.record(DropReason::BadTransport);
                 continue;
-            };
-            let sequence = echo.sequence;
+            }
             let (source, destination) = (key.remote.ip(), key.container.ip());
             icmp::make_echo_reply(message, source, destination, key.container.port());
             self.flows.touch(flow, now);
             let mut header = self.header(source, destination, protocol_of(is_ipv6));
             header.traffic_class = arrived.traffic_class;
-            header.hop_limit = arrived.hop_limit.saturating_sub(1).max(1);
+            header.hop_limit = self.hop_limit_from(source, arrived.hop_limit);
             header.dont_fragment = false;
-            header.identification = sequence;
+            header.identification = self.next_identification();
             let sent = self.neighbor.ethernet().and_then(|ethernet| {
                 self.emitter.send_complete(&ethernet, &header, &self.scratch[..arrived.len], io.frames)
             });
             self.count(sent);
         }
         true
-    }
-
-    /// The network said that a request of this flow did not arrive.
-    pub(super) fn echo_network_error(
-        &mut self,
-        flow: FlowId,
-        report: &NetworkErrorReport,
-        now: Instant,
-        frames: &mut impl FrameSink,
-    ) {
-        let Some(key) = self.flows.key(flow) else { return };
-        let Some(problem) = problem_of(report.error) else { return };
-        let offending = self.rebuild_echo(&key, &report.payload);
-        self.report(problem, &offending, report.offender, now, frames);
-    }
-
-    /// The request that an error speaks of, as the container sent it.
-    fn rebuild_echo(&self, key: &FlowKey, message: &[u8]) -> Vec<u8> {
-        let is_ipv6 = key.container.is_ipv6();
-        let header = self.header(key.container.ip(), key.remote.ip(), protocol_of(is_ipv6));
-        let length = message.len().max(icmp::HEADER_LEN);
-        let mut frame = vec![0; ip::ETHERNET_HEADER_LEN + ip::header_len(is_ipv6) + length];
-        let offset = ip::write_headers(&mut frame, &NO_ETHERNET, &header, length);
-        frame[offset..offset + message.len()].copy_from_slice(message);
-        // The kernel has put the socket's identifier in; the container knows its own.
-        frame[offset + 4..offset + 6].copy_from_slice(&key.container.port().to_be_bytes());
-        frame.split_off(ip::ETHERNET_HEADER_LEN)
     }
 
     /// The flow's alarm rang.

@@ -14,6 +14,7 @@ pub mod flow;
 pub mod forward;
 mod icmp;
 pub mod neighbor;
+mod network_error;
 pub mod publish;
 pub mod reassembly;
 pub mod service;
@@ -193,14 +194,33 @@ impl Stack {
                 match packet.fragment {
                     None => self.dispatch_packet(packet, &meta, now, io),
                     Some(_) => {
-                        let Some(whole) = self.reassembler.add(packet, now)? else { return Ok(()) };
-                        let packet = ip::parse(&whole).map_err(DropReason::Frame)?;
+                        let Some(whole) = self.reassemble(packet, now, io.frames)? else { return Ok(()) };
+                        let parsed = ip::parse(&whole).map_err(DropReason::Frame)?;
+                        // What came in fragments may go on in fragments.
+                        let packet = ip::Packet { dont_fragment: false, ..parsed };
                         let meta = FrameMeta { checksum_partial: false, ..FrameMeta::default() };
                         self.dispatch_packet(&packet, &meta, now, io)
                     }
                 }
             }
         }
+    }
+
+    /// Adds a fragment to those of its packet; the whole packet, if this was what it lacked.
+    fn reassemble(
+        &mut self,
+        fragment: &ip::Packet<'_>,
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) -> Result<Option<Vec<u8>>, DropReason> {
+        let added = self.reassembler.add(fragment, now);
+        self.stats.record_many(DropReason::FragmentLimit, self.reassembler.take_evicted());
+        if let (Err(DropReason::FragmentInvalid), Some(problem)) =
+            (&added, reassembly::complaint_about(fragment))
+        {
+            self.send_problem(problem, fragment.bytes, now, frames)?;
+        }
+        added
     }
 
     /// Whether the segment has the part of neighbor discovery that a message belongs to.
@@ -269,12 +289,12 @@ impl Stack {
         match event {
             HostEvent::Connected { flow } => match self.flows.get(flow) {
                 Some(Flow::Tcp(_)) => self.tcp_connected(flow),
-                Some(Flow::Udp(_)) => self.udp_connected(flow, io.host),
-                Some(Flow::Echo(_)) => self.echo_connected(flow, io.host),
+                Some(Flow::Udp(_)) => self.udp_connected(flow, now, io),
+                Some(Flow::Echo(_)) => self.echo_connected(flow, now, io),
                 Some(Flow::TimeWait(_)) | None => {}
             },
-            HostEvent::ConnectFailed { flow, error } => match self.flows.get(flow) {
-                Some(Flow::Tcp(_)) => self.tcp_connect_failed(flow, error, now, io),
+            HostEvent::ConnectFailed { flow, error, notice } => match self.flows.get(flow) {
+                Some(Flow::Tcp(_)) => self.tcp_connect_failed(flow, error, notice, now, io),
                 Some(Flow::Udp(_)) => self.udp_connect_failed(flow, error, now, io.frames),
                 Some(Flow::Echo(_)) => self.echo_connect_failed(flow, error, now, io.frames),
                 Some(Flow::TimeWait(_)) | None => {}
@@ -295,17 +315,13 @@ impl Stack {
                 }
             }
             HostEvent::ListenerReadable { listener } => self.read(Unread::Listener(listener), now, io),
-            HostEvent::NetworkError { flow, report } => match self.flows.get(flow) {
-                Some(Flow::Udp(_)) => self.udp_network_error(flow, &report, now, io.frames),
-                Some(Flow::Echo(_)) => self.echo_network_error(flow, &report, now, io.frames),
-                Some(Flow::Tcp(_) | Flow::TimeWait(_)) | None => {}
-            },
+            HostEvent::NetworkError { port, report } => self.network_error(port, &report, now, io.frames),
             HostEvent::DatagramsLost { count, refused } => {
                 let reason =
                     if refused.is_some() { DropReason::HostRefused } else { DropReason::HostQueueFull };
                 self.stats.record_many(reason, count);
-                if let Some((flow, report)) = refused {
-                    self.udp_network_error(flow, &report, now, &mut frames);
+                if let Some((port, report)) = refused {
+                    self.network_error(port, &report, now, &mut frames);
                 }
             }
             HostEvent::ResolversChanged(list) => {
@@ -374,14 +390,30 @@ impl Stack {
                 Flow::Echo(_) => self.echo_alarm(flow, now),
             }
         }
-        let mut timed_out = 0;
-        self.reassembler.handle_timeout(now, |_| timed_out += 1);
-        self.stats.record_many(DropReason::FragmentTimeout, timed_out);
+        self.give_up_fragments(now, io.frames);
         // Any number will do to spread the advertisements of many instances; this one is the instance's own.
         let jitter = self.hasher.hash_one(now.total_micros());
         let sent = self.router_advert.handle_timeout(jitter, now, io.frames);
         self.stats.to_container.add(frames.sent());
         self.count(sent);
+    }
+
+    /// Forgets the packets whose fragments have not all come in time, and says so where the first had come
+    /// (RFC 792, RFC 8200 §4.5).
+    fn give_up_fragments(&mut self, now: Instant, frames: &mut impl FrameSink) {
+        let mut expired = Vec::new();
+        self.reassembler.handle_timeout(now, |first| expired.push(first.map(<[u8]>::to_vec)));
+        self.stats.record_many(DropReason::FragmentTimeout, expired.len() as u64);
+        for first in expired.into_iter().flatten() {
+            let told = self.send_problem(Problem::ReassemblyTimeExceeded, &first, now, frames);
+            self.count(told);
+        }
+    }
+
+    /// A number for a packet toward the container that may leave in fragments (RFC 6864).
+    fn next_identification(&mut self) -> u16 {
+        self.identification = self.identification.wrapping_add(1);
+        self.identification
     }
 
     /// The earliest instant at which [`Stack::handle_timeout`] has something to do.
@@ -514,31 +546,8 @@ impl Stack {
             _ => gateway,
         };
         let ethernet = self.neighbor.ethernet()?;
-        self.unreachable.send(&Report { problem, from, offending }, now, &ethernet, &self.emitter, frames)
-    }
-
-    /// Passes on an error that somebody on the host's side reported about a packet of the container.
-    fn report(
-        &mut self,
-        problem: Problem,
-        offending: &[u8],
-        offender: Option<IpAddr>,
-        now: Instant,
-        frames: &mut impl FrameSink,
-    ) {
-        let sent = match (offender, ip::destination(offending)) {
-            (Some(offender), Some(destination))
-                if offender.is_ipv4() == destination.is_ipv4() && !offender.is_unspecified() =>
-            {
-                let shown = forward::shown_peer(&self.config, SocketAddr::new(offender, 0)).ip();
-                let report = Report { problem, from: shown, offending };
-                self.neighbor.ethernet().and_then(|ethernet| {
-                    self.unreachable.send(&report, now, &ethernet, &self.emitter, frames)
-                })
-            }
-            _ => self.send_problem(problem, offending, now, frames),
-        };
-        self.count(sent);
+        let report = Report { problem, from, hop_limit: None, offending };
+        self.unreachable.send(&report, now, &ethernet, &self.emitter, frames)
     }
 
     /// Puts one segment without options on the link.

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use super::boundary::Instant;
 use super::drop_reason::DropReason;
 use crate::config::limits::ReassemblyLimits;
+use crate::wire::icmp::{self, Problem};
 use crate::wire::ip::{self, Chain, FRAGMENT_HEADER_LEN, Fragment, Packet};
 
 /// What an IP packet can be at most.
@@ -169,7 +170,52 @@ fn check_geometry(packet: &Packet<'_>, fragment: &Fragment) -> Result<(), DropRe
     // RFC 8200 §4.5: all but the last are multiples of eight; and no packet outgrows its length field.
     let is_ragged = fragment.more && !len.is_multiple_of(8);
     let whole = whole_len(packet.bytes.len() - len, packet.source.is_ipv6(), fragment.offset + len);
-    if len == 0 || is_ragged || whole > MAX_PACKET_BYTES { Err(DropReason::FragmentInvalid) } else { Ok(()) }
+    let is_cut_short = packet.source.is_ipv6() && fragment.offset == 0 && !has_whole_chain(packet);
+    if len == 0 || is_ragged || whole > MAX_PACKET_BYTES || is_cut_short {
+        Err(DropReason::FragmentInvalid)
+    } else {
+        Ok(())
+    }
+}
+
+/// What the sender of an invalid fragment is to be told: IPv6 names the field (RFC 8200 §4.5), IPv4 has no word for it.
+#[must_use]
+pub fn complaint_about(packet: &Packet<'_>) -> Option<Problem> {
+    const PAYLOAD_LENGTH_AT: u32 = 4;
+    const ERRONEOUS_FIELD: u8 = 0;
+    const INCOMPLETE_CHAIN: u8 = 3;
+    let fragment = packet.fragment.filter(|_| packet.source.is_ipv6())?;
+    let len = packet.payload.len();
+    let (code, rest) = if len == 0 {
+        return None;
+    } else if fragment.more && !len.is_multiple_of(8) {
+        (ERRONEOUS_FIELD, PAYLOAD_LENGTH_AT)
+    } else if fragment.offset == 0 {
+        (INCOMPLETE_CHAIN, 0)
+    } else {
+        let offset_at = packet.bytes.len() - len - FRAGMENT_HEADER_LEN + 2;
+        (ERRONEOUS_FIELD, u32::try_from(offset_at).unwrap_or(0))
+    };
+    Some(Problem::Other { kind: icmp::V6_PARAMETER_PROBLEM, code, rest })
+}
+
+/// RFC 8200 §4.5, RFC 7112: all headers up to the transport's stand in the first fragment, so that nobody on the way
+/// misses them.
+fn has_whole_chain(packet: &Packet<'_>) -> bool {
+    let headers_len = packet.bytes.len() - packet.payload.len();
+    // As if it were the whole packet.
+    let mut whole = packet.bytes.to_vec();
+    let Ok(chain) = Chain::walk(&whole) else { return false };
+    whole[chain.fragment_named_at] = packet.protocol;
+    whole.drain(headers_len - FRAGMENT_HEADER_LEN..headers_len);
+    let Ok(chain) = Chain::walk(&whole) else { return false };
+    let transport_len = whole.len().saturating_sub(chain.payload_at);
+    transport_len
+        >= match whole[chain.next_header_at] {
+            ip::protocol::TCP => 20,
+            ip::protocol::UDP | ip::protocol::ICMPV6 => 8,
+            _ => 0,
+        }
 }
 
 /// What the length field of the whole packet would say.

@@ -13,26 +13,26 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::boundary::{
     Action, ArrivedDatagrams, CloseKind, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId,
-    FrameSink, HostError, HostIo, Instant, Io, ListenerId, NetworkErrorReport,
+    FrameSink, HostError, HostIo, Instant, Io, ListenerId,
 };
 use super::drop_reason::DropReason;
 use super::emit::UdpEnvelope;
 use super::flow::{FlowKey, FlowProtocol};
 use super::forward::{self, Outbound};
+use super::network_error::{Sent, problem_of};
 use super::service::dns::Exchange;
 use super::timer::Alarm;
 use super::{Flow, Stack};
 use crate::config::{PortProtocol, UdpMapping};
 use crate::wire::icmp::Problem;
-use crate::wire::ip::Ethernet;
 use crate::wire::vnet_header::{FrameMeta, Segmentation};
-use crate::wire::{MacAddr, ip, udp};
+use crate::wire::{ip, udp};
+
+/// TTL of what the DNS forwarder sends.
+const FORWARDER_HOP_LIMIT: u8 = 64;
 
 /// Datagrams read from one socket before others get their turn.
 pub(super) const READ_BUDGET: usize = 64;
-
-/// The link addresses of a packet that is only quoted.
-pub(super) const NO_ETHERNET: Ethernet = Ethernet { source: MacAddr([0; 6]), destination: MacAddr([0; 6]) };
 
 /// Which socket a flow's datagrams leave through.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub(super) struct Pending {
     pub payload: Box<[u8]>,
     /// How it is to leave.
     pub how: DatagramSend,
+    /// What an error would quote.
+    pub sent: Sent,
 }
 
 /// The state of one UDP flow.
@@ -62,9 +64,16 @@ pub struct UdpFlow {
     via: Via,
     /// Set when the flow carries queries to the DNS forwarder.
     dns: Option<Exchange>,
+    /// The last datagram of the container's.
+    pub(super) sent: Sent,
 }
 
 impl UdpFlow {
+    /// Whether it carries queries to the DNS forwarder.
+    pub(super) fn is_dns(&self) -> bool {
+        self.dns.is_some()
+    }
+
     /// The client of a published port that the flow belongs to, if it is one.
     pub(super) fn client(&self) -> Option<(ListenerId, SocketAddr, Option<IpAddr>)> {
         match self.via {
@@ -97,11 +106,14 @@ impl Stack {
             },
             hop_limit: packet.hop_limit,
             traffic_class: packet.traffic_class,
-            // Every common sender sets DF to find the path's MTU; the host finds it for us, and fragments.
-            dont_fragment: false,
+            dont_fragment: packet.dont_fragment,
         };
         if let Some(flow) = self.flows.find(&exact) {
-            how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
+            if matches!(self.flows.get(flow), Some(Flow::Udp(body)) if body.is_dns()) {
+                (how.hop_limit, how.dont_fragment) = (FORWARDER_HOP_LIMIT, false);
+            } else {
+                how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
+            }
             return self.send_udp(flow, packet, datagram.payload, how, now, io);
         }
         let decision = forward::outbound(&self.config, FlowProtocol::Udp, packet.source, remote);
@@ -111,7 +123,11 @@ impl Stack {
                 (target, None)
             }
             Outbound::Resolver => match self.resolvers.preferred() {
-                Some(resolver) => (resolver, Some(Exchange::default())),
+                Some(resolver) => {
+                    // The forwarder asks for itself.
+                    (how.hop_limit, how.dont_fragment) = (FORWARDER_HOP_LIMIT, false);
+                    (resolver, Some(Exchange::default()))
+                }
                 None => {
                     self.tell_no_resolver();
                     self.send_problem(Problem::PortUnreachable, packet.bytes, now, io.frames)?;
@@ -158,8 +174,11 @@ impl Stack {
     }
 
     fn add_udp(&mut self, key: FlowKey, via: Via, dns: Option<Exchange>, now: Instant) -> FlowId {
-        let flow =
-            self.flows.insert(key, now, Flow::Udp(Box::new(UdpFlow { alarm: Alarm::default(), via, dns })));
+        let flow = self.flows.insert(
+            key,
+            now,
+            Flow::Udp(Box::new(UdpFlow { alarm: Alarm::default(), via, dns, sent: Sent::default() })),
+        );
         self.wake_udp(flow);
         flow
     }
@@ -177,6 +196,8 @@ impl Stack {
         self.flows.touch(flow, now);
         let limits = self.config.limits;
         let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
+        let first = how.segment_bytes.map_or(payload.len(), |each| payload.len().min(each.get().into()));
+        body.sent = Sent::of(packet, &payload[..first]);
         if let Some(exchange) = &mut body.dns {
             exchange.ask(
                 payload,
@@ -188,7 +209,7 @@ impl Stack {
         let outcome = match &mut body.via {
             Via::Opening(_) if body.dns.is_some() => DatagramWrite::Sent,
             Via::Opening(pending) if pending.len() < limits.datagrams_pending_per_flow => {
-                pending.push(Pending { payload: payload.into(), how });
+                pending.push(Pending { payload: payload.into(), how, sent: body.sent });
                 DatagramWrite::Sent
             }
             Via::Opening(_) => DatagramWrite::Blocked,
@@ -217,20 +238,33 @@ impl Stack {
     }
 
     /// The socket of a flow is open: what waited for it leaves.
-    pub(super) fn udp_connected(&mut self, flow: FlowId, host: &mut impl HostIo) {
-        let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
+    pub(super) fn udp_connected<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        let Some((key, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
         let Via::Opening(pending) = std::mem::replace(&mut body.via, Via::Own) else { return };
-        let mut failed = 0;
-        for datagram in &pending {
-            let sent = send_twice(host, DatagramPort::Flow(flow), &datagram.payload, &datagram.how);
-            failed += u64::from(sent != DatagramWrite::Sent);
-        }
         if let Some(exchange) = &body.dns {
             for (message, how) in exchange.unanswered() {
-                let _ = send_twice(host, DatagramPort::Flow(flow), message, how);
+                let _ = send_twice(io.host, DatagramPort::Flow(flow), message, how);
             }
         }
-        self.stats.record_many(DropReason::HostRefused, failed);
+        for datagram in &pending {
+            let sent = send_twice(io.host, DatagramPort::Flow(flow), &datagram.payload, &datagram.how);
+            let DatagramWrite::Failed(error) = sent else {
+                self.count(if sent == DatagramWrite::Sent { Ok(()) } else { Err(DropReason::HostQueueFull) });
+                continue;
+            };
+            self.stats.record(DropReason::HostRefused);
+            if let Some(problem) = problem_of(error) {
+                let remote = datagram.how.to.map_or(key.remote, |to| forward::shown_peer(&self.config, to));
+                let offending =
+                    self.rebuild_udp(&FlowKey { remote, ..key }, &datagram.sent, &datagram.payload);
+                self.report(problem, offending, None, now, io.frames);
+            }
+        }
     }
 
     /// The socket of a flow could not be opened.
@@ -247,11 +281,12 @@ impl Stack {
             return;
         }
         if let (Via::Opening(pending), Some(problem)) = (&mut body.via, problem_of(error)) {
-            let payload = pending.first().map(|datagram| datagram.payload.clone()).unwrap_or_default();
+            let first = pending.first().map(|datagram| (datagram.payload.clone(), datagram.sent));
+            let (payload, sent) = first.unwrap_or_default();
             let remote = key.remote;
             if !remote.ip().is_unspecified() {
-                let offending = self.rebuild(&FlowKey { remote, ..key }, &payload);
-                self.report(problem, &offending, None, now, frames);
+                let offending = self.rebuild_udp(&FlowKey { remote, ..key }, &sent, &payload);
+                self.report(problem, offending, None, now, frames);
             }
         }
         self.stats.record(if error == HostError::Exhausted {
@@ -410,11 +445,10 @@ impl Stack {
         };
         let mut header = self.header(source.ip(), container.ip(), ip::protocol::UDP);
         header.traffic_class = arrived.traffic_class;
-        // One hop less, but never so few that the container's own stack would refuse it.
-        header.hop_limit = arrived.hop_limit.saturating_sub(1).max(1);
+        header.hop_limit = self.hop_limit_from(source.ip(), arrived.hop_limit);
+        // The host has taken it for its own; from here on it is we who send it, in as many fragments as it takes.
         header.dont_fragment = false;
-        self.identification = self.identification.wrapping_add(1);
-        header.identification = self.identification;
+        header.identification = self.next_identification();
         let (source_port, destination_port) = (source.port(), container.port());
         Some(UdpEnvelope {
             ethernet,
@@ -423,45 +457,6 @@ impl Stack {
             destination_port,
             segment_bytes: arrived.segment_bytes,
         })
-    }
-
-    /// The network said that a datagram of this flow did not arrive.
-    pub(super) fn udp_network_error(
-        &mut self,
-        flow: FlowId,
-        report: &NetworkErrorReport,
-        now: Instant,
-        frames: &mut impl FrameSink,
-    ) {
-        let Some((key, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
-        if body.dns.is_some() {
-            self.ask_next_resolver(flow, now, true);
-            return;
-        }
-        let Some(problem) = problem_of(report.error) else { return };
-        let remote = match report.destination {
-            Some(destination) if key.remote.ip().is_unspecified() => {
-                forward::shown_peer(&self.config, destination)
-            }
-            _ => key.remote,
-        };
-        if remote.ip().is_unspecified() {
-            return;
-        }
-        let offending = self.rebuild(&FlowKey { remote, ..key }, &report.payload);
-        self.report(problem, &offending, report.offender, now, frames);
-    }
-
-    /// The datagram that an error speaks of, as the container sent it, as far as it is known.
-    fn rebuild(&self, key: &FlowKey, payload: &[u8]) -> Vec<u8> {
-        let length = udp::HEADER_LEN + payload.len();
-        let header = self.header(key.container.ip(), key.remote.ip(), ip::protocol::UDP);
-        let mut frame = vec![0; ip::ETHERNET_HEADER_LEN + ip::header_len(key.container.is_ipv6()) + length];
-        let offset = ip::write_headers(&mut frame, &NO_ETHERNET, &header, length);
-        let transport = &mut frame[offset..];
-        transport[udp::HEADER_LEN..].copy_from_slice(payload);
-        udp::write_header(transport, key.container.port(), key.remote.port(), payload.len());
-        frame.split_off(ip::ETHERNET_HEADER_LEN)
     }
 
     /// The flow's alarm rang: a resolver was silent, or everybody was for long.
@@ -487,7 +482,7 @@ impl Stack {
     }
 
     /// Replaces the host socket of a flow of the DNS by one to the next resolver, and asks again.
-    fn ask_next_resolver(&mut self, flow: FlowId, now: Instant, has_socket: bool) {
+    pub(super) fn ask_next_resolver(&mut self, flow: FlowId, now: Instant, has_socket: bool) {
         let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
         let Some(exchange) = &mut body.dns else { return };
         exchange.failures += 1;
@@ -518,7 +513,7 @@ impl Stack {
 }
 
 /// The wildcard endpoint of a family.
-fn anyone_like(endpoint: SocketAddr) -> SocketAddr {
+pub(super) fn anyone_like(endpoint: SocketAddr) -> SocketAddr {
     match endpoint {
         SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
         SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
@@ -542,19 +537,5 @@ pub(super) fn send_twice(
             | HostError::HopLimitExceeded,
         ) => host.send_datagrams(port, payload, how),
         outcome => outcome,
-    }
-}
-
-/// What the container is told about a host error of a datagram; nothing where silence is the truth.
-pub(super) fn problem_of(error: HostError) -> Option<Problem> {
-    match error {
-        HostError::Refused => Some(Problem::PortUnreachable),
-        HostError::NetworkUnreachable => Some(Problem::NetworkUnreachable),
-        HostError::HostUnreachable => Some(Problem::HostUnreachable),
-        HostError::ProtocolUnreachable => Some(Problem::ProtocolUnreachable),
-        HostError::Prohibited => Some(Problem::Prohibited),
-        HostError::HopLimitExceeded => Some(Problem::HopLimitExceeded),
-        HostError::MessageTooLong { mtu } => Some(Problem::PacketTooBig { mtu }),
-        HostError::Reset | HostError::TimedOut | HostError::Exhausted | HostError::Other => None,
     }
 }

@@ -11,7 +11,7 @@ use super::drop_reason::DropReason;
 use super::emit::{Emitter, Transport};
 use crate::config::Limits;
 use crate::wire::icmp::{self, Problem};
-use crate::wire::ip::{self, Ethernet, Header, Packet, protocol};
+use crate::wire::ip::{self, Ethernet, Header, Quote, protocol};
 
 const ERROR_HOP_LIMIT: u8 = 64;
 /// RFC 1812 §4.3.2.5: errors of IPv4 travel with precedence 6.
@@ -25,7 +25,9 @@ pub struct Report<'a> {
     pub problem: Problem,
     /// Who says so: the gateway, or the router or host that told the host.
     pub from: IpAddr,
-    /// The container's packet, from its IP header on.
+    /// TTL or hop limit that is left of what he gave it, where known.
+    pub hop_limit: Option<u8>,
+    /// The container's packet, from its IP header on, of which the end may be missing.
     pub offending: &'a [u8],
 }
 
@@ -54,7 +56,7 @@ impl Unreachable {
         emitter: &Emitter,
         frames: &mut F,
     ) -> Result<(), DropReason> {
-        let offending = ip::parse(report.offending)?;
+        let offending = ip::parse_quote(report.offending).ok_or(DropReason::ErrorSuppressed)?;
         let is_ipv6 = offending.source.is_ipv6();
         if !may_be_answered(&offending, report.problem) || report.from.is_ipv6() != is_ipv6 {
             return Err(DropReason::ErrorSuppressed);
@@ -66,22 +68,24 @@ impl Unreachable {
             source: report.from,
             destination: offending.source,
             protocol: if is_ipv6 { protocol::ICMPV6 } else { protocol::ICMP },
-            hop_limit: ERROR_HOP_LIMIT,
+            hop_limit: report.hop_limit.unwrap_or(ERROR_HOP_LIMIT),
             traffic_class: if is_ipv6 { 0 } else { V4_TRAFFIC_CLASS },
             identification: 0,
             dont_fragment: false,
         };
-        let len = icmp::error_len(is_ipv6, offending.bytes);
+        let len = icmp::error_len(is_ipv6, report.offending);
         let fill = |out: &mut [u8]| {
-            icmp::write_error(out, header.source, header.destination, report.problem, offending.bytes)
+            icmp::write_error(out, header.source, header.destination, report.problem, report.offending)
         };
         emitter.send(ethernet, &header, Transport::Complete, len, fill, frames)
     }
 }
 
 /// RFC 1122 §3.2.2, RFC 4443 §2.4 (e).
-fn may_be_answered(offending: &Packet<'_>, problem: Problem) -> bool {
-    if offending.fragment.is_some_and(|fragment| fragment.offset != 0) || !is_one_host(offending.source) {
+fn may_be_answered(offending: &Quote<'_>, problem: Problem) -> bool {
+    // But for what is wrong with the fragment itself (RFC 8200 §4.5).
+    let is_fragments_own = matches!(problem, Problem::Other { .. }) && offending.source.is_ipv6();
+    if (offending.is_later_fragment && !is_fragments_own) || !is_one_host(offending.source) {
         return false;
     }
     let is_too_big = matches!(problem, Problem::PacketTooBig { .. });
@@ -91,11 +95,11 @@ fn may_be_answered(offending: &Packet<'_>, problem: Problem) -> bool {
         IpAddr::V6(v6) => v6.is_multicast() && !is_too_big,
     };
     let is_about_error = match offending.protocol {
-        protocol::ICMP => offending.source.is_ipv4() && icmp::is_error(false, offending.payload),
+        protocol::ICMP => offending.source.is_ipv4() && icmp::is_error(false, offending.transport),
         protocol::ICMPV6 => {
             offending.source.is_ipv6()
-                && (icmp::is_error(true, offending.payload)
-                    || offending.payload.first() == Some(&V6_REDIRECT))
+                && (icmp::is_error(true, offending.transport)
+                    || offending.transport.first() == Some(&V6_REDIRECT))
         }
         _ => false,
     };

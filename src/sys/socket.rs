@@ -88,6 +88,21 @@ impl From<Errno> for SocketError {
     }
 }
 
+/// An ICMP or ICMPv6 error of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IcmpNotice {
+    /// The router or host that sent it.
+    pub offender: Option<IpAddr>,
+    /// TTL or hop limit with which it arrived, where the socket asks for that.
+    pub hop_limit: Option<u8>,
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// The four bytes before its quotation, where they mean something.
+    pub rest: u32,
+}
+
 /// Outcome of moving bytes or a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transfer {
@@ -121,14 +136,16 @@ impl StreamSocket {
         target: SocketAddr,
         source: Option<IpAddr>,
     ) -> Result<(StreamSocket, ConnectProgress), SocketError> {
-        Self::connect_by(target, source, None)
+        Self::connect_by(target, source, None, None)
     }
 
-    /// The same, by this interface only.
+    /// The same, by this interface only; and with this TTL or hop limit, for somebody who wants to know who says that
+    /// there is no way: see [`Self::take_notice`] and [`Self::note_established`].
     pub fn connect_by(
         target: SocketAddr,
         source: Option<IpAddr>,
         device: Option<&str>,
+        hop_limit: Option<u8>,
     ) -> Result<(StreamSocket, ConnectProgress), SocketError> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
@@ -139,12 +156,35 @@ impl StreamSocket {
             set_int_option(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
             socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
         }
+        if let Some(hop_limit) = hop_limit {
+            // The kernel has no TTL of zero.
+            let hop_limit = hop_limit.max(1).into();
+            if target.is_ipv6() {
+                socket.set_unicast_hops_v6(hop_limit)?;
+            } else {
+                socket.set_ttl_v4(hop_limit)?;
+            }
+            // Who says that there is no way. Kernels before 5.9 do not tell, and connect all the same.
+            let _ = tell_errors(&socket, target.is_ipv6(), true);
+        }
         let progress = match socket.connect(&SockAddr::from(target)) {
             Ok(()) => ConnectProgress::Done,
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => ConnectProgress::Pending,
             Err(error) => return Err(error.into()),
         };
         Ok((StreamSocket { fd: socket.into() }, progress))
+    }
+
+    /// The connect has succeeded: from now on what the network says is for the kernel to weigh, which tries again
+    /// where the connection may yet go on (RFC 5461 §2). Until then every error of it ends the connect.
+    pub fn note_established(&self, is_ipv6: bool) {
+        let _ = tell_errors(&self.fd, is_ipv6, false);
+    }
+
+    /// The ICMP error that ended a connect, if one did.
+    pub fn take_notice(&self) -> Option<IcmpNotice> {
+        let (queued, _) = datagram::read_error_queue(&self.fd, &mut control::RawAddress::new(), &mut [])?;
+        queued.notice
     }
 
     /// The error that ended a connect or a connection, taken off the socket.
@@ -208,6 +248,13 @@ impl AsFd for StreamSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Whether errors of the network are kept, with all they say, until they are asked for.
+fn tell_errors(socket: &impl AsFd, is_ipv6: bool, on: bool) -> io::Result<()> {
+    let (level, name) =
+        if is_ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) } else { (libc::IPPROTO_IP, libc::IP_RECVERR) };
+    set_int_option(socket, level, name, on.into())
 }
 
 fn prepare_stream(socket: &Socket) -> io::Result<()> {

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::be16;
-use super::ip::{self, Chain, protocol, transport_checksum};
+use super::ip::{self, Chain, Quote, protocol, transport_checksum};
+use super::{be16, be32, checksum};
 
 /// Bytes before an echo's data and before an error's quotation.
 pub const HEADER_LEN: usize = 8;
@@ -20,7 +20,8 @@ const V4_PARAMETER_PROBLEM: u8 = 12;
 const V6_DESTINATION_UNREACHABLE: u8 = 1;
 const V6_PACKET_TOO_BIG: u8 = 2;
 const V6_TIME_EXCEEDED: u8 = 3;
-const V6_PARAMETER_PROBLEM: u8 = 4;
+/// ICMPv6 parameter problem.
+pub const V6_PARAMETER_PROBLEM: u8 = 4;
 const V6_FIRST_INFORMATIONAL: u8 = 128;
 const V6_ECHO_REQUEST: u8 = 128;
 const V6_ECHO_REPLY: u8 = 129;
@@ -63,6 +64,68 @@ pub enum Problem {
         /// Largest IP packet that would have passed.
         mtu: u32,
     },
+    /// Anything else that somebody on the way has said, in his own words.
+    Other {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// The four bytes before the quotation.
+        rest: u32,
+    },
+}
+
+impl Problem {
+    /// What an error of this type and code says; `rest` are the four bytes before the quotation. None for what is no
+    /// error, or none that concerns a packet's fate (source quench, redirect).
+    #[must_use]
+    pub fn from_message(is_ipv6: bool, kind: u8, code: u8, rest: u32) -> Option<Problem> {
+        let mtu = if is_ipv6 { rest } else { rest & 0xffff };
+        match (is_ipv6, kind, code) {
+            (false, V4_DESTINATION_UNREACHABLE, 4) | (true, V6_PACKET_TOO_BIG, _) => {
+                return Some(Problem::PacketTooBig { mtu });
+            }
+            (false, V4_DESTINATION_UNREACHABLE | V4_TIME_EXCEEDED | V4_PARAMETER_PROBLEM, _)
+            | (true, V6_DESTINATION_UNREACHABLE | V6_TIME_EXCEEDED | V6_PARAMETER_PROBLEM, _) => {}
+            (false | true, _, _) => return None,
+        }
+        let named = [
+            Problem::NetworkUnreachable,
+            Problem::HostUnreachable,
+            Problem::PortUnreachable,
+            Problem::Prohibited,
+            Problem::HopLimitExceeded,
+            Problem::ReassemblyTimeExceeded,
+        ];
+        let says = |problem: &Problem| {
+            let (its_kind, its_code, _) = if is_ipv6 { v6_error(*problem, &[]) } else { v4_error(*problem) };
+            (its_kind, its_code) == (kind, code)
+        };
+        Some(named.into_iter().find(says).unwrap_or(match (is_ipv6, kind, code) {
+            (false, V4_DESTINATION_UNREACHABLE, 2) => Problem::ProtocolUnreachable,
+            (false | true, _, _) => Problem::Other { kind, code, rest },
+        }))
+    }
+}
+
+/// An error, and what it quotes of the packet that it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Error<'a> {
+    /// What went wrong.
+    pub problem: Problem,
+    /// The packet, as far as it is quoted.
+    pub quote: Quote<'a>,
+}
+
+/// An error, if `message` is one, of a packet that can be told from others by what is quoted of it.
+#[must_use]
+pub fn parse_error(is_ipv6: bool, message: &[u8]) -> Option<Error<'_>> {
+    let (header, quoted) = message.split_first_chunk::<HEADER_LEN>()?;
+    let problem = Problem::from_message(is_ipv6, header[0], header[1], be32(header, 4))?;
+    // RFC 792: at least eight bytes of the transport are quoted.
+    let quote = ip::parse_quote(quoted).filter(|quote| quote.transport.len() >= 8)?;
+    let can_be_told = quote.source.is_ipv6() == is_ipv6 && !quote.is_later_fragment;
+    can_be_told.then_some(Error { problem, quote })
 }
 
 /// An echo request, if `message` is one.
@@ -108,8 +171,18 @@ pub fn make_echo_reply(message: &mut [u8], source: IpAddr, destination: IpAddr, 
     fill_checksum(message, source, destination);
 }
 
+/// Writes the identifier of an echo of at least [`HEADER_LEN`] bytes, of which the rest may be cut off: its checksum stays
+/// as right as it was (RFC 1624).
+pub fn replace_identifier(message: &mut [u8], identifier: u16) {
+    let before = be16(message, CHECKSUM_OFFSET);
+    let without = checksum::add(!before, !be16(message, 4));
+    message[4..6].copy_from_slice(&identifier.to_be_bytes());
+    let after = !checksum::add(without, identifier);
+    message[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&after.to_be_bytes());
+}
+
 /// Completes the checksum of a message.
-pub(super) fn fill_checksum(message: &mut [u8], source: IpAddr, destination: IpAddr) {
+pub fn fill_checksum(message: &mut [u8], source: IpAddr, destination: IpAddr) {
     message[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].fill(0);
     let protocol = if source.is_ipv6() { protocol::ICMPV6 } else { protocol::ICMP };
     let checksum = transport_checksum(source, destination, protocol, message);
@@ -170,6 +243,7 @@ fn v4_error(problem: Problem) -> (u8, u8, u32) {
         Problem::ReassemblyTimeExceeded => (V4_TIME_EXCEEDED, 1, 0),
         // RFC 1191 §4: the next hop's MTU in the low 16 bits.
         Problem::PacketTooBig { mtu } => (V4_DESTINATION_UNREACHABLE, 4, mtu.min(0xffff)),
+        Problem::Other { kind, code, rest } => (kind, code, rest),
     }
 }
 
@@ -184,6 +258,7 @@ fn v6_error(problem: Problem, offending: &[u8]) -> (u8, u8, u32) {
         Problem::HopLimitExceeded => (V6_TIME_EXCEEDED, 0, 0),
         Problem::ReassemblyTimeExceeded => (V6_TIME_EXCEEDED, 1, 0),
         Problem::PacketTooBig { mtu } => (V6_PACKET_TOO_BIG, 0, mtu),
+        Problem::Other { kind, code, rest } => (kind, code, rest),
     }
 }
 

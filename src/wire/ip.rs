@@ -328,6 +328,53 @@ pub fn write_fragment_headers(
     }
 }
 
+/// What an ICMP error quotes of a packet, of which anything may be cut off behind the first bytes of its transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote<'a> {
+    /// Who sent the packet.
+    pub source: IpAddr,
+    /// Whom it was for.
+    pub destination: IpAddr,
+    /// Protocol of `transport`.
+    pub protocol: u8,
+    /// The beginning of its transport header, which may be nothing.
+    pub transport: &'a [u8],
+    /// A fragment that is not the first: `transport` is from somewhere within.
+    pub is_later_fragment: bool,
+}
+
+impl Quote<'_> {
+    /// Source and destination port; the caller has checked that there are so many bytes.
+    #[must_use]
+    pub fn ports(&self) -> (u16, u16) {
+        (be16(self.transport, 0), be16(self.transport, 2))
+    }
+}
+
+/// Reads what is quoted of a packet. None unless that holds its addresses and where its transport begins.
+#[must_use]
+pub fn parse_quote(bytes: &[u8]) -> Option<Quote<'_>> {
+    let is_ipv6 = match bytes.first()? >> 4 {
+        4 => false,
+        6 => true,
+        _ => return None,
+    };
+    if bytes.len() < header_len(is_ipv6) {
+        return None;
+    }
+    let (protocol, transport_at, is_later_fragment) = if is_ipv6 {
+        let chain = Chain::walk(bytes).ok()?;
+        let is_later = chain.fragment.is_some_and(|fragment| fragment.offset != 0);
+        (bytes[chain.next_header_at], chain.payload_at, is_later)
+    } else {
+        let is_later = be16(bytes, 6) & IPV4_OFFSET_MASK != 0;
+        (bytes[9], usize::from(bytes[0] & 0x0f) * 4, is_later)
+    };
+    let transport = bytes.get(transport_at.max(header_len(is_ipv6))..)?;
+    let (source, destination) = addresses(bytes, is_ipv6);
+    Some(Quote { source, destination, protocol, transport, is_later_fragment })
+}
+
 /// Source and destination of a packet that is known to be of that version and long enough.
 #[must_use]
 fn addresses(packet: &[u8], is_ipv6: bool) -> (IpAddr, IpAddr) {
@@ -343,6 +390,22 @@ fn addresses(packet: &[u8], is_ipv6: bool) -> (IpAddr, IpAddr) {
 pub fn destination(packet: &[u8]) -> Option<IpAddr> {
     let is_ipv6 = packet.first()? >> 4 == 6;
     (packet.len() >= header_len(is_ipv6)).then(|| addresses(packet, is_ipv6).1)
+}
+
+/// IPv4 identification of the packet that begins with `packet`; zero for one of IPv6.
+#[must_use]
+pub fn identification(packet: &[u8]) -> u16 {
+    if packet.len() >= IPV4_HEADER_LEN && packet[0] >> 4 == 4 { be16(packet, 4) } else { 0 }
+}
+
+/// Writes the TTL or hop limit of `packet`, which begins with a whole IP header.
+pub fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
+    if packet[0] >> 4 == 6 {
+        packet[7] = hop_limit;
+    } else {
+        packet[8] = hop_limit;
+        fill_ipv4_checksum(packet);
+    }
 }
 
 /// Recomputes the header checksum of the IPv4 packet `packet`.

@@ -37,7 +37,7 @@ use crate::control::{Server, slirp4netns};
 use crate::observe::capture::{Capture, CaptureError};
 use crate::stack::Stack;
 use crate::stack::boundary::{
-    Duration, FlowId, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
+    DatagramPort, Duration, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
 };
 use crate::stack::forward::splice::{Path as ClientPath, local_client};
 use crate::sys::socket::{Accepted, ListenError, StreamSocket};
@@ -381,7 +381,9 @@ impl Worker {
         match self.sockets.note(flow, event) {
             Noticed::Nothing => {}
             Noticed::Connect(Ok(())) => self.tell_stack(HostEvent::Connected { flow }),
-            Noticed::Connect(Err(error)) => self.tell_stack(HostEvent::ConnectFailed { flow, error }),
+            Noticed::Connect(Err((error, notice))) => {
+                self.tell_stack(HostEvent::ConnectFailed { flow, error, notice });
+            }
             Noticed::Stream { readable, writable } => {
                 if writable {
                     self.tell_stack(HostEvent::Writable { flow });
@@ -392,7 +394,7 @@ impl Worker {
             }
             Noticed::Datagram { readable, reports } => {
                 if reports {
-                    self.relay_reports(flow);
+                    self.relay_reports(DatagramPort::Flow(flow));
                 }
                 if readable {
                     self.tell_stack(HostEvent::Readable { flow });
@@ -402,9 +404,9 @@ impl Worker {
     }
 
     /// The kernel bounds the queue of reports by the socket's receive buffer.
-    fn relay_reports(&mut self, flow: FlowId) {
-        while let Some(report) = self.sockets.take_report(flow) {
-            self.tell_stack(HostEvent::NetworkError { flow, report });
+    fn relay_reports(&mut self, port: DatagramPort) {
+        while let Some(report) = self.sockets.take_report(port) {
+            self.tell_stack(HostEvent::NetworkError { port, report });
         }
     }
 
@@ -416,7 +418,7 @@ impl Worker {
             return;
         }
         if event.is_error() {
-            self.sockets.discard_reports(listener);
+            self.relay_reports(DatagramPort::Listener(listener));
         }
         if event.is_readable() {
             self.sockets.note_readable(listener);

@@ -20,11 +20,11 @@ use super::token::{FlowMark, Subject};
 use crate::config::{InterfaceName, OutboundAddresses, PortProtocol, PublishRule};
 use crate::stack::boundary::{
     Action, ArrivedDatagrams, CloseKind, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId,
-    HostError, HostEvent, HostIo, ListenerId, NetworkErrorReport, StreamRead, StreamWrite,
+    HostError, HostEvent, HostIo, ListenerId, NetworkErrorReport, Notice, StreamRead, StreamWrite,
 };
 use crate::sys::socket::datagram::Received;
 use crate::sys::socket::{
-    Accepted, ConnectProgress, DatagramSocket, ListenError, ListenOptions, Outgoing, SocketError,
+    Accepted, ConnectProgress, DatagramSocket, IcmpNotice, ListenError, ListenOptions, Outgoing, SocketError,
     StreamListener, StreamSocket, Transfer,
 };
 
@@ -74,7 +74,7 @@ struct Slot {
 
 #[derive(Debug)]
 enum FlowSocket {
-    Connecting(StreamSocket),
+    Connecting { socket: StreamSocket, is_ipv6: bool },
     Stream(Stream),
     Datagram(DatagramSocket),
 }
@@ -115,7 +115,7 @@ pub enum Noticed {
     /// The flow is no more.
     Nothing,
     /// A connect has come to its end.
-    Connect(Result<(), HostError>),
+    Connect(Result<(), (HostError, Option<Notice>)>),
     /// A stream.
     Stream {
         /// Something to read, an end or an error included.
@@ -174,15 +174,19 @@ impl Sockets {
     /// Carries out an action; what came of it, when that is known at once.
     pub fn execute(&mut self, action: Action) -> Option<HostEvent> {
         match action {
-            Action::ConnectStream { flow, target } => {
+            Action::ConnectStream { flow, target, hop_limit } => {
                 let (source, device) = self.origin_for(target.ip());
                 let device = device.as_ref().map(InterfaceName::as_str);
-                let opened = StreamSocket::connect_by(target, source, device);
+                let is_ipv6 = target.is_ipv6();
+                let opened = StreamSocket::connect_by(target, source, device, hop_limit);
                 self.install(
                     flow,
                     opened.map(|(socket, progress)| match progress {
-                        ConnectProgress::Done => FlowSocket::Stream(Stream::new(socket)),
-                        ConnectProgress::Pending => FlowSocket::Connecting(socket),
+                        ConnectProgress::Done => {
+                            socket.note_established(is_ipv6);
+                            FlowSocket::Stream(Stream::new(socket))
+                        }
+                        ConnectProgress::Pending => FlowSocket::Connecting { socket, is_ipv6 },
                     }),
                 )
             }
@@ -262,7 +266,9 @@ impl Sockets {
             let token = Subject::Flow(FlowMark::new(flow)).token();
             // Watched only after connect(): before it, a stream looks hung up.
             match &socket {
-                FlowSocket::Connecting(stream) => register(&self.registry, stream, token, STREAM_INTEREST),
+                FlowSocket::Connecting { socket, .. } => {
+                    register(&self.registry, socket, token, STREAM_INTEREST)
+                }
                 FlowSocket::Stream(stream) => {
                     register(&self.registry, &stream.socket, token, STREAM_INTEREST)
                 }
@@ -274,7 +280,7 @@ impl Sockets {
         });
         match watched {
             Ok(socket) => {
-                let is_pending = matches!(socket, FlowSocket::Connecting(_));
+                let is_pending = matches!(socket, FlowSocket::Connecting { .. });
                 let place = flow.slot as usize;
                 if self.slots.len() <= place {
                     self.slots.resize_with(place + 1, Slot::default);
@@ -284,7 +290,7 @@ impl Sockets {
             }
             Err(error) => {
                 self.has_closed |= error != SocketError::Exhausted;
-                Some(HostEvent::ConnectFailed { flow, error: host_error(error) })
+                Some(HostEvent::ConnectFailed { flow, error: host_error(error), notice: None })
             }
         }
     }
@@ -321,20 +327,22 @@ impl Sockets {
         let Some(slot) = self.slot(flow) else { return Noticed::Nothing };
         match slot.socket.take() {
             None => Noticed::Nothing,
-            Some(FlowSocket::Connecting(socket)) => match connect_outcome(&socket, event) {
+            Some(FlowSocket::Connecting { socket, is_ipv6 }) => match connect_outcome(&socket, event) {
                 None => {
-                    slot.socket = Some(FlowSocket::Connecting(socket));
+                    slot.socket = Some(FlowSocket::Connecting { socket, is_ipv6 });
                     Noticed::Nothing
                 }
                 Some(Ok(())) => {
+                    socket.note_established(is_ipv6);
                     let mut stream = Stream::new(socket);
                     stream.note(event);
                     slot.socket = Some(FlowSocket::Stream(stream));
                     Noticed::Connect(Ok(()))
                 }
                 Some(Err(error)) => {
+                    let notice = socket.take_notice().map(notice_of);
                     self.has_closed = true;
-                    Noticed::Connect(Err(host_error(error)))
+                    Noticed::Connect(Err((host_error(error), notice)))
                 }
             },
             Some(FlowSocket::Stream(mut stream)) => {
@@ -350,14 +358,14 @@ impl Sockets {
         }
     }
 
-    /// The next report of the network about a flow's datagrams.
-    pub fn take_report(&mut self, flow: FlowId) -> Option<NetworkErrorReport> {
-        let Some(FlowSocket::Datagram(socket)) = self.socket(flow) else { return None };
-        let report = socket.take_report()?;
+    /// The next report of the network about the datagrams of a flow or of a published port.
+    pub fn take_report(&mut self, port: DatagramPort) -> Option<NetworkErrorReport> {
+        let report = self.datagram_socket(port)?.take_report()?;
         Some(NetworkErrorReport {
             error: host_error(report.error),
-            offender: report.offender,
+            notice: report.notice.map(notice_of),
             destination: report.destination,
+            local: report.local,
             payload: report.payload,
         })
     }
@@ -366,14 +374,6 @@ impl Sockets {
     pub fn note_readable(&mut self, listener: ListenerId) {
         if let Some(Listener::Datagram(socket)) = self.listeners.get_mut(&listener.0) {
             socket.note_readable();
-        }
-    }
-
-    /// Throws away what the network reports about the datagrams of a published port: those are replies, and
-    /// the container's server has no socket of ours to be told by.
-    pub fn discard_reports(&mut self, listener: ListenerId) {
-        if let Some(Listener::Datagram(socket)) = self.listeners.get_mut(&listener.0) {
-            while socket.take_report().is_some() {}
         }
     }
 
@@ -395,7 +395,7 @@ impl Sockets {
         match port {
             DatagramPort::Flow(flow) => match self.socket(flow)? {
                 FlowSocket::Datagram(socket) => Some(socket),
-                FlowSocket::Connecting(_) | FlowSocket::Stream(_) => None,
+                FlowSocket::Connecting { .. } | FlowSocket::Stream(_) => None,
             },
             DatagramPort::Listener(ListenerId(place)) => match self.listeners.get_mut(&place)? {
                 Listener::Datagram(socket) => Some(socket),
@@ -430,6 +430,11 @@ fn connect_outcome(socket: &StreamSocket, event: &Event) -> Option<Result<(), So
         Ok(()) if event.is_writable() => Some(Ok(())),
         Ok(()) => None,
     }
+}
+
+fn notice_of(notice: IcmpNotice) -> Notice {
+    let IcmpNotice { offender, hop_limit, kind, code, rest } = notice;
+    Notice { offender, hop_limit, kind, code, rest }
 }
 
 fn host_error(error: SocketError) -> HostError {
@@ -533,19 +538,20 @@ impl Sockets {
     pub fn send_waiting(&mut self) {
         let Some(departure) = self.run.take() else { return };
         let outcome = self.send_now(departure.port, &departure.bytes, &departure.how);
-        let refused = match (outcome, departure.port) {
-            (DatagramWrite::Sent, _) => {
+        let refused = match outcome {
+            DatagramWrite::Sent => {
                 self.run.give_back(departure.bytes);
                 return;
             }
-            (DatagramWrite::Failed(error), DatagramPort::Flow(flow)) => {
+            DatagramWrite::Failed(error) => {
                 let first =
                     departure.how.segment_bytes.map_or(departure.bytes.len(), |each| each.get().into());
                 let payload = departure.bytes[..first.min(departure.bytes.len())].to_vec();
-                let destination = departure.how.to;
-                Some((flow, NetworkErrorReport { error, offender: None, destination, payload }))
+                let (destination, local) = (departure.how.to, departure.how.from);
+                let report = NetworkErrorReport { error, notice: None, destination, local, payload };
+                Some((departure.port, report))
             }
-            (DatagramWrite::Failed(_) | DatagramWrite::Blocked, _) => None,
+            DatagramWrite::Blocked => None,
         };
         self.lost.push(HostEvent::DatagramsLost { count: departure.count, refused });
         self.run.give_back(departure.bytes);

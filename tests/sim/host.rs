@@ -6,15 +6,15 @@
 mod datagram;
 mod stream;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use netferry::stack::boundary::{
     Action, ArrivedDatagrams, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId, HostError,
-    HostEvent, HostIo, ListenerId, StreamRead, StreamWrite,
+    HostEvent, HostIo, ListenerId, Notice, StreamRead, StreamWrite,
 };
 
-pub use datagram::{DatagramPeer, DatagramSocket, EchoPeer, SentDatagram};
+pub use datagram::{DatagramPeer, DatagramSocket, EchoPeer, SentDatagram, notice_for};
 pub use stream::Connection;
 
 use crate::app::Script;
@@ -108,6 +108,8 @@ pub struct SimHost {
     pub echo_peers: HashMap<IpAddr, EchoPeer>,
     /// Whether ping sockets are forbidden.
     pub echo_forbidden: bool,
+    /// The ICMP errors that end connects to these targets.
+    pub connect_notices: BTreeMap<SocketAddr, Notice>,
     /// Every stream that ever was, in the order of their connecting.
     pub connections: Vec<Connection>,
     /// Every datagram socket that ever was.
@@ -140,6 +142,7 @@ impl SimHost {
             datagram_peers: HashMap::new(),
             echo_peers: HashMap::new(),
             echo_forbidden: false,
+            connect_notices: BTreeMap::new(),
             connections: Vec::new(),
             datagrams: Vec::new(),
             listener_sent: Vec::new(),
@@ -192,7 +195,7 @@ impl SimHost {
     pub fn execute(&mut self, action: Action) {
         self.actions.push(action);
         match action {
-            Action::ConnectStream { flow, target } => {
+            Action::ConnectStream { flow, target, .. } => {
                 self.open(flow, Socket::Connecting(target));
                 let script = self.targets.get(&target).copied();
                 let script = script.unwrap_or(Target::failing(HostError::Refused));
@@ -271,9 +274,10 @@ impl SimHost {
         self.outbox.retain(|event| match event {
             HostEvent::Readable { flow }
             | HostEvent::Writable { flow }
-            | HostEvent::NetworkError { flow, .. } => sockets.contains_key(flow),
+            | HostEvent::NetworkError { port: DatagramPort::Flow(flow), .. } => sockets.contains_key(flow),
             HostEvent::Connected { .. }
             | HostEvent::ConnectFailed { .. }
+            | HostEvent::NetworkError { port: DatagramPort::Listener(_), .. }
             | HostEvent::ListenerReadable { .. }
             | HostEvent::DatagramsLost { .. }
             | HostEvent::ResolversChanged(_) => true,
@@ -292,15 +296,18 @@ impl SimHost {
                 self.connections.push(Connection::new(flow, target, &script));
                 self.outbox.push_back(HostEvent::Connected { flow });
             }
-            Outcome::Fails(error) => self.fail(flow, error),
+            Outcome::Fails(error) => {
+                let notice = self.connect_notices.get(&target).copied();
+                self.fail(flow, error, notice);
+            }
             Outcome::Hangs => {}
         }
     }
 
-    fn fail(&mut self, flow: FlowId, error: HostError) {
+    fn fail(&mut self, flow: FlowId, error: HostError, notice: Option<Notice>) {
         self.sockets.remove(&flow);
         self.closed += 1;
-        self.outbox.push_back(HostEvent::ConnectFailed { flow, error });
+        self.outbox.push_back(HostEvent::ConnectFailed { flow, error, notice });
     }
 
     /// The next event for the core.

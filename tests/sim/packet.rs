@@ -79,13 +79,35 @@ pub struct Ip {
     pub identification: u16,
     /// Fragment offset in bytes, and whether more follow.
     pub fragment: Option<(usize, bool)>,
+    /// IPv4 DF.
+    pub dont_fragment: bool,
 }
 
 impl Ip {
     /// A whole packet with a usual hop limit.
     pub fn new(source: impl Into<IpAddr>, destination: impl Into<IpAddr>, protocol: u8) -> Ip {
         let (source, destination) = (source.into(), destination.into());
-        Ip { source, destination, protocol, hop_limit: 64, identification: 1, fragment: None }
+        Ip {
+            source,
+            destination,
+            protocol,
+            hop_limit: 64,
+            identification: 1,
+            fragment: None,
+            dont_fragment: false,
+        }
+    }
+
+    /// The same with IPv4's DF.
+    pub fn whole(mut self) -> Ip {
+        self.dont_fragment = true;
+        self
+    }
+
+    /// The same with another identification.
+    pub fn numbered(mut self, identification: u16) -> Ip {
+        self.identification = identification;
+        self
     }
 
     /// The same with another hop limit.
@@ -100,7 +122,9 @@ impl Ip {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let (offset, more) = self.fragment.unwrap_or((0, false));
-                let field = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
+                let field = (offset / 8) as u16
+                    | if more { 0x2000 } else { 0 }
+                    | if self.dont_fragment { 0x4000 } else { 0 };
                 packet.extend([0x45, 0]);
                 packet.extend(((20 + payload.len()) as u16).to_be_bytes());
                 packet.extend(self.identification.to_be_bytes());
@@ -217,6 +241,8 @@ pub struct SeenIp {
     pub hop_limit: u8,
     pub identification: u16,
     pub fragment: Option<(usize, bool)>,
+    /// What the length field says, IP header included.
+    pub length: usize,
     /// Where the transport starts in the frame.
     pub transport_at: usize,
     pub transport: Vec<u8>,
@@ -350,6 +376,7 @@ pub fn read_ipv4(body: &[u8]) -> Result<SeenIp, String> {
         hop_limit: body[8],
         identification: u16::from_be_bytes([body[4], body[5]]),
         fragment: (offset > 0 || more).then_some((offset, more)),
+        length: total,
         transport_at: ETHERNET + 20,
         transport: body[20..total.min(body.len())].to_vec(),
     })
@@ -372,6 +399,7 @@ pub fn read_ipv6(body: &[u8]) -> Result<SeenIp, String> {
         hop_limit: body[7],
         identification: 0,
         fragment: None,
+        length: 40 + usize::from(u16::from_be_bytes([body[4], body[5]])),
         transport_at: ETHERNET + 40,
         transport: body[40..total].to_vec(),
     };

@@ -21,11 +21,12 @@ use self::endpoint::ecn::is_marked;
 use self::endpoint::{Endpoint, LinkView};
 use self::relay::{Outcome, Stage, TcpFlow};
 use super::boundary::{
-    Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId,
+    Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, Notice,
 };
 use super::drop_reason::DropReason;
 use super::flow::{FlowKey, FlowProtocol};
 use super::forward::{self, Outbound};
+use super::network_error::problem_of_notice;
 use super::timer::Alarm;
 use super::{Flow, Stack};
 use crate::wire::icmp::Problem;
@@ -122,7 +123,7 @@ impl Stack {
             }
             Err(reason)
         };
-        let (target, resolvers_tried) = match decision {
+        let (target, resolvers_tried, hop_limit) = match decision {
             Outbound::Drop(reason) => return Err(reason),
             _ if !is_opening(segment) => return reject(self, io, DropReason::NoFlow),
             Outbound::Closed(reason) => return reject(self, io, reason),
@@ -131,15 +132,9 @@ impl Stack {
                 self.send_problem(Problem::HostUnreachable, packet.bytes, now, io.frames)?;
                 return Err(reason);
             }
-            Outbound::Host(target) => {
-                if packet.hop_limit <= 1 {
-                    self.send_problem(Problem::HopLimitExceeded, packet.bytes, now, io.frames)?;
-                    return Err(DropReason::HopLimit);
-                }
-                (target, None)
-            }
+            Outbound::Host(target) => (target, None, Some(self.forwarded_hop_limit(packet, now, io.frames)?)),
             Outbound::Resolver => match self.resolvers.preferred() {
-                Some(resolver) => (resolver, Some(0)),
+                Some(resolver) => (resolver, Some(0), None),
                 None => {
                     self.tell_no_resolver();
                     return reject(self, io, DropReason::NoResolver);
@@ -155,7 +150,7 @@ impl Stack {
         endpoint.handle_segment(segment, false, link, now, |_| 0);
         let quote = packet.bytes[..packet.bytes.len().min(QUOTE_BYTES)].into();
         let flow = self.add_tcp(key, endpoint, Stage::Connecting { quote, resolvers_tried }, now);
-        self.actions.push_back(Action::ConnectStream { flow, target });
+        self.actions.push_back(Action::ConnectStream { flow, target, hop_limit });
         self.tell_opened(flow, key, target);
         Ok(())
     }
@@ -386,19 +381,24 @@ impl Stack {
         &mut self,
         flow: FlowId,
         error: HostError,
+        notice: Option<Notice>,
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) {
-        let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        let Some((key, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
         let Stage::Connecting { quote, resolvers_tried } = &mut tcp.stage else { return };
+        // Of the resolvers the container knows nothing.
+        let notice = notice.filter(|_| resolvers_tried.is_none());
         if let Some(tried) = resolvers_tried {
             *tried += 1;
             if let Some(next) = self.resolvers.after_failures(*tried) {
-                self.actions.push_back(Action::ConnectStream { flow, target: next });
+                self.actions.push_back(Action::ConnectStream { flow, target: next, hop_limit: None });
                 return;
             }
         }
+        let said = problem_of_notice(notice.as_ref(), key.container.is_ipv6());
         let problem = match error {
+            _ if said.is_some() => said,
             HostError::Refused | HostError::Reset | HostError::Other => None,
             HostError::NetworkUnreachable => Some(Problem::NetworkUnreachable),
             HostError::HostUnreachable => Some(Problem::HostUnreachable),
@@ -425,10 +425,8 @@ impl Stack {
                 }
             }
             Some(problem) => {
-                let quote = std::mem::take(quote);
-                if let Err(reason) = self.send_problem(problem, &quote, now, io.frames) {
-                    self.stats.record(reason);
-                }
+                let quote = std::mem::take(quote).into_vec();
+                self.report(problem, quote, notice.as_ref(), now, io.frames);
             }
         }
         self.forget_connecting(flow);

@@ -43,7 +43,13 @@ fn send(
 ) -> Result<Link, DropReason> {
     let mut link = Link::default();
     let emitter = Emitter::new(1500, Offload::ALL);
-    unreachable.send(&Report { problem, from, offending }, now, &ETHERNET, &emitter, &mut link)?;
+    unreachable.send(
+        &Report { problem, from, hop_limit: None, offending },
+        now,
+        &ETHERNET,
+        &emitter,
+        &mut link,
+    )?;
     Ok(link)
 }
 
@@ -169,7 +175,7 @@ fn nonsense_is_refused_without_spending() {
     let mut outcome = |from, bytes: &[u8]| {
         send(&mut unreachable, from, Problem::Prohibited, bytes, Instant::ZERO).map(|_| ())
     };
-    assert!(matches!(outcome(gateway, &offending[..10]), Err(DropReason::Frame(_))));
+    assert!(matches!(outcome(gateway, &offending[..10]), Err(DropReason::ErrorSuppressed)));
     assert_eq!(outcome(v6("fd00::2"), &offending), Err(DropReason::ErrorSuppressed));
     assert_eq!(outcome(gateway, &offending), Ok(()));
 }

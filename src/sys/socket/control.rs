@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::num::NonZeroU16;
 
-use super::SocketError;
+use super::{IcmpNotice, SocketError};
 
 /// Room for every control message that is asked for, several times over.
 const CONTROL_BYTES: usize = 256;
@@ -151,36 +151,60 @@ impl DatagramNotes {
 /// What a message of the error queue says (`struct sock_extended_err` and the offender behind it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct QueuedError {
-    /// Said by this host, not by the network.
-    pub(super) is_local: bool,
     pub(super) error: SocketError,
-    pub(super) offender: Option<IpAddr>,
+    /// What the network said; none if this host did.
+    pub(super) notice: Option<IcmpNotice>,
+    /// The address that the notice was sent to.
+    pub(super) local: Option<IpAddr>,
 }
 
 impl QueuedError {
     pub(super) fn read(messages: Messages<'_>) -> Option<QueuedError> {
-        messages
-            .filter(|(level, kind, _)| {
-                matches!(
-                    (*level, *kind),
-                    (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
-                )
-            })
-            .find_map(|(_, _, data)| Self::parse(data))
+        let (mut found, mut hop_limit, mut local) = (None, None, None);
+        for (level, kind, data) in messages {
+            match (level, kind) {
+                (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
+                    found = Self::parse(data);
+                }
+                (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                    hop_limit = int(data).and_then(|value| u8::try_from(value).ok());
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    // `ipi_addr`: the destination in the header; `ipi_spec_dst` is not set for errors.
+                    let address = data.get(8..12).and_then(|bytes| bytes.first_chunk::<4>());
+                    local = address.map(|octets| Ipv4Addr::from(*octets).into());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    local = data.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets).into());
+                }
+                _ => {}
+            }
+        }
+        let mut found = found?;
+        if let Some(notice) = &mut found.notice {
+            (notice.hop_limit, found.local) = (hop_limit, local);
+        }
+        Some(found)
     }
 
     fn parse(data: &[u8]) -> Option<QueuedError> {
         let errno = int(data)?;
         let &[origin, kind, code, _] = data.get(4..8)?.first_chunk::<4>()?;
         let info = u32::from_ne_bytes(*data.get(8..12)?.first_chunk::<4>()?);
-        let error = match (origin, kind, code) {
-            (libc::SO_EE_ORIGIN_ICMP, _, _) => icmp_error(kind, code, info, errno),
-            (libc::SO_EE_ORIGIN_ICMP6, _, _) => icmpv6_error(kind, code, info, errno),
-            _ if errno == libc::EMSGSIZE => SocketError::MessageTooLong { mtu: info },
-            _ => SocketError::from_errno(errno),
-        };
         let offender = data.get(16..).and_then(read_address).map(|address| address.ip());
-        Some(QueuedError { is_local: origin == libc::SO_EE_ORIGIN_LOCAL, error, offender })
+        let notice = |rest| Some(IcmpNotice { offender, hop_limit: None, kind, code, rest });
+        let (error, notice) = match (origin, kind, code) {
+            // The pointer of a parameter problem is the first of the four bytes.
+            (libc::SO_EE_ORIGIN_ICMP, 12, _) => (SocketError::from_errno(errno), notice(info << 24)),
+            (libc::SO_EE_ORIGIN_ICMP, 3, 4) => (icmp_error(kind, code, info, errno), notice(info)),
+            // The kernel leaves here what it found in fields that mean nothing.
+            (libc::SO_EE_ORIGIN_ICMP, _, _) => (icmp_error(kind, code, info, errno), notice(0)),
+            (libc::SO_EE_ORIGIN_ICMP6, 2 | 4, _) => (icmpv6_error(kind, code, info, errno), notice(info)),
+            (libc::SO_EE_ORIGIN_ICMP6, _, _) => (icmpv6_error(kind, code, info, errno), notice(0)),
+            _ if errno == libc::EMSGSIZE => (SocketError::MessageTooLong { mtu: info }, None),
+            _ => (SocketError::from_errno(errno), None),
+        };
+        Some(QueuedError { error, notice, local: None })
     }
 }
 
@@ -363,12 +387,29 @@ mod tests {
         ];
         for (kind, code, info, error) in cases {
             let control = queued(libc::SO_EE_ORIGIN_ICMP, kind, code, info, Some(router));
+            let notice =
+                IcmpNotice { offender: Some(router.ip()), hop_limit: Some(9), kind, code, rest: info };
             let read = QueuedError::read(control.messages());
-            assert_eq!(read, Some(QueuedError { is_local: false, error, offender: Some(router.ip()) }));
+            assert_eq!(read, Some(QueuedError { error, notice: Some(notice), local: None }));
         }
         let control = queued(libc::SO_EE_ORIGIN_ICMP6, 2, 0, 1280, None);
         let read = QueuedError::read(control.messages()).unwrap();
         assert_eq!(read.error, SocketError::MessageTooLong { mtu: 1280 });
-        assert_eq!(read.offender, None);
+        assert_eq!(read.notice.unwrap().offender, None);
+        let control = queued(libc::SO_EE_ORIGIN_ICMP, 12, 0, 20, None);
+        let read = QueuedError::read(control.messages()).unwrap();
+        assert_eq!(read.notice.unwrap().rest, 20 << 24, "the pointer stands in the first byte");
+        let control = queued(libc::SO_EE_ORIGIN_LOCAL, 0, 0, 1500, None);
+        assert_eq!(QueuedError::read(control.messages()).unwrap().notice, None);
+    }
+
+    #[test]
+    fn an_error_tells_the_address_it_was_sent_to() {
+        let mut control = queued(libc::SO_EE_ORIGIN_ICMP, 3, 3, 0, None);
+        let mut info = [0u8; 12];
+        info[8..].copy_from_slice(&[192, 0, 2, 7]);
+        control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        let local = QueuedError::read(control.messages()).unwrap().local;
+        assert_eq!(local, Some(Ipv4Addr::new(192, 0, 2, 7).into()));
     }
 }

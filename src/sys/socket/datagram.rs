@@ -17,12 +17,12 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::control::{ControlBuffer, DatagramNotes, QueuedError, RawAddress};
 use super::{
-    ListenError, ListenOptions, SocketError, Transfer, bind_device, bind_published, set_int_option,
-    unspecified_like,
+    IcmpNotice, ListenError, ListenOptions, SocketError, Transfer, bind_device, bind_published,
+    set_int_option, unspecified_like,
 };
 
-/// Bytes of a refused datagram's payload that are kept for the report.
-const REPORT_PAYLOAD_BYTES: usize = 128;
+/// Bytes of a refused datagram's payload that are kept for the report: as many as an ICMPv6 error may quote.
+const REPORT_PAYLOAD_BYTES: usize = 1_232;
 /// Queued datagrams of a burst, best effort: the kernel lowers it to `net.core.rmem_max`.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// Most datagrams of one `UDP_SEGMENT` send that every kernel accepts (`UDP_MAX_SEGMENTS`).
@@ -110,10 +110,12 @@ pub struct Outgoing {
 pub struct ErrorReport {
     /// What was wrong.
     pub error: SocketError,
-    /// Who said so.
-    pub offender: Option<IpAddr>,
+    /// The ICMP message that said so; none where this host did.
+    pub notice: Option<IcmpNotice>,
     /// Where the datagram was going.
     pub destination: Option<SocketAddr>,
+    /// The address that it left from, where the socket is bound to all.
+    pub local: Option<IpAddr>,
     /// The beginning of its payload.
     pub payload: Vec<u8>,
 }
@@ -426,12 +428,14 @@ impl DatagramSocket {
             self.traffic_class = Some(how.traffic_class);
         }
         if self.dont_fragment != Some(how.dont_fragment) {
-            // IPv6 without "don't fragment" is a datagram that the container had fragmented itself: the host
-            // may fragment it in its turn, to the path's MTU.
+            // As a router does: what may not be fragmented leaves if the link takes it, whatever this host has
+            // learnt of the path, so that the container learns it by the same errors (ip(7), "PROBE"). IPv6 without
+            // "don't fragment" is a datagram that the container had fragmented itself: the host may fragment it in
+            // its turn, to the path's MTU.
             let (level, name, value) = match (self.is_ipv6, how.dont_fragment) {
-                (false, true) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+                (false, true) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
                 (false, false) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
-                (true, true) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+                (true, true) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
                 (true, false) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT),
             };
             set_int_option(&self.fd, level, name, value)?;
@@ -441,6 +445,7 @@ impl DatagramSocket {
     }
 
     fn send_run(&mut self, bytes: &[u8], segment_bytes: usize, how: &Outgoing) -> Transfer {
+        let mut refused = None;
         for run in bytes.chunks(segment_bytes * MAX_SEGMENTS) {
             if self.can_segment && run.len() > segment_bytes {
                 match self.send_one(run, how, Some(segment_bytes)) {
@@ -457,13 +462,18 @@ impl DatagramSocket {
                 }
             }
             for datagram in run.chunks(segment_bytes) {
+                // Those of the same size are too long as well; the last may be shorter.
+                if refused.is_some() && datagram.len() == segment_bytes {
+                    continue;
+                }
                 match self.send_one(datagram, how, None) {
                     Transfer::Bytes(_) => {}
+                    Transfer::Failed(error @ SocketError::MessageTooLong { .. }) => refused = Some(error),
                     other @ (Transfer::Blocked | Transfer::Failed(_)) => return other,
                 }
             }
         }
-        Transfer::Bytes(bytes.len())
+        refused.map_or(Transfer::Bytes(bytes.len()), Transfer::Failed)
     }
 
     fn send_one(&mut self, bytes: &[u8], how: &Outgoing, segment_bytes: Option<usize>) -> Transfer {
@@ -501,9 +511,11 @@ impl DatagramSocket {
     fn refused_mtu(&mut self) -> u32 {
         for _ in 0..STASHED_REPORTS {
             match self.read_error_queue() {
-                Some((true, ErrorReport { error: SocketError::MessageTooLong { mtu }, .. })) => return mtu,
-                Some((true, _)) => {}
-                Some((false, report)) => {
+                Some(ErrorReport { error: SocketError::MessageTooLong { mtu }, notice: None, .. }) => {
+                    return mtu;
+                }
+                Some(ErrorReport { notice: None, .. }) => {}
+                Some(report) => {
                     if self.stash.len() < STASHED_REPORTS {
                         self.stash.push_back(report);
                     }
@@ -521,35 +533,24 @@ impl DatagramSocket {
             return Some(report);
         }
         loop {
-            match self.read_error_queue()? {
-                (true, _) => {}
-                (false, report) => return Some(report),
+            let report = self.read_error_queue()?;
+            if report.notice.is_some() {
+                return Some(report);
             }
         }
     }
 
-    fn read_error_queue(&self) -> Option<(bool, ErrorReport)> {
+    fn read_error_queue(&self) -> Option<ErrorReport> {
         let mut address = RawAddress::new();
-        let mut control = ControlBuffer::new();
         let mut payload = [0u8; REPORT_PAYLOAD_BYTES];
-        loop {
-            let read = receive_message(
-                &self.fd,
-                [&mut payload, &mut []],
-                &mut address,
-                &mut control,
-                libc::MSG_ERRQUEUE,
-            );
-            let (len, _) = read.ok()?;
-            let Some(queued) = QueuedError::read(control.messages()) else { continue };
-            let report = ErrorReport {
-                error: queued.error,
-                offender: queued.offender,
-                destination: address.read(),
-                payload: payload[..len].to_vec(),
-            };
-            return Some((queued.is_local, report));
-        }
+        let (queued, len) = read_error_queue(&self.fd, &mut address, &mut payload)?;
+        Some(ErrorReport {
+            error: queued.error,
+            notice: queued.notice,
+            destination: address.read(),
+            local: queued.local,
+            payload: payload[..len].to_vec(),
+        })
     }
 }
 
@@ -618,6 +619,22 @@ fn receive_message(
     address.set_len(message.msg_namelen as usize);
     control.set_len(message.msg_controllen as _);
     Ok((len, message.msg_flags))
+}
+
+/// The next of the errors that wait on a socket, and how many bytes of what it is about stand in `payload`.
+pub(super) fn read_error_queue(
+    fd: &OwnedFd,
+    address: &mut RawAddress,
+    payload: &mut [u8],
+) -> Option<(QueuedError, usize)> {
+    let mut control = ControlBuffer::new();
+    loop {
+        let (len, _) =
+            receive_message(fd, [payload, &mut []], address, &mut control, libc::MSG_ERRQUEUE).ok()?;
+        if let Some(queued) = QueuedError::read(control.messages()) {
+            return Some((queued, len));
+        }
+    }
 }
 
 /// Sends one message to `address`, or to the connected peer.

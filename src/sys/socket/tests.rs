@@ -230,7 +230,7 @@ fn refused_datagram_is_reported_with_its_payload_and_costs_no_other() {
             assert_eq!(receive(&server, &mut [0; 64]).len, 6);
             let report = client.take_report().unwrap();
             assert_eq!(report.error, SocketError::Refused);
-            assert_eq!(report.offender, Some(Ipv4Addr::LOCALHOST.into()));
+            assert_eq!(report.notice.unwrap().offender, Some(Ipv4Addr::LOCALHOST.into()));
             assert_eq!(report.destination, Some(target));
             assert_eq!(report.payload, b"first");
             assert_eq!(client.take_report(), None);

@@ -162,3 +162,57 @@ fn queries_are_no_errors_and_the_empty_message_is_treated_as_one() {
     assert!(is_error(true, &[1]) && is_error(true, &[127]));
     assert!(is_error(false, &[]) && is_error(true, &[]));
 }
+
+proptest! {
+    #[test]
+    fn an_error_that_is_written_is_read_back(is_ipv6: bool, kind: u8, code: u8, rest: u32, len in 0usize..2_000) {
+        let Some(problem) = Problem::from_message(is_ipv6, kind, code, rest) else {
+            // Echo and the like, redirects, source quench.
+            let is_none = if is_ipv6 { kind == 0 || kind > 4 } else { ![3, 11, 12].contains(&kind) };
+            prop_assert!(is_none);
+            return Ok(());
+        };
+        let (source, destination) = addresses(is_ipv6);
+        let packet = offending(is_ipv6, len);
+        let mut message = vec![0; error_len(is_ipv6, &packet)];
+        write_error(&mut message, source, destination, problem, &packet);
+        let error = parse_error(is_ipv6, &message).unwrap();
+        prop_assert_eq!(error.problem, problem);
+        prop_assert_eq!((error.quote.source, error.quote.destination), (destination, source));
+        prop_assert_eq!((error.quote.protocol, error.quote.ports()), (protocol::UDP, (1, 2)));
+        let is_too_big = matches!(problem, Problem::PacketTooBig { .. });
+        prop_assert!(message[0] == kind && (message[1] == code || is_too_big));
+        prop_assert_eq!(parse_error(!is_ipv6, &message).filter(|error| error.quote.source.is_ipv6() == is_ipv6), None);
+        for cut in 0..HEADER_LEN + 48 {
+            let _ = parse_error(is_ipv6, &message[..cut.min(message.len())]);
+        }
+    }
+
+    #[test]
+    fn errors_from_arbitrary_bytes_never_panic(is_ipv6: bool, kind in 0u8..13, rest in prop::collection::vec(any::<u8>(), 0..120)) {
+        let message = [&[kind, 0][..], &rest].concat();
+        if let Some(error) = parse_error(is_ipv6, &message) {
+            let _ = error.quote.ports();
+        }
+    }
+
+    #[test]
+    fn a_replaced_identifier_keeps_the_checksum(is_ipv6: bool, before: u16, after: u16, data in prop::collection::vec(any::<u8>(), 0..100)) {
+        let (source, destination) = addresses(is_ipv6);
+        let mut message = echo_request(is_ipv6, before, 9, &data);
+        fill_checksum(&mut message, source, destination);
+        replace_identifier(&mut message, after);
+        let number = if is_ipv6 { protocol::ICMPV6 } else { protocol::ICMP };
+        prop_assert!(transport_checksum_ok(source, destination, number, &message));
+        prop_assert_eq!(parse_echo_request(is_ipv6, &message).unwrap().identifier, after);
+    }
+}
+
+#[test]
+fn an_error_about_a_later_fragment_is_about_no_flow() {
+    let mut packet = offending(false, 100);
+    packet[6..8].copy_from_slice(&[0, 5]);
+    let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    message.extend(&packet);
+    assert_eq!(parse_error(false, &message), None);
+}

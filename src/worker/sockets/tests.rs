@@ -44,7 +44,7 @@ impl Ground {
     }
 
     fn connect(&mut self, target: SocketAddr) {
-        let done = self.sockets.execute(Action::ConnectStream { flow: FLOW, target });
+        let done = self.sockets.execute(Action::ConnectStream { flow: FLOW, target, hop_limit: None });
         if done.is_none() {
             assert_eq!(self.notice(), [Noticed::Connect(Ok(()))]);
         }
@@ -70,11 +70,12 @@ fn refused_connect_is_told_and_leaves_no_socket() {
     in_private_network("worker::sockets::tests::refused_connect_is_told_and_leaves_no_socket", || {
         let mut ground = Ground::new(Vec::new());
         let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9);
-        let told = match ground.sockets.execute(Action::ConnectStream { flow: FLOW, target }) {
+        let told = match ground.sockets.execute(Action::ConnectStream { flow: FLOW, target, hop_limit: None })
+        {
             Some(HostEvent::ConnectFailed { error, .. }) => error,
             Some(other) => panic!("{other:?}"),
             None => match ground.notice().as_slice() {
-                [Noticed::Connect(Err(error))] => *error,
+                [Noticed::Connect(Err((error, _)))] => *error,
                 other => panic!("{other:?}"),
             },
         };
@@ -216,9 +217,9 @@ fn refused_datagram_is_reported_once() {
         assert!(
             ground.notice().iter().any(|noticed| matches!(noticed, Noticed::Datagram { reports: true, .. }))
         );
-        let report = ground.sockets.take_report(FLOW).unwrap();
+        let report = ground.sockets.take_report(DatagramPort::Flow(FLOW)).unwrap();
         assert_eq!((report.error, report.payload.as_slice()), (HostError::Refused, b"lost".as_slice()));
-        assert_eq!(ground.sockets.take_report(FLOW), None);
+        assert_eq!(ground.sockets.take_report(DatagramPort::Flow(FLOW)), None);
         assert_eq!(ground.sockets.receive_datagrams(port, &mut [0; 16]), DatagramRead::Blocked);
     });
 }

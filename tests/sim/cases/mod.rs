@@ -6,6 +6,7 @@ mod dns;
 mod echo;
 mod limits;
 mod link_layer;
+mod network_errors;
 mod policy;
 mod publish;
 mod sweep;

@@ -6,8 +6,8 @@ use netferry::wire::vnet_header::Offload;
 use super::both_families;
 use crate::clock::{ms, secs};
 use crate::host::{DatagramPeer, Moods};
-use crate::packet::{self, ICMP, Ip, SeenIp, UDP, udp};
-use crate::world::{CONTAINER_MAC, GATEWAY_MAC, Settings, World, at};
+use crate::packet::{self, Ip, SeenIp, UDP, udp};
+use crate::world::{CONTAINER_MAC, GATEWAY, GATEWAY_MAC, Settings, World, at};
 
 fn echoing(settings: Settings, target: std::net::SocketAddr) -> World {
     let mut world = World::new(settings);
@@ -126,8 +126,121 @@ fn fragments_that_never_complete_are_forgotten() {
     world.inject(&fragments[1]);
     world.run_for(secs(120));
     assert_eq!(world.host.actions, []);
-    assert!(world.sent_packets().all(|ip| ip.protocol == ICMP));
+    let errors = world.icmp_errors();
+    let [(kind, code, from, quote)] = &errors[..] else { panic!("one error: {errors:?}") };
+    assert_eq!((*kind, *code, *from), (11, 1, GATEWAY.into()), "RFC 792: reassembly time exceeded");
+    assert_eq!((quote.fragment, quote.ports()), (Some((0, true)), (7_000, 80)), "of the first fragment");
+    assert_eq!(world.sent_packets().count(), 1);
+    assert_eq!(world.drops(DropReason::FragmentTimeout), 2);
     world.finish();
+}
+
+#[test]
+fn without_the_first_fragment_nothing_is_said_of_the_rest() {
+    both_families(|target| {
+        let mut world = World::usual();
+        let source = world.settings.config.link.container_like(target.ip()).unwrap();
+        let fragments = Ip::new(source, target.ip(), UDP).fragments(udp((7_000, 80), &[1; 4_000]), 1_500);
+        world.inject(&fragments[1]);
+        world.run_for(secs(60));
+        assert_eq!((world.sent_packets().count(), world.drops(DropReason::FragmentTimeout)), (0, 1));
+        world.finish();
+    });
+}
+
+#[test]
+fn fragments_that_ipv6_forbids_are_answered_with_a_parameter_problem() {
+    // RFC 8200 §4.5: code and pointer by what is wrong.
+    let source = crate::world::CONTAINER6;
+    let target = at("[2001:db8::5]:80");
+    let ip = |offset, more, protocol| Ip {
+        fragment: Some((offset, more)),
+        ..Ip::new(source, target.ip(), protocol)
+    };
+    let header_of_options = [17, 0, 1, 4, 0, 0, 0, 0];
+    let ragged = ip(0, true, UDP).raw(&[1; 1_001]);
+    let too_far = ip(65_528, true, UDP).raw(&[1; 1_000]);
+    let without_transport = ip(0, true, 60).raw(&header_of_options);
+    let endless_header = ip(0, true, 60).raw(&[17, 9, 1, 4, 0, 0, 0, 0]);
+    for (packet, code, pointer) in
+        [(ragged, 0, 4u32), (too_far, 0, 42), (without_transport, 3, 0), (endless_header, 3, 0)]
+    {
+        let mut world = World::usual();
+        world.inject(&packet);
+        world.run_for(ms(1));
+        let told = world.sent_packets().next().expect("an error");
+        assert_eq!((told.icmp(), &told.transport[4..8]), (Some((4, code)), &pointer.to_be_bytes()[..]));
+        assert_eq!(world.drops(DropReason::FragmentInvalid), 1);
+        assert_eq!(world.host.actions, []);
+        world.finish();
+    }
+}
+
+#[test]
+fn datagrams_given_up_in_a_flood_of_fragments_are_counted() {
+    let mut world = World::usual();
+    let target = at("203.0.113.5:80");
+    for number in 0..1_000 {
+        let ip = Ip::new(crate::world::CONTAINER, target.ip(), UDP).numbered(number);
+        world.inject(&Ip { fragment: Some((8, true)), ..ip }.raw(&[1; 1_000]));
+    }
+    world.run_for(ms(1));
+    let limit = world.settings.config.limits.reassembly.datagrams as u64;
+    assert_eq!(world.drops(DropReason::FragmentLimit), 1_000 - limit);
+    // Others get through.
+    let whole = Ip::new(crate::world::CONTAINER, target.ip(), UDP).numbered(2_000);
+    whole.fragments(udp((7_000, 80), &[1; 4_000]), 1_500).iter().for_each(|piece| world.inject(piece));
+    world.run_for(ms(1));
+    assert_eq!(world.host.datagrams[0].sent.len(), 1);
+    world.finish_within(secs(301));
+}
+
+#[test]
+fn what_may_not_be_fragmented_is_not_and_what_may_be_is() {
+    both_families(|target| {
+        let source = world_source(target);
+        let ip = Ip::new(source, target.ip(), UDP);
+        let transport = udp((7_000, target.port()), &[1; 1_400]);
+        let mut world = World::usual();
+        world.inject(&ip.clone().whole().carrying(transport.clone()));
+        world.inject(&ip.carrying(transport.clone()));
+        ip.fragments(transport, 1_280).iter().for_each(|piece| world.inject(piece));
+        world.run_for(ms(1));
+        let sent: Vec<_> = world.host.datagrams[0].sent.iter().map(|sent| sent.how.dont_fragment).collect();
+        // IPv6 says it by having a fragment header, or none.
+        assert_eq!(sent, if target.is_ipv6() { [true, true, false] } else { [true, false, false] });
+        world.finish_within(secs(301));
+    });
+}
+
+fn world_source(target: std::net::SocketAddr) -> std::net::IpAddr {
+    if target.is_ipv6() { crate::world::CONTAINER6.into() } else { crate::world::CONTAINER.into() }
+}
+
+#[test]
+fn a_datagram_too_long_for_the_hosts_link_is_answered_with_its_mtu() {
+    both_families(|target| {
+        let settings = Settings::default().with(|config| config.link.mtu = 9_000);
+        let mut world = World::new(settings);
+        world.host.datagram_peers.insert(target, DatagramPeer::TooLong { mtu: 1_500 });
+        let ip = Ip::new(world_source(target), target.ip(), UDP).whole();
+        let packet = ip.carrying(udp((7_000, target.port()), &[1; 4_000]));
+        // The first opens the socket, the second finds it open.
+        for _ in 0..2 {
+            world.inject(&packet);
+            world.run_for(ms(1));
+        }
+        let errors = world.icmp_errors();
+        assert_eq!(errors.len(), 2);
+        for (kind, code, from, quote) in errors {
+            assert_eq!((kind, code), if target.is_ipv4() { (3, 4) } else { (2, 0) });
+            assert_eq!(Some(from), world.settings.config.link.gateway_like(target.ip()));
+            assert_eq!((quote.length, quote.ports()), (packet.len(), (7_000, target.port())));
+        }
+        let told = world.sent_packets().next().unwrap();
+        assert_eq!(told.transport[4..8], 1_500u32.to_be_bytes());
+        world.finish_within(secs(301));
+    });
 }
 
 #[test]

@@ -37,6 +37,10 @@ pub enum DatagramPeer {
     Loses {
         error: Option<HostError>,
     },
+    /// The host does not send what may not be fragmented and is longer than this.
+    TooLong {
+        mtu: u32,
+    },
     /// The socket cannot even be opened.
     OpenFails {
         error: HostError,
@@ -84,7 +88,7 @@ impl SimHost {
     pub(super) fn open_datagram(&mut self, flow: FlowId, target: SocketAddr, preferred: u16) {
         self.open(flow, Socket::Datagram(self.datagrams.len()));
         if let Some(DatagramPeer::OpenFails { error }) = self.datagram_peers.get(&target) {
-            return self.fail(flow, *error);
+            return self.fail(flow, *error, None);
         }
         self.add_datagram_socket(flow, target, preferred, false);
     }
@@ -92,7 +96,7 @@ impl SimHost {
     pub(super) fn open_echo(&mut self, flow: FlowId, target: IpAddr, identifier: u16) {
         self.open(flow, Socket::Datagram(self.datagrams.len()));
         if self.echo_forbidden {
-            return self.fail(flow, HostError::Prohibited);
+            return self.fail(flow, HostError::Prohibited, None);
         }
         self.add_datagram_socket(flow, SocketAddr::new(target, 0), identifier, true);
     }
@@ -249,6 +253,12 @@ impl SimHost {
                     self.violations.push(format!("{flow:?} sends to nobody"));
                     return DatagramWrite::Failed(HostError::Other);
                 };
+                if let Some(&DatagramPeer::TooLong { mtu }) = self.datagram_peers.get(&to)
+                    && how.dont_fragment
+                    && size + 28 > mtu as usize
+                {
+                    return DatagramWrite::Failed(HostError::MessageTooLong { mtu });
+                }
                 for bytes in parts {
                     let sent = SentDatagram { to, bytes, how: *how };
                     self.answer(place, &sent);
@@ -269,7 +279,8 @@ impl SimHost {
             self.happenings.push(self.now + after, Happening::Arrives { port, source, local: None, bytes });
         };
         match self.datagram_peers.get(&sent.to).cloned() {
-            None | Some(DatagramPeer::Silent | DatagramPeer::OpenFails { .. }) => {}
+            None
+            | Some(DatagramPeer::Silent | DatagramPeer::TooLong { .. } | DatagramPeer::OpenFails { .. }) => {}
             Some(DatagramPeer::Echoes { after }) => reply(after, sent.to, sent.bytes.clone()),
             Some(DatagramPeer::EchoesFrom { source }) => reply(ms(0), source, sent.bytes.clone()),
             Some(DatagramPeer::Bursts { count, bytes }) => {
@@ -287,11 +298,12 @@ impl SimHost {
             Some(DatagramPeer::Loses { error }) => {
                 let report = error.map(|error| NetworkErrorReport {
                     error,
-                    offender: None,
+                    notice: None,
                     destination: Some(sent.to),
+                    local: None,
                     payload: sent.bytes.clone(),
                 });
-                let refused = report.map(|report| (flow, report));
+                let refused = report.map(|report| (port, report));
                 self.outbox.push_back(HostEvent::DatagramsLost { count: 1, refused });
             }
         }
@@ -321,12 +333,37 @@ impl SimHost {
     }
 
     fn report(&mut self, flow: FlowId, error: HostError, offender: IpAddr, sent: &SentDatagram) {
+        let notice = Notice { offender: Some(offender), hop_limit: Some(61), ..notice_for(error, sent.to) };
+        self.say(DatagramPort::Flow(flow), error, notice, sent);
+    }
+
+    /// An ICMP error about a datagram comes back to the socket that it left by.
+    pub fn say(&mut self, port: DatagramPort, error: HostError, notice: Notice, about: &SentDatagram) {
         let report = NetworkErrorReport {
             error,
-            offender: Some(offender),
-            destination: Some(sent.to),
-            payload: sent.bytes[..sent.bytes.len().min(500)].to_vec(),
+            notice: Some(notice),
+            destination: Some(about.to),
+            local: about.how.from,
+            payload: about.bytes[..about.bytes.len().min(500)].to_vec(),
         };
-        self.happenings.push(self.now, Happening::Edge(HostEvent::NetworkError { flow, report }));
+        self.happenings.push(self.now, Happening::Edge(HostEvent::NetworkError { port, report }));
     }
+}
+
+/// The ICMP error that the kernel makes of, and sorts as, `error`.
+pub fn notice_for(error: HostError, destination: SocketAddr) -> Notice {
+    let (ipv4, ipv6, rest) = match error {
+        HostError::Refused => ((3, 3), (1, 4), 0),
+        HostError::NetworkUnreachable => ((3, 0), (1, 0), 0),
+        HostError::HostUnreachable => ((3, 1), (1, 3), 0),
+        HostError::Prohibited => ((3, 13), (1, 1), 0),
+        HostError::ProtocolUnreachable => ((3, 2), (4, 1), if destination.is_ipv4() { 0 } else { 6 }),
+        HostError::HopLimitExceeded => ((11, 0), (3, 0), 0),
+        HostError::MessageTooLong { mtu } => ((3, 4), (2, 0), mtu),
+        HostError::Reset | HostError::TimedOut | HostError::Exhausted | HostError::Other => {
+            panic!("the network does not say {error:?}")
+        }
+    };
+    let (kind, code) = if destination.is_ipv4() { ipv4 } else { ipv6 };
+    Notice { offender: None, hop_limit: None, kind, code, rest }
 }
