@@ -36,7 +36,7 @@ use crate::cli::{
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
 use crate::config::{
     Config, DhcpPool, Forwarding, Limits, LinkConfig, LocalClients, Offers, OutboundAddresses,
-    PortForwarding, PublishRule, Segment, Services, Timeouts,
+    PortForwarding, PublishRule, Segment, Services,
 };
 use crate::control::ControlError;
 use crate::observe::capture::CaptureError;
@@ -548,7 +548,7 @@ impl Ports {
             publish: self.rules,
             host_addresses: facts.host_addresses.clone(),
             limits: Limits::default().within_descriptors(self.descriptors.saturating_sub(published)),
-            timeouts: Timeouts::default(),
+            timeouts: plan.timeouts,
         };
         let secret = host::random_secret().doing("draw a random number")?;
         let worker = Worker::new(Arc::new(config), device, self.listeners, facts.resolvers.clone(), secret)

@@ -17,7 +17,7 @@ use super::{
 use crate::config::address::{self, ExplicitSubnets, Ipv4Link, Ipv6Link};
 use crate::config::limits::MAX_RESOLVERS;
 use crate::config::{
-    Limits, LinkConfig, Offers, PortForwarding, Segment, Services, Transports, UdpMapping, publish,
+    Limits, LinkConfig, Offers, PortForwarding, Segment, Services, Timeouts, Transports, UdpMapping, publish,
 };
 
 const DEFAULT_TAP_NAME: &str = "tap0";
@@ -144,6 +144,14 @@ struct LinkOptions {
     #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Ports and DNS")]
     udp_mapping: UdpMappingArg,
 
+    /// How long silence is tolerated, as in udp=5m,tcp-established=3h; may be repeated.
+    ///
+    /// tcp-established (default 2h4m): an idle connection whose both sides are then asked whether they are still there, every
+    /// tcp-probe (75s), and which ends only when one is not. tcp-handshake (4m). tcp-closing (4m): an acknowledgement that the
+    /// container owes. tcp-time-wait (10s). udp (5m). icmp (60s): an echo. dns (1500ms): until the next resolver is asked.
+    #[arg(long, value_name = "NAME=TIME[,...]", help_heading = "Ports and DNS")]
+    timeout: Vec<String>,
+
     /// IPv4 subnet of the container [default: 10.0.2.0/24, or another if the host uses that].
     ///
     /// Gateway, DNS and container are the addresses .2, .3 and .100 in it; in a subnet smaller than /24 the container
@@ -257,6 +265,10 @@ impl LinkOptions {
                 "--dns: {asked} resolvers are asked for and {MAX_RESOLVERS} are the limit; name fewer"
             )));
         }
+        let mut timeouts = Timeouts::default();
+        for list in &self.timeout {
+            values::timeouts("--timeout", list, &mut timeouts)?;
+        }
         Ok(Plan {
             mode,
             collisions: Collisions::Avoid(ExplicitSubnets {
@@ -271,6 +283,7 @@ impl LinkOptions {
             transports: Transports::default(),
             host_loopback: self.host_loopback,
             udp_mapping: self.udp_mapping.into(),
+            timeouts,
             services: Services::default(),
             offers: Offers::default(),
             outbound: OutboundSources::default(),

@@ -10,8 +10,10 @@ use std::path::PathBuf;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::AttachTarget;
+use crate::config::Timeouts;
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
 use crate::config::publish::PublishSpec;
+use crate::config::timeouts::TimeoutError;
 use crate::wire::MacAddr;
 
 /// Longest interface name (`IFNAMSIZ` less its final zero).
@@ -84,6 +86,16 @@ pub fn container_mac(option: &str, text: &str) -> Result<MacAddr, ValueError> {
 /// One argument of `--publish`.
 pub fn publish_spec(option: &str, text: &str) -> Result<PublishSpec, ValueError> {
     text.parse().map_err(|error| malformed(option, text, error))
+}
+
+/// A list of `--timeout`, applied to `timeouts`.
+pub fn timeouts(option: &str, text: &str, timeouts: &mut Timeouts) -> Result<(), ValueError> {
+    timeouts.apply(text).map_err(|error| match error {
+        TimeoutError::OutOfRange(_) => unusable(option, text, error),
+        TimeoutError::Malformed | TimeoutError::Unknown(_) | TimeoutError::NotATime(_) => {
+            malformed(option, text, error)
+        }
+    })
 }
 
 /// A resolver: `ADDR`, `ADDR:PORT`, `[ADDR6]` or `[ADDR6]:PORT`; an IPv6 address without port needs no brackets.

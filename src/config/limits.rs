@@ -17,6 +17,9 @@ pub const API_REQUEST_BYTES: usize = 4_095;
 /// Bytes that a client of the API socket may send behind its request before it is cut off.
 pub const API_SURPLUS_BYTES: usize = 1 << 20;
 
+/// Questions whether the container is still there that it may leave unanswered; as many as Linux asks (tcp(7)).
+pub const KEEPALIVE_PROBES: u8 = 9;
+
 /// Clients of the API socket at a time; the one that came first gives way to another.
 pub const API_CONNECTIONS: usize = 16;
 
@@ -154,39 +157,6 @@ impl Default for SpliceLimits {
             buffer_total_bytes: 32 << 20,
             buffer_min_bytes: 4 << 10,
             turn_bytes: 2 << 20,
-        }
-    }
-}
-
-/// How long silence is tolerated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Handshake of a TCP flow, either side (RFC 5382 REQ-5).
-    pub tcp_handshake: Duration,
-    /// Established TCP flow without a byte (RFC 5382 REQ-5: never below 2 h 4 min).
-    pub tcp_established: Duration,
-    /// TCP flow that one side has closed.
-    pub tcp_closing: Duration,
-    /// TIME-WAIT after the host closed first.
-    pub tcp_time_wait: Duration,
-    /// UDP mapping (RFC 4787 REQ-5 recommends five minutes).
-    pub udp: Duration,
-    /// Echo flow (RFC 5508 REQ-2: at least 60 s).
-    pub icmp: Duration,
-    /// A resolver that has not answered by then is passed over.
-    pub dns_try: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts {
-            tcp_handshake: Duration::from_secs(240),
-            tcp_established: Duration::from_secs(7_440),
-            tcp_closing: Duration::from_secs(240),
-            tcp_time_wait: Duration::from_secs(10),
-            udp: Duration::from_secs(300),
-            icmp: Duration::from_secs(60),
-            dns_try: Duration::from_millis(1_500),
         }
     }
 }

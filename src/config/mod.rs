@@ -7,11 +7,13 @@ pub mod address;
 pub mod forwarding;
 pub mod limits;
 pub mod publish;
+pub mod timeouts;
 
 pub use address::{AddressPair, Aliases, Ipv4Link, Ipv6Link, LinkConfig, Segment};
 pub use forwarding::{Forwarding, InterfaceName, LocalClients, PortForwarding, PortSet, PortsAt};
-pub use limits::{Limits, Timeouts};
+pub use limits::Limits;
 pub use publish::{PortProtocol, PublishRule};
+pub use timeouts::Timeouts;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -92,6 +92,18 @@ pub enum Action {
         /// Whose socket.
         flow: FlowId,
     },
+    /// Ask the stream's peer whether it is still there whenever it was silent for `idle`, which it was already; give the
+    /// connection up when it leaves `probes` questions unanswered (`SO_KEEPALIVE`).
+    KeepAlive {
+        /// Whose socket.
+        flow: FlowId,
+        /// Silence before the first question.
+        idle: Duration,
+        /// From one question to the next.
+        interval: Duration,
+        /// Questions.
+        probes: u8,
+    },
     /// Close the socket and forget the flow.
     Close {
         /// Whose socket.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 pub use datagram::{ArrivedDatagram, DatagramSocket, ErrorReport, Outgoing};
 
@@ -230,6 +230,18 @@ impl StreamSocket {
     pub fn forgo_pacing(&self) {
         // Slower, and no less right, where it is not allowed.
         let _ = SockRef::from(&self.fd).set_tcp_congestion(b"reno");
+    }
+
+    /// Lets the kernel ask the peer after so much silence whether it is still there, tcp(7).
+    pub fn keep_alive(&self, idle: Duration, interval: Duration, probes: u8) {
+        // What the kernel takes in whole seconds, up to 32767.
+        let seconds = |time: Duration| time.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
+        let keepalive = TcpKeepalive::new()
+            .with_time(seconds(idle))
+            .with_interval(seconds(interval))
+            .with_retries(probes.into());
+        // A connection that is gone already tells by itself.
+        let _ = SockRef::from(&self.fd).set_tcp_keepalive(&keepalive);
     }
 
     /// Closes with a RST: nothing queued is delivered.

@@ -208,6 +208,12 @@ impl Sockets {
                 }
                 None
             }
+            Action::KeepAlive { flow, idle, interval, probes } => {
+                if let Some(FlowSocket::Stream(stream)) = self.socket(flow) {
+                    stream.socket.keep_alive(idle.into(), interval.into(), probes);
+                }
+                None
+            }
             Action::Close { flow, how } => {
                 match (self.remove(flow), how) {
                     (Some(FlowSocket::Stream(stream)), CloseKind::Reset) => stream.socket.reset(),

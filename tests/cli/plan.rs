@@ -8,7 +8,7 @@ use netferry::cli::{
     Verbosity,
 };
 use netferry::config::address::{self, ExplicitSubnets};
-use netferry::config::{LinkConfig, Offers, PortForwarding, Services, Transports, UdpMapping};
+use netferry::config::{LinkConfig, Offers, PortForwarding, Services, Timeouts, Transports, UdpMapping};
 use rstest::rstest;
 
 fn parse(words: &[&str]) -> Result<Plan, CliError> {
@@ -44,6 +44,7 @@ fn run_without_options_has_the_documented_defaults() {
         transports: Transports::default(),
         host_loopback: false,
         udp_mapping: UdpMapping::Connected,
+        timeouts: Timeouts::default(),
         services: Services::default(),
         offers: Offers::default(),
         outbound: OutboundSources::default(),
@@ -171,6 +172,17 @@ fn attach_takes_a_process_or_a_path() {
     assert_eq!(plan(&["attach", "1", "tap1", "--mtu", "9000"]).link.mtu, 9_000);
 }
 
+#[test]
+fn timeouts_are_set_by_name_and_the_last_word_holds() {
+    let asked = plan(&["run", "--timeout", "udp=1m,icmp=90s", "--timeout", "udp=2m"]).timeouts;
+    let expected = Timeouts {
+        udp: std::time::Duration::from_secs(120),
+        icmp: std::time::Duration::from_secs(90),
+        ..Timeouts::default()
+    };
+    assert_eq!(asked, expected);
+}
+
 /// The form is wrong: status 2, and the help to read.
 #[rstest]
 #[case(&[], "no command is given; start with 'netferry run' or 'netferry attach PID'; try 'netferry --help'")]
@@ -194,6 +206,9 @@ fn attach_takes_a_process_or_a_path() {
 #[case(&["run", "-p", "0:80"], "--publish 0:80: port 0 cannot be published; give a number from 1 to 65535; try 'netferry run --help'")]
 #[case(&["run", "-p", "80\n:80"], "--publish 80\\n:80: `80\\n` is not a port")]
 #[case(&["run", "--dns", "one.example"], "--dns one.example: not the address of a resolver; write it as in 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:5353; try 'netferry run --help'")]
+#[case(&["run", "--timeout", "udp"], "--timeout udp: not of the form NAME=TIME; write it as in udp=5m or tcp-established=3h,icmp=90s; try 'netferry run --help'")]
+#[case(&["run", "--timeout", "tcp=1h"], "--timeout tcp=1h: there is no timeout \"tcp\"; there are tcp-handshake, tcp-established, tcp-probe, tcp-closing, tcp-time-wait, udp, icmp, dns; try 'netferry run --help'")]
+#[case(&["run", "--timeout", "udp=soon"], "--timeout udp=soon: \"soon\" is not a time; write it as in 90s, 5m, 2h4m or 1500ms; try 'netferry run --help'")]
 #[case(&["attach"], "the following required arguments were not provided: <PID|PATH>; try 'netferry attach --help'")]
 #[case(&["attach", "1", "tap0", "more"], "unexpected argument 'more' found; try 'netferry attach --help'")]
 #[case(&["attach", ""], "a value is required for '<PID|PATH>' but none was supplied; try 'netferry attach --help'")]
@@ -208,6 +223,7 @@ fn mistake_is_told_in_one_line_that_names_the_help(#[case] words: &[&str], #[cas
 
 /// The form is right, the value is not: status 1, and what would do.
 #[rstest]
+#[case(&["run", "--timeout", "udp=0"], "--timeout udp=0: \"0\" is out of range; give 100ms to 30d")]
 #[case(&["run", "--mtu", "1279"], "--mtu 1279: IPv6 needs an MTU of at least 1280; raise it or add --no-ipv6")]
 #[case(&["run", "--mtu", "65521"], "--mtu 65521: out of range; use 1280 to 65520")]
 #[case(&["run", "--mtu", "99999999999999999999999"], "--mtu 99999999999999999999999: out of range; use 1280 to 65520")]

@@ -34,6 +34,7 @@ mod sandbox;
 mod slirp4netns;
 mod soundness;
 mod streams;
+mod timeouts;
 mod transfer;
 mod udp;
 mod web;

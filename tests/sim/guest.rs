@@ -361,7 +361,8 @@ impl Guest {
     }
 
     /// Says again who the gateway is: smoltcp 0.14 forgets a segment for good that it was about to retransmit fast
-    /// while its neighbor entry, which lives for 60 s, has just expired.
+    /// while its neighbor entry, which lives for 60 s, has just expired. Said before all else: what it would answer to a
+    /// frame without an entry is lost.
     fn refresh_neighbors(&mut self, now: Instant) {
         if now < self.neighbors_fresh_until {
             return;
@@ -372,7 +373,7 @@ impl Guest {
             let mut reply = packet::arp_request(ours, ipv4.gateway, ipv4.container);
             reply[21] = 2;
             reply[32..38].copy_from_slice(&theirs);
-            self.receive(reply);
+            self.inbox.push_front(reply);
         }
         if let Some(ipv6) = self.link.ipv6 {
             let mut message = vec![136, 0, 0, 0, 0xa0, 0, 0, 0];
@@ -380,7 +381,7 @@ impl Guest {
             message.extend([2, 1]);
             message.extend(ours);
             let ip = packet::Ip::new(ipv6.gateway_link_local, ipv6.container, packet::ICMPV6).hops(255);
-            self.receive(packet::ethernet(ours, theirs, &ip.carrying(message)));
+            self.inbox.push_front(packet::ethernet(ours, theirs, &ip.carrying(message)));
         }
     }
 

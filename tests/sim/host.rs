@@ -93,7 +93,14 @@ enum Socket {
 enum Happening {
     ConnectEnds(FlowId, u64),
     Edge(HostEvent),
-    Arrives { port: DatagramPort, source: SocketAddr, local: Option<IpAddr>, bytes: Vec<u8> },
+    /// The peer left all questions of the kernel unanswered.
+    GivenUp(FlowId),
+    Arrives {
+        port: DatagramPort,
+        source: SocketAddr,
+        local: Option<IpAddr>,
+        bytes: Vec<u8>,
+    },
 }
 
 /// The host.
@@ -215,6 +222,15 @@ impl SimHost {
                 }
                 other => self.violations.push(format!("{action:?} on {other:?}")),
             },
+            Action::KeepAlive { flow, interval, probes, .. } => {
+                let Some(&Socket::Stream(place)) = self.sockets.get(&flow) else {
+                    return self.violations.push(format!("{action:?} without a stream"));
+                };
+                if self.connections[place].vanished {
+                    let until = interval * u32::from(probes);
+                    self.happenings.push(self.now + until, Happening::GivenUp(flow));
+                }
+            }
             Action::Close { flow, how } => match self.sockets.remove(&flow) {
                 Some(socket) => {
                     self.closed += 1;
@@ -255,6 +271,11 @@ impl SimHost {
             match happening {
                 Happening::ConnectEnds(flow, opening) => self.connect_ends(flow, opening),
                 Happening::Edge(event) => self.outbox.push_back(event),
+                Happening::GivenUp(flow) => {
+                    if let Some(&Socket::Stream(place)) = self.sockets.get(&flow) {
+                        self.connections[place].give_up();
+                    }
+                }
                 Happening::Arrives { port, source, local, bytes } => self.arrives(port, source, local, bytes),
             }
         }

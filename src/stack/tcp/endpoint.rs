@@ -100,6 +100,7 @@ struct Owed {
     syn: bool,
     acknowledgement: bool,
     reset: bool,
+    probe: bool,
 }
 
 /// One engine: our end of one connection with the container.
@@ -383,7 +384,7 @@ impl Endpoint {
         if matches!(self.state, State::SynSent | State::SynReceived) {
             return self.owed.syn && self.send_syn(link, now, frames);
         }
-        let mut sent = false;
+        let mut sent = std::mem::take(&mut self.owed.probe) && self.send_probe(link, frames);
         let most = self.most_payload(link);
         while let Some(turn) = self.sender.turn(most) {
             if !self.send_data(&turn, link, frames) {
@@ -494,6 +495,11 @@ impl Endpoint {
         sent
     }
 
+    fn send_probe(&mut self, link: &LinkView, frames: &mut impl FrameSink) -> bool {
+        let header = self.header(self.sender.highest().wrapping_sub(1));
+        self.send(&header, &Options::default(), None, 0, link, frames)
+    }
+
     /// The header of a segment at `sequence` that acknowledges and grants all that can be.
     fn header(&self, sequence: u32) -> BareSegment {
         BareSegment {
@@ -556,6 +562,12 @@ impl Endpoint {
     pub fn release_syn_ack(&mut self) {
         self.is_held = false;
         self.owed.syn = self.state == State::SynReceived;
+    }
+
+    /// Asks the container whether it is still there, at the next transmission: with a number it has acknowledged already,
+    /// which it must answer (RFC 9293 §3.8.4). To be called when everything sent is acknowledged.
+    pub fn probe(&mut self) {
+        self.owed.probe = true;
     }
 
     /// Gives the connection up with a RST at the next transmission.
@@ -625,6 +637,12 @@ impl Endpoint {
     #[must_use]
     pub fn unacknowledged_bytes(&self) -> usize {
         self.sender.queue.len()
+    }
+
+    /// Whether the container has acknowledged everything that was sent, a FIN included.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.sender.is_settled()
     }
 
     /// Bytes for the container that there is room for now; zero once our half is closed.

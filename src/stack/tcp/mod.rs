@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 
 use self::endpoint::ecn::is_marked;
 use self::endpoint::{Endpoint, LinkView};
-use self::relay::{Outcome, Stage, TcpFlow};
+use self::relay::{Awaited, Outcome, Stage, TcpFlow};
 use super::boundary::{
     Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, Notice,
 };
@@ -29,6 +29,7 @@ use super::forward::{self, Outbound};
 use super::network_error::problem_of_notice;
 use super::timer::Alarm;
 use super::{Flow, Stack};
+use crate::config::limits::KEEPALIVE_PROBES;
 use crate::wire::icmp::Problem;
 use crate::wire::ip;
 use crate::wire::tcp::{self, BareSegment, Flags, Segment};
@@ -291,13 +292,12 @@ impl Stack {
         let timeouts = &self.config.timeouts;
         let last_active = self.flows.last_active(flow).unwrap_or(Instant::ZERO);
         let Some(Flow::Tcp(tcp)) = self.flows.get(flow) else { return last_active };
-        let patience = if !tcp.is_relaying() {
-            timeouts.tcp_handshake
-        } else if tcp.endpoint.unacknowledged_bytes() > 0 || tcp.has_ended_both_ways() {
+        let patience = match tcp.awaited() {
+            Awaited::Handshake => timeouts.tcp_handshake,
             // A living container acknowledges or at least answers a probe of its closed window.
-            timeouts.tcp_closing
-        } else {
-            timeouts.tcp_established
+            Awaited::Acknowledgement => timeouts.tcp_closing,
+            Awaited::Host => timeouts.tcp_established,
+            Awaited::Anybody => timeouts.tcp_established + timeouts.tcp_probe * tcp.probes.into(),
         };
         last_active + patience.into()
     }
@@ -313,12 +313,41 @@ impl Stack {
             self.advance_tcp(flow, now, io);
             return;
         }
-        let connecting = matches!(self.flows.get(flow), Some(Flow::Tcp(tcp)) if matches!(tcp.stage, Stage::Connecting { .. }));
-        if connecting {
-            // Nobody answered: neither do we. The container's own handshake has its own end.
-            self.close_tcp(flow, CloseKind::Reset);
-        } else {
-            self.abort_tcp(flow, now, io);
+        let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        match tcp.awaited() {
+            Awaited::Handshake if matches!(tcp.stage, Stage::Connecting { .. }) => {
+                // Nobody answered: neither do we. The container's own handshake has its own end.
+                self.close_tcp(flow, CloseKind::Reset);
+            }
+            Awaited::Anybody if tcp.probes < KEEPALIVE_PROBES => {
+                tcp.probes += 1;
+                tcp.endpoint.probe();
+                self.keep_host_alive(flow);
+                self.advance_tcp(flow, now, io);
+            }
+            Awaited::Host => {
+                // Its kernel finds out whether there is still somebody to take them.
+                self.keep_host_alive(flow);
+                self.flows.touch(flow, now);
+                self.schedule_tcp(flow, now);
+            }
+            Awaited::Handshake | Awaited::Acknowledgement | Awaited::Anybody => {
+                self.abort_tcp(flow, now, io);
+            }
+        }
+    }
+
+    /// Lets the host's kernel ask the peer whether it is still there, from now on.
+    fn keep_host_alive(&mut self, flow: FlowId) {
+        let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        if !std::mem::replace(&mut tcp.keeps_alive, true) {
+            let timeouts = &self.config.timeouts;
+            self.actions.push_back(Action::KeepAlive {
+                flow,
+                idle: timeouts.tcp_established.into(),
+                interval: timeouts.tcp_probe.into(),
+                probes: KEEPALIVE_PROBES,
+            });
         }
     }
 

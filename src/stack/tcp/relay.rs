@@ -38,6 +38,19 @@ pub enum Stage {
     Relaying,
 }
 
+/// Whose turn it is to do something for a flow to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// One side to complete the handshake.
+    Handshake,
+    /// The container to acknowledge data or a FIN, or to answer a probe of its closed window.
+    Acknowledgement,
+    /// The host to take the last bytes; the container is done.
+    Host,
+    /// Nobody in particular: either side may speak, or be silent for as long as it is there.
+    Anybody,
+}
+
 /// What became of a flow that was advanced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -74,6 +87,10 @@ pub struct TcpFlow {
     host_shut: bool,
     /// The container's FIN has been received.
     container_finished: bool,
+    /// Questions whether the container is still there since it last said something.
+    pub probes: u8,
+    /// The host's kernel has been told to ask the same of the peer.
+    pub keeps_alive: bool,
 }
 
 impl TcpFlow {
@@ -92,6 +109,8 @@ impl TcpFlow {
             host_finished: false,
             host_shut: false,
             container_finished: false,
+            probes: 0,
+            keeps_alive: false,
         }
     }
 
@@ -101,10 +120,19 @@ impl TcpFlow {
         matches!(self.stage, Stage::Relaying)
     }
 
-    /// Whether both sides have sent their FIN, so that nothing but acknowledgements can come.
+    /// Whose turn it is to do something for the flow to go on.
     #[must_use]
-    pub fn has_ended_both_ways(&self) -> bool {
-        self.host_finished && self.container_finished
+    pub fn awaited(&self) -> Awaited {
+        if !self.is_relaying() {
+            return Awaited::Handshake;
+        }
+        if self.endpoint.unacknowledged_bytes() > 0 || !self.endpoint.is_settled() {
+            return Awaited::Acknowledgement;
+        }
+        match self.endpoint.phase() {
+            Phase::TimeWait | Phase::Closed => Awaited::Host,
+            Phase::Opening | Phase::Open | Phase::ContainerFinished => Awaited::Anybody,
+        }
     }
 
     /// The host's socket is connected: it may be read and written.
@@ -133,6 +161,7 @@ impl TcpFlow {
         now: Instant,
         host: &mut impl HostIo,
     ) {
+        self.probes = 0;
         let may_write = self.is_relaying() && self.host_writable;
         let host_writable = &mut self.host_writable;
         self.endpoint.handle_segment(segment, is_marked, link, now, |bytes| {

@@ -1,6 +1,7 @@
 //! The behaviours, by what they are about.
 
 mod control;
+mod days;
 mod dhcp;
 mod dns;
 mod echo;

@@ -51,6 +51,8 @@ pub struct Connection {
     gone: bool,
     read_blocked: bool,
     write_blocked: bool,
+    /// The peer's machine is gone: it takes nothing, sends nothing, answers nothing.
+    pub vanished: bool,
 }
 
 impl Connection {
@@ -74,7 +76,16 @@ impl Connection {
             // The core tries to read at once, and a fresh socket is writable.
             read_blocked: false,
             write_blocked: false,
+            vanished: false,
         }
+    }
+
+    /// The kernel has asked often enough.
+    pub(super) fn give_up(&mut self) {
+        self.reset = Some(HostError::TimedOut);
+        self.gone = true;
+        self.send.clear();
+        self.read_blocked = true;
     }
 
     /// Bytes that wait for the core.
@@ -138,6 +149,14 @@ impl Connection {
 
     /// Lets the peer read, write and end; tells the edges the core waits for.
     pub(super) fn step(&mut self, now: Instant) -> Edges {
+        if self.vanished && !self.gone {
+            return Edges::default();
+        }
+        if self.vanished && self.closed.is_none() {
+            let edges = Edges { readable: self.read_blocked, writable: self.read_blocked };
+            self.read_blocked = false;
+            return edges;
+        }
         if self.gone || self.app.peer_reset {
             return Edges::default();
         }
