@@ -47,6 +47,7 @@ use self::tcp::TimeWait;
 use self::tcp::endpoint::LinkView;
 use self::tcp::memory::Memory;
 use self::tcp::relay::TcpFlow;
+use self::tcp::turns::Turns;
 use self::timer::Timers;
 use self::udp::UdpFlow;
 use self::unreachable::{Report, Unreachable};
@@ -107,6 +108,7 @@ pub struct Stack {
     identification: u16,
     /// Room for one echo reply.
     scratch: Box<[u8]>,
+    turns: Turns,
 }
 
 impl Stack {
@@ -147,6 +149,7 @@ impl Stack {
             no_resolver_told: false,
             identification: 0,
             scratch: vec![0; 65_535].into(),
+            turns: Turns::default(),
             config,
         }
     }

@@ -13,6 +13,7 @@
 pub mod endpoint;
 pub mod memory;
 pub mod relay;
+pub mod turns;
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -261,7 +262,9 @@ impl Stack {
         tcp.queued = false;
         let was_relaying = tcp.is_relaying();
         self.memory.limit(tcp);
-        let outcome = tcp.advance(flow, &link, now, io, &mut self.actions, &mut self.scratch);
+        let mut turn = self.turns.begin(&mut self.scratch, now);
+        let outcome = tcp.advance(flow, &link, now, io, &mut self.actions, &mut turn);
+        self.turns.end(turn.moved, now);
         self.memory.charge(tcp);
         if !was_relaying && tcp.is_relaying() {
             self.half_open -= 1;

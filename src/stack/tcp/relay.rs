@@ -13,14 +13,13 @@ use super::super::boundary::{
 };
 use super::super::timer::Alarm;
 use super::endpoint::{Endpoint, LinkView, Phase};
+use super::turns::Turn;
 use crate::wire::tcp::Segment;
 
-/// Most bytes read from the host before they are put on the link: one super-segment, still warm in the cache.
-const READ_AHEAD_BYTES: usize = 64 << 10;
 /// Bytes that a flow reads first: an answer and its header mostly fit.
 const FIRST_READ_BYTES: usize = 4 << 10;
-/// Super-segments a flow moves before the others, and the link, get their turn.
-const ROUNDS_PER_TURN: usize = 4;
+/// Bytes of one read of a flow whose reads are always filled.
+const LARGEST_READ_BYTES: usize = 512 << 10;
 
 /// How far a flow has come.
 #[derive(Debug)]
@@ -181,16 +180,12 @@ impl TcpFlow {
     }
 
     /// Writes to the host what the container has sent, as long as the host takes it.
-    fn relay_to_host(&mut self, flow: FlowId, host: &mut impl HostIo) -> Result<bool, HostError> {
-        let mut moved = false;
+    fn relay_to_host(&mut self, flow: FlowId, host: &mut impl HostIo) -> Result<(), HostError> {
         while self.is_relaying() && self.host_writable && self.endpoint.received_bytes() > 0 {
             let mut failure = None;
             let host_writable = &mut self.host_writable;
             self.endpoint.receive_with(|bytes| match host.send_stream(flow, bytes) {
-                StreamWrite::Bytes(count) => {
-                    moved = true;
-                    count
-                }
+                StreamWrite::Bytes(count) => count,
                 StreamWrite::Blocked => {
                     *host_writable = false;
                     0
@@ -204,26 +199,22 @@ impl TcpFlow {
                 return Err(error);
             }
         }
-        Ok(moved)
+        Ok(())
     }
 
-    /// Reads from the host what fits toward the container, one super-segment at most. What a flow without a buffer
-    /// reads comes by way of `scratch`, so that it gets one only as large as what there is.
+    /// Reads from the host what fits toward the container and into the turn. What a flow without a buffer reads comes by
+    /// way of the turn's scratch buffer, so that it gets one only as large as what there is.
     fn relay_to_container(
         &mut self,
         flow: FlowId,
         host: &mut impl HostIo,
-        scratch: &mut [u8],
-    ) -> Result<bool, HostError> {
-        let mut moved = 0;
-        while self.is_relaying()
-            && self.host_readable
-            && moved < READ_AHEAD_BYTES
-            && self.endpoint.transmit_space() > 0
-        {
+        turn: &mut Turn<'_>,
+    ) -> Result<(), HostError> {
+        while self.can_read_on() && turn.moved < turn.most {
             let (mut outcome, mut offered) = (StreamRead::Blocked, 0);
+            let wanted = self.read_bytes.min(turn.most - turn.moved);
             if self.endpoint.has_transmit_memory() {
-                self.endpoint.transmit_with(self.read_bytes, |space| {
+                self.endpoint.transmit_with(wanted, |space| {
                     offered = space.len();
                     outcome = host.receive_stream(flow, space);
                     match outcome {
@@ -232,18 +223,18 @@ impl TcpFlow {
                     }
                 });
             } else {
-                offered = self.read_bytes.min(self.endpoint.transmit_space()).min(scratch.len());
-                outcome = host.receive_stream(flow, &mut scratch[..offered]);
+                offered = wanted.min(self.endpoint.transmit_space()).min(turn.scratch.len());
+                outcome = host.receive_stream(flow, &mut turn.scratch[..offered]);
                 if let StreamRead::Bytes(count) = outcome {
                     self.endpoint.transmit_with(count, |space| {
-                        space.copy_from_slice(&scratch[..count]);
+                        space.copy_from_slice(&turn.scratch[..count]);
                         count
                     });
                 }
             }
             match outcome {
                 StreamRead::Bytes(count) => {
-                    moved += count;
+                    turn.moved += count;
                     self.learn_read(count, offered);
                 }
                 StreamRead::Blocked => self.host_readable = false,
@@ -255,13 +246,18 @@ impl TcpFlow {
                 StreamRead::Failed(error) => return Err(error),
             }
         }
-        Ok(moved > 0)
+        Ok(())
+    }
+
+    /// Whether the host may have more, and there is room for it.
+    fn can_read_on(&self) -> bool {
+        self.is_relaying() && self.host_readable && self.endpoint.transmit_space() > 0
     }
 
     /// Reads that are filled grow, so that a bulk transfer takes few and a short answer little memory.
     fn learn_read(&mut self, count: usize, offered: usize) {
         if count == offered {
-            self.read_bytes = (4 * self.read_bytes).min(READ_AHEAD_BYTES);
+            self.read_bytes = (4 * self.read_bytes).min(LARGEST_READ_BYTES);
         } else if count < self.read_bytes / 8 {
             self.read_bytes = (self.read_bytes / 2).max(FIRST_READ_BYTES);
         }
@@ -275,29 +271,20 @@ impl TcpFlow {
         now: Instant,
         io: &mut Io<'_, H, F>,
         actions: &mut impl Extend<Action>,
-        scratch: &mut [u8],
+        turn: &mut Turn<'_>,
     ) -> Outcome {
         self.settle_stage();
-        let mut is_done = false;
-        for _ in 0..ROUNDS_PER_TURN {
-            let moved = match self.relay_to_host(flow, io.host) {
-                Ok(up) => self.relay_to_container(flow, io.host, scratch).map(|down| up || down),
-                Err(error) => Err(error),
-            };
-            let Ok(moved) = moved else {
-                // The host's connection is gone, and with it whatever it had not delivered.
-                self.endpoint.abort();
-                self.endpoint.poll_transmit(link, now, io.frames);
-                return Outcome::Over(CloseKind::Graceful);
-            };
-            let sent = self.endpoint.poll_transmit(link, now, io.frames);
-            if !moved && !sent {
-                is_done = true;
-                break;
-            }
-        }
+        let moved =
+            self.relay_to_host(flow, io.host).and_then(|()| self.relay_to_container(flow, io.host, turn));
+        let Ok(()) = moved else {
+            // The host's connection is gone, and with it whatever it had not delivered.
+            self.endpoint.abort();
+            self.endpoint.poll_transmit(link, now, io.frames);
+            return Outcome::Over(CloseKind::Graceful);
+        };
+        self.endpoint.poll_transmit(link, now, io.frames);
         match self.settle_end(flow, actions) {
-            Outcome::Alive if !is_done => Outcome::Unfinished,
+            Outcome::Alive if self.can_read_on() => Outcome::Unfinished,
             outcome => outcome,
         }
     }

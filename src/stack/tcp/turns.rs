@@ -1,0 +1,70 @@
+//! How much one flow reads before the link and the other flows have their turn.
+//!
+//! Large turns cost less for each byte: fewer calls, fewer acknowledgements toward the host's peer, and a reader that
+//! is woken for more. But whoever exchanges short messages beside a transfer waits for as long as a turn takes. So turns
+//! are large, and become small for a while when a short message has passed.
+
+use crate::stack::boundary::{Duration, Instant};
+
+/// A turn while nobody is in a hurry.
+const LARGE_BYTES: usize = 512 << 10;
+/// A turn beside an exchange of short messages.
+const SMALL_BYTES: usize = 128 << 10;
+/// What a turn moves at most that is taken for a short message.
+const MESSAGE_BYTES: usize = 4 << 10;
+/// An exchange is taken to go on for this long.
+const EXCHANGE_LASTS: Duration = Duration::from_millis(5);
+
+/// The turn of one flow.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    /// Bytes that it may move toward the container.
+    pub most: usize,
+    /// Bytes that it has moved.
+    pub moved: usize,
+    /// Where a flow without a buffer may read.
+    pub scratch: &'a mut [u8],
+}
+
+/// Whether anybody exchanges short messages.
+#[derive(Debug, Default)]
+pub struct Turns {
+    exchange_until: Option<Instant>,
+}
+
+impl Turns {
+    /// The turn of a flow that has it now.
+    #[must_use]
+    pub fn begin<'a>(&self, scratch: &'a mut [u8], now: Instant) -> Turn<'a> {
+        let has_exchange = self.exchange_until.is_some_and(|until| now < until);
+        Turn { most: if has_exchange { SMALL_BYTES } else { LARGE_BYTES }, moved: 0, scratch }
+    }
+
+    /// It is over.
+    pub fn end(&mut self, moved: usize, now: Instant) {
+        if (1..=MESSAGE_BYTES).contains(&moved) {
+            self.exchange_until = Some(now + EXCHANGE_LASTS);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_message_makes_turns_small_for_a_while() {
+        let start = Instant::from_millis(1_000);
+        let mut turns = Turns::default();
+        let most = |turns: &Turns, now| turns.begin(&mut [], now).most;
+        for moved in [0, LARGE_BYTES, MESSAGE_BYTES + 1] {
+            turns.end(moved, start);
+        }
+        assert_eq!(most(&turns, start), LARGE_BYTES);
+        turns.end(1, start);
+        assert_eq!(most(&turns, start), SMALL_BYTES);
+        turns.end(LARGE_BYTES, start + Duration::from_millis(1));
+        assert_eq!(most(&turns, start + Duration::from_millis(4)), SMALL_BYTES);
+        assert_eq!(most(&turns, start + EXCHANGE_LASTS), LARGE_BYTES);
+    }
+}
