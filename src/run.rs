@@ -42,6 +42,7 @@ use crate::control::ControlError;
 use crate::observe::capture::CaptureError;
 use crate::observe::log;
 use crate::observe::log_file::LogFile;
+use crate::observe::panics;
 use crate::sys::bess::BessError;
 use crate::sys::daemon::{self, Fork};
 use crate::sys::host;
@@ -192,6 +193,7 @@ pub fn run(plan: Plan) -> Result<u8, RunError> {
             log::install_to_file(level(plan.verbosity.max(Verbosity::Normal)), opened);
         }
     }
+    panics::install();
     if let Some(path) = &plan.process.pid_file {
         let written = std::fs::write(path, format!("{}\n", std::process::id()));
         written.map_err(|source| RunError::PidFile { path: path.clone(), source })?;

@@ -3,3 +3,4 @@
 pub mod capture;
 pub mod log;
 pub mod log_file;
+pub mod panics;

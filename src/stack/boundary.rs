@@ -104,13 +104,28 @@ pub enum Action {
         /// Questions.
         probes: u8,
     },
-    /// Close the socket and forget the flow.
+    /// Close the socket and forget the flow; nothing, where there is no such socket (after a fault).
     Close {
         /// Whose socket.
         flow: FlowId,
         /// Politely or by RST.
         how: CloseKind,
     },
+}
+
+impl Action {
+    /// Whose socket it is about.
+    #[must_use]
+    pub fn flow(&self) -> FlowId {
+        match self {
+            Action::ConnectStream { flow, .. }
+            | Action::OpenDatagram { flow, .. }
+            | Action::OpenEcho { flow, .. }
+            | Action::ShutdownWrite { flow }
+            | Action::KeepAlive { flow, .. }
+            | Action::Close { flow, .. } => *flow,
+        }
+    }
 }
 
 /// How a host socket ends.
@@ -257,6 +272,11 @@ pub enum StackEvent {
     EchoForbidden,
     /// The DNS forwarder has no resolver to ask; told once for each change of the resolvers.
     NoResolver,
+    /// The core has outlived a panic of its own; the panic hook has told the details.
+    Faulted {
+        /// The container's endpoint and the remote one of the flow that it ended, if one was in hand.
+        ended: Option<(SocketAddr, SocketAddr)>,
+    },
 }
 
 /// Outcome of reading a stream.

@@ -86,6 +86,8 @@ pub enum DropReason {
     DhcpNotServed,
     /// Every address that may be leased is.
     DhcpPoolEmpty,
+    /// A fault of the program's own: what it was working on is lost, and the flow in hand.
+    Fault,
 }
 
 impl DropReason {
@@ -93,7 +95,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons by slot; for reasons with details, one of each kind.
-    pub const ALL: [DropReason; 48] = [
+    pub const ALL: [DropReason; 49] = [
         DropReason::Frame(FrameError::Truncated),
         DropReason::Frame(FrameError::UnknownEthertype(0)),
         DropReason::Frame(FrameError::Version),
@@ -142,6 +144,7 @@ impl DropReason {
         DropReason::DhcpInvalid,
         DropReason::DhcpNotServed,
         DropReason::DhcpPoolEmpty,
+        DropReason::Fault,
     ];
 
     /// The reason's place in an array of [`Self::COUNT`].
@@ -197,6 +200,7 @@ impl DropReason {
             DropReason::DhcpInvalid => (45, "dhcp_invalid"),
             DropReason::DhcpNotServed => (46, "dhcp_not_served"),
             DropReason::DhcpPoolEmpty => (47, "dhcp_pool_empty"),
+            DropReason::Fault => (48, "fault"),
         }
     }
 }

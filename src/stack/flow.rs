@@ -98,6 +98,8 @@ pub struct FlowTable<T> {
     oldest: u32,
     newest: u32,
     limit: usize,
+    /// Lent out last.
+    in_hand: Option<FlowId>,
 }
 
 impl<T> FlowTable<T> {
@@ -111,6 +113,7 @@ impl<T> FlowTable<T> {
             oldest: NIL,
             newest: NIL,
             limit,
+            in_hand: None,
         }
     }
 
@@ -150,7 +153,9 @@ impl<T> FlowTable<T> {
         }
         self.index.insert(key, slot);
         self.link_newest(slot);
-        FlowId { slot, generation: self.generations[slot as usize] }
+        let flow = FlowId { slot, generation: self.generations[slot as usize] };
+        self.in_hand = Some(flow);
+        flow
     }
 
     /// Takes a flow out; `None` when it is long gone.
@@ -179,7 +184,38 @@ impl<T> FlowTable<T> {
         if self.generations.get(flow.slot as usize) != Some(&flow.generation) {
             return None;
         }
+        self.in_hand = Some(flow);
         self.entries.get_mut(flow.slot as usize).map(|entry| (entry.key, &mut entry.body))
+    }
+
+    /// The flow that was lent out last since [`Self::lay_down`], if it still lives: the one that a panic has left as nobody
+    /// knows.
+    #[must_use]
+    pub fn in_hand(&self) -> Option<FlowId> {
+        self.in_hand.filter(|flow| self.get(*flow).is_some())
+    }
+
+    /// Nothing is being done to any flow.
+    pub fn lay_down(&mut self) {
+        self.in_hand = None;
+    }
+
+    /// Every flow's body.
+    pub fn bodies(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().map(|(_, entry)| &entry.body)
+    }
+
+    /// Whether the invariants of this module hold; it looks at every flow.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let (mut count, mut newer, mut at) = (0, NIL, self.newest);
+        while let Some(entry) = self.entries.get(at as usize) {
+            if entry.newer != newer || self.index.get(&entry.key) != Some(&at) || count > self.entries.len() {
+                return false;
+            }
+            (count, newer, at) = (count + 1, at, entry.older);
+        }
+        at == NIL && newer == self.oldest && count == self.entries.len() && count == self.index.len()
     }
 
     /// The flow's key.

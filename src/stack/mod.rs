@@ -13,6 +13,7 @@ pub mod emit;
 pub mod flow;
 pub mod forward;
 mod icmp;
+pub mod isolation;
 pub mod neighbor;
 mod network_error;
 pub mod publish;
@@ -42,7 +43,7 @@ use self::reassembly::Reassembler;
 use self::service::dhcp::DhcpServer;
 use self::service::dns::Resolvers;
 use self::service::router_advert::{Advertisement, RouterAdvert};
-use self::stats::{CountedFrames, Stats};
+use self::stats::{CountedFrames, Stats, Traffic};
 use self::tcp::TimeWait;
 use self::tcp::endpoint::LinkView;
 use self::tcp::memory::Memory;
@@ -164,11 +165,10 @@ impl Stack {
         io: &mut Io<'_, H, F>,
     ) {
         self.stats.from_container.record(frame.len());
-        let mut frames = CountedFrames::new(io.frames);
-        let taken =
-            self.dispatch_frame(header, frame, now, &mut Io { host: &mut *io.host, frames: &mut frames });
-        self.stats.to_container.add(frames.sent());
-        self.count(taken);
+        self.enter(io, now, |stack, io| {
+            let taken = stack.dispatch_frame(header, frame, now, io);
+            stack.count(taken);
+        });
     }
 
     fn dispatch_frame<H: HostIo, F: FrameSink>(
@@ -287,8 +287,15 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) {
-        let mut frames = CountedFrames::new(io.frames);
-        let io = &mut Io { host: &mut *io.host, frames: &mut frames };
+        self.enter(io, now, |stack, io| stack.dispatch_event(event, now, io));
+    }
+
+    fn dispatch_event<H: HostIo, F: FrameSink>(
+        &mut self,
+        event: HostEvent,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
         match event {
             HostEvent::Connected { flow } => match self.flows.get(flow) {
                 Some(Flow::Tcp(_)) => self.tcp_connected(flow),
@@ -324,7 +331,7 @@ impl Stack {
                     if refused.is_some() { DropReason::HostRefused } else { DropReason::HostQueueFull };
                 self.stats.record_many(reason, count);
                 if let Some((port, report)) = refused {
-                    self.network_error(port, &report, now, &mut frames);
+                    self.network_error(port, &report, now, io.frames);
                 }
             }
             HostEvent::ResolversChanged(list) => {
@@ -332,7 +339,6 @@ impl Stack {
                 self.no_resolver_told = false;
             }
         }
-        self.stats.to_container.add(frames.sent());
     }
 
     fn read<H: HostIo, F: FrameSink>(&mut self, unread: Unread, now: Instant, io: &mut Io<'_, H, F>) {
@@ -352,53 +358,61 @@ impl Stack {
     /// Lets everything that was touched since the last call speak: to be called once after each batch of
     /// `handle_*` calls.
     pub fn flush<H: HostIo, F: FrameSink>(&mut self, now: Instant, io: &mut Io<'_, H, F>) {
-        let mut frames = CountedFrames::new(io.frames);
-        let io = &mut Io { host: &mut *io.host, frames: &mut frames };
         let mut queue = std::mem::take(&mut self.queue);
         for flow in queue.drain(..) {
-            self.advance_tcp(flow, now, io);
+            self.enter(io, now, |stack, io| stack.advance_tcp(flow, now, io));
         }
         // Those that want another turn wait for the next call; the emptied vector serves again.
         queue.append(&mut self.queue);
         self.queue = queue;
-        self.stats.to_container.add(frames.sent());
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout<H: HostIo, F: FrameSink>(&mut self, now: Instant, io: &mut Io<'_, H, F>) {
-        let mut frames = CountedFrames::new(io.frames);
-        let io = &mut Io { host: &mut *io.host, frames: &mut frames };
         for _ in 0..self.unread.len() {
             if let Some(unread) = self.unread.pop_front() {
-                self.read(unread, now, io);
+                self.enter(io, now, |stack, io| stack.read(unread, now, io));
             }
         }
         while let Some((flow, at)) = self.timers.pop_due(now) {
-            let Some((_, body)) = self.flows.get_mut(flow) else { continue };
-            let alarm = match body {
-                Flow::Tcp(tcp) => &mut tcp.alarm,
-                Flow::TimeWait(time_wait) => &mut time_wait.alarm,
-                Flow::Udp(udp) => &mut udp.alarm,
-                Flow::Echo(echo) => &mut echo.alarm,
-            };
-            if !alarm.ring(at) {
-                continue;
-            }
-            match body {
-                Flow::Tcp(_) => self.tcp_alarm(flow, now, io),
-                Flow::TimeWait(_) => {
-                    self.flows.remove(flow);
-                }
-                Flow::Udp(_) => self.udp_alarm(flow, now),
-                Flow::Echo(_) => self.echo_alarm(flow, now),
-            }
+            self.enter(io, now, |stack, io| stack.ring(flow, at, now, io));
         }
-        self.give_up_fragments(now, io.frames);
+        self.enter(io, now, |stack, io| stack.give_up_fragments(now, io.frames));
         // Any number will do to spread the advertisements of many instances; this one is the instance's own.
         let jitter = self.hasher.hash_one(now.total_micros());
-        let sent = self.router_advert.handle_timeout(jitter, now, io.frames);
-        self.stats.to_container.add(frames.sent());
-        self.count(sent);
+        let mut sent = Traffic::default();
+        let mut frames = CountedFrames::new(&mut *io.frames, &mut sent);
+        let advertised = self.router_advert.handle_timeout(jitter, now, &mut frames);
+        self.stats.to_container.add(sent);
+        self.count(advertised);
+    }
+
+    /// The alarm that a flow had set for `at` rings.
+    fn ring<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        at: Instant,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        let Some((_, body)) = self.flows.get_mut(flow) else { return };
+        let alarm = match body {
+            Flow::Tcp(tcp) => &mut tcp.alarm,
+            Flow::TimeWait(time_wait) => &mut time_wait.alarm,
+            Flow::Udp(udp) => &mut udp.alarm,
+            Flow::Echo(echo) => &mut echo.alarm,
+        };
+        if !alarm.ring(at) {
+            return;
+        }
+        match body {
+            Flow::Tcp(_) => self.tcp_alarm(flow, now, io),
+            Flow::TimeWait(_) => {
+                self.flows.remove(flow);
+            }
+            Flow::Udp(_) => self.udp_alarm(flow, now),
+            Flow::Echo(_) => self.echo_alarm(flow, now),
+        }
     }
 
     /// Forgets the packets whose fragments have not all come in time, and says so where the first had come

@@ -51,18 +51,13 @@ impl Traffic {
 #[derive(Debug)]
 pub struct CountedFrames<'a, F> {
     frames: &'a mut F,
-    sent: Traffic,
+    sent: &'a mut Traffic,
 }
 
 impl<'a, F> CountedFrames<'a, F> {
-    /// In front of `frames`.
-    pub fn new(frames: &'a mut F) -> Self {
-        CountedFrames { frames, sent: Traffic::default() }
-    }
-
-    /// What has passed.
-    pub fn sent(&self) -> Traffic {
-        self.sent
+    /// In front of `frames`; what passes is added to `sent`.
+    pub fn new(frames: &'a mut F, sent: &'a mut Traffic) -> Self {
+        CountedFrames { frames, sent }
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! The clock is read here and nowhere else, once a turn.
 
+mod fault;
 mod link;
 pub mod loopback;
 mod sockets;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use self::link::{Link, LinkRead};
 use self::loopback::follow::Change;
@@ -37,9 +38,10 @@ use crate::control::{Server, slirp4netns};
 use crate::observe::capture::{Capture, CaptureError};
 use crate::stack::Stack;
 use crate::stack::boundary::{
-    DatagramPort, Duration, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
+    DatagramPort, Duration, FlowId, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
 };
 use crate::stack::forward::splice::{Path as ClientPath, local_client};
+use crate::stack::isolation::caught;
 use crate::sys::socket::{Accepted, ListenError, StreamSocket};
 
 pub use self::link::Device;
@@ -252,6 +254,7 @@ impl Worker {
             self.poll.registry().register(&mut SourceFd(&descriptor), token, Interest::READABLE)?;
         }
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        let _obituary = Obituary;
         loop {
             match self.wait(&mut events) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -376,9 +379,19 @@ impl Worker {
         self.stack.handle_host(event, self.now, &mut io);
     }
 
+    /// Works on the socket of one flow: a panic there ends that flow.
+    fn with_sockets<R>(&mut self, flow: FlowId, work: impl FnOnce(&mut Sockets) -> R) -> Option<R> {
+        let outcome = caught(|| work(&mut self.sockets));
+        if outcome.is_err() {
+            let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
+            self.stack.give_up(flow, self.now, &mut io);
+        }
+        outcome.ok()
+    }
+
     fn handle_flow(&mut self, mark: FlowMark, event: &Event) {
         let Some(flow) = self.sockets.flow_of(mark) else { return };
-        match self.sockets.note(flow, event) {
+        match self.with_sockets(flow, |sockets| sockets.note(flow, event)).unwrap_or(Noticed::Nothing) {
             Noticed::Nothing => {}
             Noticed::Connect(Ok(())) => self.tell_stack(HostEvent::Connected { flow }),
             Noticed::Connect(Err((error, notice))) => {
@@ -638,7 +651,8 @@ impl Worker {
             while budget > 0 {
                 let Some(action) = self.stack.poll_action() else { break };
                 budget -= 1;
-                if let Some(event) = self.sockets.execute(action) {
+                let outcome = self.with_sockets(action.flow(), |sockets| sockets.execute(action));
+                if let Some(event) = outcome.flatten() {
                     self.tell_stack(event);
                 }
             }
@@ -647,6 +661,17 @@ impl Worker {
                 self.send_datagrams();
                 return;
             }
+        }
+    }
+}
+
+/// Says so when the driver ends by a panic, which may have been told of before it was fatal.
+struct Obituary;
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!("netferry ends by a fault of its own, and the container's network with it");
         }
     }
 }
@@ -661,6 +686,14 @@ fn log_event(event: &StackEvent) {
             "ping does not work: the host's sysctl net.ipv4.ping_group_range leaves this user's groups out; as its \
              administrator run `sysctl -w net.ipv4.ping_group_range='0 2147483647'`"
         ),
+        StackEvent::Faulted { ended: Some((container, remote)) } => {
+            error!(
+                "the connection of {container} to {remote} was ended by a fault of netferry's own; all others go on"
+            );
+        }
+        StackEvent::Faulted { ended: None } => {
+            error!("a packet was lost by a fault of netferry's own; all connections go on");
+        }
         StackEvent::NoResolver => warn!(
             "DNS does not work: /etc/resolv.conf of the host names no resolver; add one there or give --dns ADDRESS"
         ),

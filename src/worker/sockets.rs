@@ -16,6 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use self::run::Run;
+use super::fault;
 use super::token::{FlowMark, Subject};
 use crate::config::{InterfaceName, OutboundAddresses, PortProtocol, PublishRule};
 use crate::stack::boundary::{
@@ -485,6 +486,7 @@ impl HostIo for Sockets {
     }
 
     fn send_stream(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite {
+        fault::strike(bytes);
         let Some(FlowSocket::Stream(stream)) = self.socket(flow) else { return StreamWrite::Blocked };
         if stream.is_full {
             return StreamWrite::Blocked;

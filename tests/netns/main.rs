@@ -21,6 +21,7 @@ mod bess;
 mod dhcp;
 mod echo;
 mod host_access;
+mod isolation;
 mod lifecycle;
 mod load;
 mod output;

@@ -130,6 +130,10 @@ pub struct SimHost {
     pub closed: u64,
     /// Calls of `receive_stream` that gave bytes.
     pub stream_reads: u64,
+    /// The call of the core, from now on, that panics when it is done: a bug in the middle of a flow's handling.
+    pub strike_at: Option<u64>,
+    /// Calls that have panicked.
+    pub struck: usize,
     outbox: VecDeque<HostEvent>,
     sockets: HashMap<FlowId, Socket>,
     dead: HashSet<FlowId>,
@@ -158,6 +162,8 @@ impl SimHost {
             opened: 0,
             closed: 0,
             stream_reads: 0,
+            strike_at: None,
+            struck: 0,
             outbox: VecDeque::new(),
             sockets: HashMap::new(),
             dead: HashSet::new(),
@@ -241,6 +247,7 @@ impl SimHost {
                         Socket::Datagram(place) => self.datagrams[place].open = false,
                     }
                 }
+                None if self.struck > 0 => {}
                 None => self.violations.push(format!("{action:?} without a socket")),
             },
         }
@@ -366,8 +373,8 @@ impl SimHost {
     }
 }
 
-impl HostIo for SimHost {
-    fn receive_stream(&mut self, flow: FlowId, buffer: &mut [u8]) -> StreamRead {
+impl SimHost {
+    fn receive_stream_unharmed(&mut self, flow: FlowId, buffer: &mut [u8]) -> StreamRead {
         let Some(place) = self.stream("receive_stream", flow) else { return StreamRead::Blocked };
         if buffer.is_empty() {
             self.violations.push(format!("receive_stream of {flow:?} into no room"));
@@ -385,7 +392,7 @@ impl HostIo for SimHost {
         outcome
     }
 
-    fn send_stream(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite {
+    fn send_stream_unharmed(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite {
         let Some(place) = self.stream("send_stream", flow) else { return StreamWrite::Blocked };
         if bytes.is_empty() {
             self.violations.push(format!("send_stream of {flow:?} of nothing"));
@@ -404,11 +411,42 @@ impl HostIo for SimHost {
         self.connections[place].send(&bytes[..len])
     }
 
+    /// Panics if it is this call's turn.
+    fn strike(&mut self) {
+        if let Some(left) = &mut self.strike_at {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.strike_at = None;
+                self.struck += 1;
+                // As a panic, but the hook is spared.
+                std::panic::resume_unwind(Box::new("a fault that was asked for"));
+            }
+        }
+    }
+}
+
+impl HostIo for SimHost {
+    fn receive_stream(&mut self, flow: FlowId, buffer: &mut [u8]) -> StreamRead {
+        let outcome = self.receive_stream_unharmed(flow, buffer);
+        self.strike();
+        outcome
+    }
+
+    fn send_stream(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite {
+        let outcome = self.send_stream_unharmed(flow, bytes);
+        self.strike();
+        outcome
+    }
+
     fn receive_datagrams(&mut self, port: DatagramPort, buffer: &mut [u8]) -> DatagramRead {
-        self.read_datagrams(port, buffer)
+        let outcome = self.read_datagrams(port, buffer);
+        self.strike();
+        outcome
     }
 
     fn send_datagrams(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite {
-        self.write_datagrams(port, bytes, how)
+        let outcome = self.write_datagrams(port, bytes, how);
+        self.strike();
+        outcome
     }
 }

@@ -113,6 +113,10 @@ pub struct Link {
     pub super_commits: u64,
     /// Joined frames the core was given.
     pub super_joins: u64,
+    /// The frame of the core, from now on, at which it is struck by a panic, once room is made for it.
+    pub strike_at: Option<u64>,
+    /// Frames that were.
+    pub struck: usize,
     /// What the core may not do.
     pub violations: Vec<String>,
     /// The only addresses that belong on this link: ours, and the container's.
@@ -139,6 +143,8 @@ impl Link {
             commits: 0,
             super_commits: 0,
             super_joins: 0,
+            strike_at: None,
+            struck: 0,
             violations: Vec::new(),
             macs,
             prng: Prng::new(seed, "link"),
@@ -230,6 +236,15 @@ impl FrameSink for Link {
         }
         if self.scratch.len() < len {
             self.scratch.resize(len, 0);
+        }
+        if let Some(left) = &mut self.strike_at {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.strike_at = None;
+                self.struck += 1;
+                // As a panic, but the hook is spared.
+                std::panic::resume_unwind(Box::new("a fault that was asked for"));
+            }
         }
         // Neither zeroes nor what an earlier reservation held: whoever relies on either is caught.
         self.scratch[..len].fill(0xa5);

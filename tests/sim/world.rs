@@ -42,6 +42,8 @@ pub struct World {
     /// Clients of published ports that the core would not take.
     pub rejected: Vec<DropReason>,
     violations: Vec<String>,
+    /// The core's own faults: which flow each has ended.
+    pub faults: Vec<Option<(SocketAddr, SocketAddr)>>,
     lives: HashMap<FlowId, Life>,
     /// The most flows and buffer bytes at any time.
     pub most_flows: usize,
@@ -68,6 +70,7 @@ impl World {
             events: Vec::new(),
             rejected: Vec::new(),
             violations: Vec::new(),
+            faults: Vec::new(),
             lives: HashMap::new(),
             most_flows: 0,
             most_buffer_bytes: 0,
@@ -184,6 +187,7 @@ impl World {
                 StackEvent::FlowOpened { flow, .. } => self.lives.entry(flow).or_default().opened += 1,
                 StackEvent::FlowClosed { flow } => self.lives.entry(flow).or_default().closed += 1,
                 StackEvent::EchoForbidden | StackEvent::NoResolver => {}
+                StackEvent::Faulted { ended } => self.faults.push(ended),
             }
             self.events.push((self.now, event));
         }
@@ -199,6 +203,12 @@ impl World {
         }
         if self.most_buffer_bytes > limits.tcp_buffer_total_bytes {
             self.violations.push(format!("{} bytes of buffers", self.most_buffer_bytes));
+        }
+        if self.faults.len() > self.host.struck + self.link.struck {
+            self.violations.push(format!("faults of the core: {:?}", self.faults));
+        }
+        if let Err(sums) = self.stack.check() {
+            self.violations.push(sums);
         }
         self.violations.append(&mut self.link.violations);
         self.violations.append(&mut self.host.violations);

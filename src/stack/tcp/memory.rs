@@ -63,6 +63,11 @@ impl Memory {
         flow.charged_bytes = held;
     }
 
+    /// Sets what is charged to the sum over all flows, where one of them went without [`Self::release`].
+    pub fn recount(&mut self, charged: usize) {
+        self.charged = charged;
+    }
+
     /// A flow is gone.
     pub fn release(&mut self, flow: &TcpFlow) {
         self.charged -= flow.charged_bytes;

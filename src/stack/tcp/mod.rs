@@ -168,11 +168,14 @@ impl Stack {
         _local: SocketAddr,
         now: Instant,
     ) -> Result<FlowId, DropReason> {
-        let opened = self.open_from_host(listener, client, now);
-        if let Err(reason) = opened {
-            self.stats.record(reason);
-        }
-        opened
+        let opened = self.enter_quietly(|stack| {
+            let opened = stack.open_from_host(listener, client, now);
+            if let Err(reason) = opened {
+                stack.stats.record(reason);
+            }
+            opened
+        });
+        opened.unwrap_or(Err(DropReason::Fault))
     }
 
     fn open_from_host(
