@@ -26,6 +26,10 @@ pub const API_CONNECTIONS: usize = 16;
 /// How long a client of the API socket may take.
 pub const API_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The least time between two answers of one connection to segments that only claim to belong to it (RFC 5961 §7); Linux
+/// has the same.
+pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Largest frame on the link, Ethernet header included: a 64 KiB super-segment.
 pub const MAX_FRAME_BYTES: usize = 14 + 65_535;
 

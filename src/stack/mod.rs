@@ -44,10 +44,10 @@ use self::service::dhcp::DhcpServer;
 use self::service::dns::Resolvers;
 use self::service::router_advert::{Advertisement, RouterAdvert};
 use self::stats::{CountedFrames, Stats, Traffic};
-use self::tcp::TimeWait;
 use self::tcp::endpoint::LinkView;
 use self::tcp::memory::Memory;
 use self::tcp::relay::TcpFlow;
+use self::tcp::time_wait::TimeWait;
 use self::tcp::turns::Turns;
 use self::timer::Timers;
 use self::udp::UdpFlow;
@@ -407,9 +407,7 @@ impl Stack {
         }
         match body {
             Flow::Tcp(_) => self.tcp_alarm(flow, now, io),
-            Flow::TimeWait(_) => {
-                self.flows.remove(flow);
-            }
+            Flow::TimeWait(_) => self.time_wait_alarm(flow, now),
             Flow::Udp(_) => self.udp_alarm(flow, now),
             Flow::Echo(_) => self.echo_alarm(flow, now),
         }

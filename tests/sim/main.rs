@@ -14,5 +14,6 @@ mod link;
 mod offload;
 mod packet;
 mod prng;
+mod raw;
 mod settings;
 mod world;

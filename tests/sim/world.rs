@@ -36,6 +36,8 @@ pub struct World {
     pub stack: Stack,
     pub link: Link,
     pub guest: Guest,
+    /// The guest neither hears nor speaks: somebody else plays the container.
+    pub guest_is_mute: bool,
     pub host: SimHost,
     /// What the core told, with when.
     pub events: Vec<(Instant, StackEvent)>,
@@ -66,6 +68,7 @@ impl World {
             now: Instant::ZERO,
             link,
             guest,
+            guest_is_mute: false,
             host: SimHost::new(seed),
             events: Vec::new(),
             rejected: Vec::new(),
@@ -157,12 +160,16 @@ impl World {
             }
             self.collect_events();
             while let Some(frame) = self.link.arrived_at_guest(now) {
-                self.guest.receive(frame);
+                if !self.guest_is_mute {
+                    self.guest.receive(frame);
+                }
                 moved = true;
             }
-            let sent = self.guest.step(now);
-            moved |= !sent.is_empty();
-            self.link.send_up(sent, now);
+            if !self.guest_is_mute {
+                let sent = self.guest.step(now);
+                moved |= !sent.is_empty();
+                self.link.send_up(sent, now);
+            }
             self.watch();
             rounds += 1;
             if !moved || rounds == 20_000 {
@@ -217,7 +224,7 @@ impl World {
 
     /// When something happens next.
     fn next_at(&mut self) -> Option<Instant> {
-        let guest = self.guest.next_at(self.now);
+        let guest = if self.guest_is_mute { None } else { self.guest.next_at(self.now) };
         [self.link.next_at(), self.host.next_at(), self.stack.poll_timeout(), guest]
             .into_iter()
             .flatten()

@@ -19,7 +19,7 @@ pub mod ecn;
 mod queue;
 mod receiver;
 mod sender;
-mod sequence;
+pub(super) mod sequence;
 
 use std::net::SocketAddr;
 
@@ -29,6 +29,7 @@ use self::sender::{Sender, Turn};
 use self::sequence::is_before;
 use super::super::boundary::{Duration, FrameSink, Instant};
 use super::super::emit::Emitter;
+use super::challenge::Challenges;
 use crate::wire::ip::{self, Ethernet, Header, protocol};
 use crate::wire::tcp::{self, BareSegment, Flags, MAX_SACK_BLOCKS, Options, Segment};
 use crate::wire::vnet_header::Offload;
@@ -101,6 +102,8 @@ struct Owed {
     acknowledgement: bool,
     reset: bool,
     probe: bool,
+    /// A RST with this number, to an acknowledgement of what was never sent.
+    refusal: Option<u32>,
 }
 
 /// One engine: our end of one connection with the container.
@@ -118,6 +121,7 @@ pub struct Endpoint {
     container_shift: u8,
     understands_sack: bool,
     ecn: Ecn,
+    challenges: Challenges,
     owed: Owed,
     /// The link took no more.
     is_behind: bool,
@@ -126,24 +130,28 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint at `local` (an address of the world, which we stand for) that awaits the SYN of `container`. `seed`
-    /// becomes its first sequence number; it must be one that nobody can guess (RFC 6528).
+    /// An endpoint at `local` (an address of the world, which we stand for) that awaits the SYN of `container`. `initial`
+    /// is its first sequence number; it must be one that nobody can guess (RFC 6528).
     #[must_use]
-    pub fn accept(local: SocketAddr, container: SocketAddr, buffer_bytes: usize, seed: u64) -> Self {
-        Self::new(local, container, buffer_bytes, seed, State::Listen)
+    pub fn accept(local: SocketAddr, container: SocketAddr, buffer_bytes: usize, initial: u32) -> Self {
+        Self::new(local, container, buffer_bytes, initial, State::Listen)
     }
 
     /// An endpoint at `local` that connects to the container's server.
     #[must_use]
-    pub fn connect(local: SocketAddr, container: SocketAddr, buffer_bytes: usize, seed: u64) -> Self {
-        let mut endpoint = Self::new(local, container, buffer_bytes, seed, State::SynSent);
+    pub fn connect(local: SocketAddr, container: SocketAddr, buffer_bytes: usize, initial: u32) -> Self {
+        let mut endpoint = Self::new(local, container, buffer_bytes, initial, State::SynSent);
         endpoint.owed.syn = true;
         endpoint
     }
 
-    fn new(local: SocketAddr, container: SocketAddr, buffer_bytes: usize, seed: u64, state: State) -> Self {
-        // The lower half: the hash is as good in any of its bits.
-        let initial = seed as u32;
+    fn new(
+        local: SocketAddr,
+        container: SocketAddr,
+        buffer_bytes: usize,
+        initial: u32,
+        state: State,
+    ) -> Self {
         Endpoint {
             local,
             container,
@@ -154,6 +162,7 @@ impl Endpoint {
             container_shift: 0,
             understands_sack: false,
             ecn: Ecn::default(),
+            challenges: Challenges::default(),
             owed: Owed::default(),
             is_behind: false,
             release_at: None,
@@ -182,7 +191,7 @@ impl Endpoint {
                 }
             }
             State::SynSent => self.handle_in_syn_sent(segment, link, now),
-            _ => self.handle_synchronized(segment, is_marked, now, deliver),
+            _ => self.handle_synchronized(segment, is_marked, link, now, deliver),
         }
     }
 
@@ -191,6 +200,7 @@ impl Endpoint {
         let flags = segment.flags;
         let acknowledges = flags.contains(Flags::ACK);
         if acknowledges && segment.acknowledgement != self.sender.unacknowledged.wrapping_add(1) {
+            self.refuse(segment);
             return;
         }
         if flags.contains(Flags::RST) {
@@ -223,12 +233,13 @@ impl Endpoint {
         let usual = if is_ipv6 { 1_220 } else { 536 };
         let announced = segment.max_segment_size.map_or(usual, |announced| announced.max(64));
         self.sender.segment_bytes = announced.min(most).into();
-        match segment.window_shift() {
-            Some(shift) => self.container_shift = shift,
-            None => self.receiver.never_shift(),
+        let shift = segment.window_shift();
+        if shift.is_none() {
+            self.receiver.never_shift();
         }
+        self.container_shift = shift.unwrap_or(0);
         self.understands_sack = segment.permits_sack();
-        self.receiver.begin(segment.sequence.wrapping_add(1));
+        self.receiver.begin(segment.sequence.wrapping_add(1), most);
         // The window of a SYN is never shifted.
         self.sender.first_grant(segment.sequence, segment.acknowledgement, segment.window.into());
     }
@@ -238,21 +249,37 @@ impl Endpoint {
         &mut self,
         segment: &Segment<'_>,
         is_marked: bool,
+        link: &LinkView,
         now: Instant,
         deliver: impl FnOnce(&[u8]) -> usize,
     ) {
         let flags = segment.flags;
-        if self.state == State::SynReceived
-            && flags.contains(Flags::SYN)
-            && segment.sequence.wrapping_add(1) == self.receiver.expected
-            && !flags.contains(Flags::RST)
-        {
-            // Its SYN again; the answer, if there was one, was lost.
-            self.owed.syn |= !self.is_held;
-            return;
+        if self.state == State::SynReceived && flags.contains(Flags::SYN) && !flags.contains(Flags::RST) {
+            let is_repeated = segment.sequence.wrapping_add(1) == self.receiver.expected;
+            if is_repeated && flags.contains(Flags::ACK) && !self.is_held {
+                // Both opened at once: this acknowledges ours.
+                self.owed.acknowledgement |= self.handle_acknowledgement(segment, now);
+                return;
+            }
+            if is_repeated {
+                // The answer, if there was one, was lost.
+                self.owed.syn |= !self.is_held;
+                return;
+            }
+            if self.is_held {
+                // Nothing was said to the one before: the container has given it up, and this one counts.
+                self.take_syn(segment, link);
+                self.ecn.begin(segment);
+                return;
+            }
         }
         if !self.receiver.is_acceptable(segment) {
-            self.owed.acknowledgement |= !flags.contains(Flags::RST);
+            if flags.contains(Flags::RST) {
+                return;
+            }
+            // Bytes that come again are honest mostly, and their sender waits to hear that they have arrived.
+            let repeats = segment.sequence_len() > 0 && !flags.contains(Flags::SYN);
+            self.owed.acknowledgement |= repeats || self.challenges.may_answer(now);
             return;
         }
         if flags.contains(Flags::RST) {
@@ -260,13 +287,13 @@ impl Endpoint {
             if segment.sequence == self.receiver.expected {
                 self.end();
             } else {
-                self.owed.acknowledgement = true;
+                self.challenge(now);
             }
             return;
         }
         if flags.contains(Flags::SYN) {
             // RFC 5961 §4.2.
-            self.owed.acknowledgement = true;
+            self.challenge(now);
             return;
         }
         if !flags.contains(Flags::ACK) || !self.handle_acknowledgement(segment, now) {
@@ -276,22 +303,38 @@ impl Endpoint {
         self.handle_payload(segment, deliver);
     }
 
+    /// Says where the connection stands to somebody who may not know, if that was not said just now.
+    fn challenge(&mut self, now: Instant) {
+        self.owed.acknowledgement |= self.challenges.may_answer(now);
+    }
+
+    /// RFC 9293 §3.10.7.3, §3.10.7.4: an acknowledgement of what was never sent, while the handshake goes on, is of another
+    /// connection, which a RST at its number clears.
+    fn refuse(&mut self, segment: &Segment<'_>) {
+        if !segment.flags.contains(Flags::RST) {
+            self.owed.refusal = Some(segment.acknowledgement);
+        }
+    }
+
     /// Whether the rest of the segment counts.
     fn handle_acknowledgement(&mut self, segment: &Segment<'_>, now: Instant) -> bool {
         let acknowledgement = segment.acknowledgement;
         if self.state == State::SynReceived {
             if self.is_held || acknowledgement != self.sender.unacknowledged.wrapping_add(1) {
+                self.refuse(segment);
                 return false;
             }
             self.sender.syn_acknowledged(acknowledgement, now);
-            let window = u32::from(segment.window) << self.container_shift;
+            // The window of a SYN is never shifted.
+            let shift = if segment.flags.contains(Flags::SYN) { 0 } else { self.container_shift };
+            let window = u32::from(segment.window) << shift;
             self.sender.first_grant(segment.sequence, acknowledgement, window);
             self.owed.syn = false;
             self.state = if self.sender.is_closing { State::FinWait1 } else { State::Established };
             return true;
         }
-        if is_before(self.sender.highest(), acknowledgement) {
-            self.owed.acknowledgement = true;
+        if !self.sender.is_plausible(acknowledgement) {
+            self.challenge(now);
             return false;
         }
         if self.understands_sack {
@@ -369,6 +412,10 @@ impl Endpoint {
     }
 
     fn transmit(&mut self, link: &LinkView, now: Instant, frames: &mut impl FrameSink) -> bool {
+        if let Some(sequence) = self.owed.refusal.take() {
+            // Should it be lost, the next such acknowledgement earns another.
+            self.send_refusal(sequence, link, frames);
+        }
         if self.owed.reset {
             let sent = self.send_reset(link, frames);
             self.owed.reset = !sent;
@@ -382,7 +429,10 @@ impl Endpoint {
             self.owed.syn = true;
         }
         if matches!(self.state, State::SynSent | State::SynReceived) {
-            return self.owed.syn && self.send_syn(link, now, frames);
+            if self.owed.syn {
+                return self.send_syn(link, now, frames);
+            }
+            return self.state == State::SynReceived && self.pay_acknowledgement(link, frames);
         }
         let mut sent = std::mem::take(&mut self.owed.probe) && self.send_probe(link, frames);
         let most = self.most_payload(link);
@@ -498,6 +548,11 @@ impl Endpoint {
     fn send_probe(&mut self, link: &LinkView, frames: &mut impl FrameSink) -> bool {
         let header = self.header(self.sender.highest().wrapping_sub(1));
         self.send(&header, &Options::default(), None, 0, link, frames)
+    }
+
+    fn send_refusal(&self, sequence: u32, link: &LinkView, frames: &mut impl FrameSink) {
+        let header = BareSegment { acknowledgement: None, flags: Flags::RST, ..self.header(sequence) };
+        self.send(&header, &Options::default(), None, 0, link, frames);
     }
 
     /// The header of a segment at `sequence` that acknowledges and grants all that can be.
@@ -625,6 +680,12 @@ impl Endpoint {
         for queue in [&mut self.receiver.queue, &mut self.sender.queue] {
             queue.limit_memory((queue.memory() + room).max(least));
         }
+    }
+
+    /// RCV.NXT and SND.NXT.
+    #[must_use]
+    pub fn numbers(&self) -> (u32, u32) {
+        (self.receiver.expected, self.sender.highest())
     }
 
     /// Received bytes that nobody has taken yet.

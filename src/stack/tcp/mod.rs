@@ -10,17 +10,19 @@
 //!
 //! RFC 9293 (TCP), RFC 5382 (TCP through NAT), RFC 6528 (initial sequence numbers), RFC 1337 (TIME-WAIT).
 
+mod challenge;
 pub mod endpoint;
 pub mod memory;
 pub mod relay;
+pub mod time_wait;
 pub mod turns;
 
-use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
 use self::endpoint::ecn::is_marked;
 use self::endpoint::{Endpoint, LinkView};
 use self::relay::{Awaited, Outcome, Stage, TcpFlow};
+use self::time_wait::{TimeWait, Verdict, initial_from};
 use super::boundary::{
     Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, Notice,
 };
@@ -28,7 +30,6 @@ use super::drop_reason::DropReason;
 use super::flow::{FlowKey, FlowProtocol};
 use super::forward::{self, Outbound};
 use super::network_error::problem_of_notice;
-use super::timer::Alarm;
 use super::{Flow, Stack};
 use crate::config::limits::KEEPALIVE_PROBES;
 use crate::wire::icmp::Problem;
@@ -40,13 +41,6 @@ const LINK_RETRY: Duration = Duration::from_millis(10);
 
 /// Bytes of a SYN's packet kept for an ICMP error: the IP header and eight bytes (RFC 792) or more.
 const QUOTE_BYTES: usize = 100;
-
-/// A pair of endpoints at rest after we closed first; it only acknowledges.
-#[derive(Debug, Default)]
-pub struct TimeWait {
-    /// When the rest ends.
-    pub alarm: Alarm,
-}
 
 impl Stack {
     /// Takes one TCP segment of the container.
@@ -67,7 +61,7 @@ impl Stack {
         };
         let link = self.link_view()?;
         let Some(flow) = self.flows.find(&key) else {
-            return self.open_from_container(key, packet, &segment, &link, now, io);
+            return self.open_from_container(key, packet, &segment, None, &link, now, io);
         };
         self.flows.touch(flow, now);
         let Some((_, body)) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
@@ -82,38 +76,33 @@ impl Stack {
                 }
                 Ok(())
             }
-            Flow::TimeWait(_) if is_opening(&segment) => {
-                // RFC 6191: a new connection may take the place of one that only waits.
-                self.flows.remove(flow);
-                self.open_from_container(key, packet, &segment, &link, now, io)
-            }
-            Flow::TimeWait(_) => {
-                // RFC 9293 §3.10.7.4: all that can arrive is a retransmitted FIN; RFC 1337: a RST is ignored.
-                if segment.flags.contains(Flags::FIN) {
-                    let answer = BareSegment {
-                        source_port: segment.destination_port,
-                        destination_port: segment.source_port,
-                        sequence: segment.acknowledgement,
-                        acknowledgement: Some(
-                            segment.sequence.wrapping_add(segment.payload.len() as u32).wrapping_add(1),
-                        ),
-                        flags: Flags::ACK,
-                        window: 0,
-                    };
-                    self.send_bare(packet, &answer, io.frames)?;
+            Flow::TimeWait(time_wait) => {
+                let rest = self.config.timeouts.tcp_time_wait.into();
+                match time_wait.judge(&segment, rest, now) {
+                    Verdict::Silence => Ok(()),
+                    Verdict::Acknowledge => {
+                        let answer = time_wait.answer(&segment);
+                        self.send_bare(packet, &answer, io.frames)
+                    }
+                    Verdict::OpenAnew { least_initial } => {
+                        self.flows.remove(flow);
+                        self.open_from_container(key, packet, &segment, Some(least_initial), &link, now, io)
+                    }
                 }
-                Ok(())
             }
             Flow::Udp(_) | Flow::Echo(_) => Err(DropReason::NoFlow),
         }
     }
 
-    /// A segment that belongs to no flow: a SYN may begin one, anything else is answered by RST.
+    /// A segment that belongs to no flow: a SYN may begin one, anything else is answered by RST. `least_initial` is the
+    /// least number that our side of it may begin with.
+    #[allow(clippy::too_many_arguments)]
     fn open_from_container<H: HostIo, F: FrameSink>(
         &mut self,
         key: FlowKey,
         packet: &ip::Packet<'_>,
         segment: &Segment<'_>,
+        least_initial: Option<u32>,
         link: &LinkView,
         now: Instant,
         io: &mut Io<'_, H, F>,
@@ -147,8 +136,8 @@ impl Stack {
             return Err(DropReason::BadTransport);
         }
         let buffer_bytes = self.admit_tcp(now, io)?;
-        let seed = self.sequence_seed(&key, now);
-        let mut endpoint = Endpoint::accept(key.remote, key.container, buffer_bytes, seed);
+        let initial = initial_from(self.initial_number(&key, now), least_initial);
+        let mut endpoint = Endpoint::accept(key.remote, key.container, buffer_bytes, initial);
         endpoint.handle_segment(segment, false, link, now, |_| 0);
         let quote = packet.bytes[..packet.bytes.len().min(QUOTE_BYTES)].into();
         let flow = self.add_tcp(key, endpoint, Stage::Connecting { quote, resolvers_tried }, now);
@@ -189,8 +178,8 @@ impl Stack {
         self.link_view()?;
         let key = self.free_key(FlowProtocol::Tcp, &inbound).ok_or(DropReason::FlowLimit)?;
         let buffer_bytes = self.admit_tcp_quietly(now)?;
-        let seed = self.sequence_seed(&key, now);
-        let endpoint = Endpoint::connect(key.remote, key.container, buffer_bytes, seed);
+        let initial = self.initial_number(&key, now);
+        let endpoint = Endpoint::connect(key.remote, key.container, buffer_bytes, initial);
         let flow = self.add_tcp(key, endpoint, Stage::Opening, now);
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             tcp.host_connected();
@@ -233,14 +222,11 @@ impl Stack {
         self.memory.buffer_for_one_more().ok_or(DropReason::MemoryLimit)
     }
 
-    /// RFC 6528 §3: a keyed hash of the endpoints and of the clock, so that no two connections of a pair, and no
-    /// two pairs, have related sequence numbers.
-    fn sequence_seed(&self, key: &FlowKey, now: Instant) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        key.hash(&mut hasher);
-        // The RFC's timer of 4 microseconds.
-        (now.total_micros() / 4).hash(&mut hasher);
-        hasher.finish()
+    /// RFC 6528 §3: a clock of four microseconds, and for each pair of endpoints another place on it, which nobody can
+    /// guess: the numbers of a pair only grow, and those of two pairs are unrelated.
+    fn initial_number(&self, key: &FlowKey, now: Instant) -> u32 {
+        // The lower halves: the hash is as good in any of its bits, and the clock wraps as the numbers do.
+        (self.hasher.hash_one(key) as u32).wrapping_add((now.total_micros() / 4) as u32)
     }
 
     /// Puts a flow into the queue of those to be advanced at the next flush.
@@ -389,12 +375,22 @@ impl Stack {
 
     /// The host socket and the buffers go, the pair of endpoints stays a while.
     fn rest_in_time_wait(&mut self, flow: FlowId, now: Instant) {
-        let Some((key, Flow::Tcp(_))) = self.flows.get_mut(flow) else { return };
+        let Some((key, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        let (expected, next) = tcp.endpoint.numbers();
         self.close_tcp(flow, CloseKind::Graceful);
-        let rest = self.flows.insert(key, now, Flow::TimeWait(TimeWait::default()));
-        let deadline = now + self.config.timeouts.tcp_time_wait.into();
-        if let Some((_, Flow::TimeWait(time_wait))) = self.flows.get_mut(rest) {
-            self.timers.wake_by(rest, &mut time_wait.alarm, deadline);
+        let until = now + self.config.timeouts.tcp_time_wait.into();
+        let rest = self.flows.insert(key, now, Flow::TimeWait(TimeWait::new(expected, next, until)));
+        self.time_wait_alarm(rest, now);
+    }
+
+    /// The rest of a pair may be over.
+    pub(super) fn time_wait_alarm(&mut self, flow: FlowId, now: Instant) {
+        let Some((_, Flow::TimeWait(time_wait))) = self.flows.get_mut(flow) else { return };
+        let until = time_wait.until();
+        if until > now {
+            self.timers.wake_by(flow, &mut time_wait.alarm, until);
+        } else {
+            self.flows.remove(flow);
         }
     }
 
@@ -406,8 +402,8 @@ impl Stack {
         }
         tcp.endpoint.release_syn_ack();
         tcp.host_connected();
-        tcp.stage = Stage::Relaying;
-        self.half_open -= 1;
+        // Half open it stays until the container has acknowledged: it may never.
+        tcp.stage = Stage::Opening;
         self.queue_tcp(flow);
     }
 

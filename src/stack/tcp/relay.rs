@@ -31,7 +31,7 @@ pub enum Stage {
         /// Resolvers tried so far, when this is a query of the DNS; none otherwise.
         resolvers_tried: Option<usize>,
     },
-    /// A client of a published port waits for the container to accept.
+    /// The host's side is connected, and the container has yet to complete its handshake.
     Opening,
     /// Both sides are connected.
     Relaying,
@@ -161,7 +161,8 @@ impl TcpFlow {
         host: &mut impl HostIo,
     ) {
         self.probes = 0;
-        let may_write = self.is_relaying() && self.host_writable;
+        // What the endpoint delivers has followed a handshake, whether that has been noted or not.
+        let may_write = !matches!(self.stage, Stage::Connecting { .. }) && self.host_writable;
         let host_writable = &mut self.host_writable;
         self.endpoint.handle_segment(segment, is_marked, link, now, |bytes| {
             if !may_write {
@@ -289,7 +290,7 @@ impl TcpFlow {
         }
     }
 
-    /// A published port's flow relays as soon as the container has accepted.
+    /// A flow relays as soon as the container has completed its handshake.
     fn settle_stage(&mut self) {
         if matches!(self.stage, Stage::Opening)
             && matches!(self.endpoint.phase(), Phase::Open | Phase::ContainerFinished)

@@ -27,6 +27,8 @@ pub struct Receiver {
     fin: Option<u32>,
     /// Bits by which our windows are shifted; none unless both sides can.
     shift: u8,
+    /// Largest payload of one segment that we have asked for.
+    segment_bytes: u16,
 }
 
 impl Receiver {
@@ -40,13 +42,15 @@ impl Receiver {
             granted: 0,
             fin: None,
             shift: WINDOW_SHIFT,
+            segment_bytes: 0,
         }
     }
 
-    /// The number of the first byte.
-    pub fn begin(&mut self, expected: u32) {
+    /// The number of the first byte, and the largest payload that we ask for.
+    pub fn begin(&mut self, expected: u32, segment_bytes: u16) {
         self.expected = expected;
         self.granted = expected;
+        self.segment_bytes = segment_bytes;
     }
 
     /// The container cannot shift windows, so neither do we (RFC 7323 §2.2).
@@ -107,6 +111,8 @@ impl Receiver {
             }
         }
         if self.fin != Some(self.expected) {
+            // One that bytes reach over was none.
+            self.fin = self.fin.filter(|fin| !is_before(*fin, self.expected));
             return false;
         }
         self.expected = self.expected.wrapping_add(1);
@@ -143,11 +149,15 @@ impl Receiver {
         }
     }
 
-    /// First sequence number that there is no room for; never before what was granted.
+    /// First sequence number that is not granted with the next header; never before what was.
     fn right_edge(&self) -> u32 {
         let most = usize::from(u16::MAX) << self.shift;
         let window = self.queue.free().min(most) >> self.shift << self.shift;
-        later(self.expected.wrapping_add(window as u32), self.granted)
+        let edge = self.expected.wrapping_add(window as u32);
+        // RFC 9293 §3.8.6.2.2: it moves by segments, or by halves of a small buffer; crumbs would come back as crumbs.
+        let step = (self.queue.capacity() / 2).min(usize::from(self.segment_bytes)) as u32;
+        let is_worth_it = is_at_most(self.granted.wrapping_add(step), edge);
+        if is_worth_it { edge } else { self.granted }
     }
 
     /// The window as a header says it.

@@ -14,6 +14,8 @@ const INITIAL_RTO: Duration = Duration::from_secs(1);
 const LEAST_RTO: Duration = Duration::from_millis(200);
 /// RFC 6298 §2.5: no less than 60 seconds.
 const LONGEST_RTO: Duration = Duration::from_secs(60);
+/// RFC 6298 §5.7: when the SYN had to be sent again, whatever was the reason.
+const RTO_AFTER_LOST_SYN: Duration = Duration::from_secs(3);
 /// RFC 5681 §3.2, RFC 6675 §2.
 const DUPLICATES: u32 = 3;
 
@@ -65,6 +67,8 @@ pub struct Sender {
     smoothed: Option<(Duration, Duration)>,
     rto: Duration,
     backoff: u32,
+    /// The timer has run out while nothing on its way would open the window: as little as it takes may be sent into it.
+    may_probe: bool,
     /// Number whose acknowledgement ends the measurement that began then.
     measured: Option<(u32, Instant)>,
     timer: Option<Instant>,
@@ -93,6 +97,7 @@ impl Sender {
             smoothed: None,
             rto: INITIAL_RTO,
             backoff: 0,
+            may_probe: false,
             measured: None,
             timer: None,
         }
@@ -101,6 +106,13 @@ impl Sender {
     /// The number behind everything that was sent.
     pub fn highest(&self) -> u32 {
         self.highest
+    }
+
+    /// Whether an acknowledgement can be one of this connection: of nothing that was not sent, and no older than the
+    /// largest window ever granted (RFC 5961 §5.2).
+    pub fn is_plausible(&self, acknowledgement: u32) -> bool {
+        let oldest = self.unacknowledged.wrapping_sub(self.most_window);
+        is_at_most(oldest, acknowledgement) && is_at_most(acknowledgement, self.highest)
     }
 
     /// Whether everything that was sent is acknowledged.
@@ -112,10 +124,9 @@ impl Sender {
     pub fn syn_sent(&mut self, now: Instant) {
         let initial = self.unacknowledged;
         self.next = initial.wrapping_add(1);
-        if self.highest == initial {
-            self.highest = self.next;
-            self.measured = Some((self.next, now));
-        }
+        // Karn: what was sent twice measures nothing.
+        self.measured = (self.highest == initial).then_some((self.next, now));
+        self.highest = self.next;
         self.timer = Some(now + self.timeout());
     }
 
@@ -126,6 +137,9 @@ impl Sender {
         self.next = acknowledgement;
         self.highest = acknowledgement;
         self.repaired = acknowledgement;
+        if self.smoothed.is_none() && self.backoff > 0 {
+            self.rto = RTO_AFTER_LOST_SYN;
+        }
         self.backoff = 0;
         self.timer = None;
     }
@@ -142,9 +156,9 @@ impl Sender {
         if self.window == 0
             && window > 0
             && acknowledgement == self.unacknowledged
-            && self.highest.wrapping_sub(self.unacknowledged) <= 1
+            && (self.backoff > 0 || self.highest.wrapping_sub(self.unacknowledged) <= 1)
         {
-            // What the closed window was probed with was refused.
+            // What the closed window was probed with was refused, and whatever was on its way when it closed.
             self.next = self.unacknowledged;
             self.backoff = 0;
             self.timer = None;
@@ -177,7 +191,7 @@ impl Sender {
         self.next = later(self.next, acknowledgement);
         self.held.advance_to(acknowledgement);
         self.duplicates = 0;
-        self.backoff = 0;
+        self.may_probe = false;
         match self.recovery {
             Some(end) if is_before(acknowledgement, end) => {
                 // RFC 6582 §3.2: what follows a partial acknowledgement is lost, too.
@@ -198,7 +212,8 @@ impl Sender {
 
     /// An acknowledgement that acknowledges nothing new, while something is on its way.
     pub fn duplicate(&mut self) {
-        self.duplicates += 1;
+        // A closed window repeats itself with each probe.
+        self.duplicates += u32::from(self.window > 0);
         self.look_for_loss();
     }
 
@@ -267,7 +282,7 @@ impl Sender {
         };
         let allowed = (self.window.min(self.congestion_window) as usize).saturating_sub(offset);
         // A closed window is probed with one byte whenever the timer has said so.
-        let allowed = if allowed == 0 && offset == 0 && self.backoff > 0 { 1 } else { allowed };
+        let allowed = if allowed == 0 && offset == 0 && self.may_probe { 1 } else { allowed };
         let mut len = unsent.min(allowed).min(most).min(until_held);
         let is_last = len == unsent;
         if !is_last && len > self.segment_bytes as usize {
@@ -278,10 +293,10 @@ impl Sender {
         if len == 0 && !fin {
             return None;
         }
-        // RFC 9293 §3.8.6.2.1: no silly windows while something is on its way that will open a larger one.
+        // RFC 9293 §3.8.6.2.1: no crumbs while a larger window may come; but better a crumb than nothing for too long.
         let is_silly =
             !is_last && len < (self.segment_bytes.min(self.most_window / 2) as usize) && until_held > len;
-        if is_silly && offset > 0 {
+        if is_silly && (offset > 0 || !self.may_probe) {
             return None;
         }
         Some(Turn { sequence: self.next, len, fin, is_repair: false })
@@ -293,12 +308,15 @@ impl Sender {
             Some(gap) => gap,
             // Without a word of what is held, one segment may be taken for lost.
             None if self.held.is_empty() && self.repaired == self.unacknowledged => {
-                (self.unacknowledged, self.unacknowledged.wrapping_add(self.segment_bytes))
+                let end = self.unacknowledged.wrapping_add(self.segment_bytes);
+                (self.unacknowledged, if is_before(end, self.highest) { end } else { self.highest })
             }
             None => return None,
         };
         let offset = first.wrapping_sub(self.unacknowledged) as usize;
-        let len = (end.wrapping_sub(first) as usize).min(most).min(self.queue.len().saturating_sub(offset));
+        let allowed = (self.window as usize).saturating_sub(offset).min(most);
+        let len =
+            (end.wrapping_sub(first) as usize).min(allowed).min(self.queue.len().saturating_sub(offset));
         let is_last = offset + len == self.queue.len();
         let fin = is_last && self.has_sent_fin();
         (len > 0 || fin).then_some(Turn { sequence: first, len, fin, is_repair: true })
@@ -332,20 +350,22 @@ impl Sender {
             self.next = self.held.end_around(end);
         }
         self.highest = later(self.highest, end);
+        self.may_probe = false;
         if self.timer.is_none() {
             self.timer = Some(now + self.timeout());
         }
     }
 
-    /// When [`Self::handle_timeout`] is due; also while a closed window keeps bytes back.
+    /// When [`Self::handle_timeout`] is due; also while a window keeps bytes back.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timer
     }
 
-    /// Whether bytes wait that nothing on its way will let go: the window is closed, and needs to be probed.
+    /// Notes whether bytes wait that nothing on its way will let go: the window is closed, or too small to be worth a
+    /// segment, and needs to be probed.
     pub fn watch_window(&mut self, now: Instant) {
-        let waits = !self.queue.is_empty() && self.window == 0;
-        if waits && self.timer.is_none() {
+        let waits = self.timer.is_none() && !self.queue.is_empty();
+        if waits && self.turn(self.segment_bytes as usize).is_none() {
             self.timer = Some(now + self.timeout());
         }
     }
@@ -367,6 +387,7 @@ impl Sender {
         self.held.clear();
         self.measured = None;
         self.next = self.unacknowledged;
+        self.may_probe = true;
         self.backoff = (self.backoff + 1).min(16);
         self.timer = Some(now + self.timeout());
         true
@@ -389,6 +410,8 @@ impl Sender {
             return;
         }
         self.measured = None;
+        // RFC 6298 §5: only now there is a timeout that needs no more backing off.
+        self.backoff = 0;
         let sample = (now - began).total_micros();
         let (smoothed, variation) = match self.smoothed {
             None => (sample, sample / 2),
