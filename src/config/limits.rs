@@ -33,6 +33,10 @@ pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 /// Largest frame on the link, Ethernet header included: a 64 KiB super-segment.
 pub const MAX_FRAME_BYTES: usize = 14 + 65_535;
 
+/// Most room for a frame that is asked for, before it is known what fills it: the largest UDP datagram of IPv6, which will
+/// leave in fragments, with its headers in front.
+pub const MAX_ROOM_BYTES: usize = 14 + 40 + 65_535;
+
 /// Upper bounds of everything that grows with what the container or the world sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

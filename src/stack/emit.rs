@@ -11,7 +11,7 @@ use std::num::NonZeroU16;
 
 use super::boundary::FrameSink;
 use super::drop_reason::DropReason;
-use crate::config::limits::MAX_FRAME_BYTES;
+use crate::config::limits::{MAX_FRAME_BYTES, MAX_ROOM_BYTES};
 use crate::wire::ip::{
     self, ETHERNET_HEADER_LEN, Ethernet, FRAGMENT_HEADER_LEN, Fragment, Header, header_len, protocol,
 };
@@ -198,7 +198,7 @@ impl Emitter {
         frames: &mut F,
     ) -> Result<bool, DropReason> {
         let at = ETHERNET_HEADER_LEN + header_len(is_ipv6) + udp::HEADER_LEN;
-        let frame = frames.reserve(MAX_FRAME_BYTES).ok_or(DropReason::LinkFull)?;
+        let frame = frames.reserve(MAX_ROOM_BYTES).ok_or(DropReason::LinkFull)?;
         let Some((envelope, len)) = receive(&mut frame[at..]) else { return Ok(false) };
         debug_assert_eq!(envelope.header.source.is_ipv6(), is_ipv6, "headers of another size than reserved");
         if envelope.header.source.is_ipv6() == is_ipv6 && self.is_one_frame(&envelope, len) {

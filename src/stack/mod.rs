@@ -187,7 +187,9 @@ impl Stack {
         match &frame.body {
             Body::Arp(message) => self.neighbor.handle_arp(message, io.frames),
             Body::Ip(packet) => {
-                if packet.protocol == ip::protocol::ICMPV6 && ndp::is_discovery(packet.payload) {
+                // Never in fragments (RFC 6980 §5): the bytes of a later one may look like anything.
+                let may_be_discovery = packet.protocol == ip::protocol::ICMPV6 && packet.fragment.is_none();
+                if may_be_discovery && ndp::is_discovery(packet.payload) {
                     if !self.is_discovery_offered(packet) {
                         return Err(DropReason::NotForUs);
                     }

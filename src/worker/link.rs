@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
-use crate::config::limits::MAX_FRAME_BYTES;
+use crate::config::limits::MAX_ROOM_BYTES;
 use crate::observe::capture::Capture;
 use crate::stack::boundary::{FrameSink, Instant};
 use crate::sys::bess::BessSocket;
@@ -15,7 +15,7 @@ use crate::sys::tap::Tap;
 use crate::wire::vnet_header::{Offload, VNET_HEADER_LEN};
 
 /// The largest thing that one `read` or `write` of the device moves; a VLAN tag and some air included.
-const BUFFER_BYTES: usize = VNET_HEADER_LEN + MAX_FRAME_BYTES + 64;
+const BUFFER_BYTES: usize = VNET_HEADER_LEN + MAX_ROOM_BYTES + 64;
 
 /// What frames come from and go to.
 #[derive(Debug)]

@@ -300,13 +300,7 @@ impl Ground {
 
     /// Calls `f` on a thread that lives in the world: what it opens or starts stays there.
     pub fn in_world<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let world = scope.spawn(|| {
-                setns(&self.world, CloneFlags::CLONE_NEWNET).expect("the world can be entered");
-                f()
-            });
-            world.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        within(&self.world, f)
     }
 
     /// `program`, to be run on the host by the unprivileged user.
@@ -435,6 +429,17 @@ fn files_below(directories: &[&str]) -> Vec<PathBuf> {
     found
 }
 
+/// Calls `f` on a thread that lives in this network namespace.
+pub fn within<T: Send>(namespace: &File, f: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("the namespace can be entered");
+            f()
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 fn plain_environment(command: &mut Command) {
     command.env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").env("HOME", SCRATCH).env("SHELL", "/bin/sh");
     command.env("TERM", "dumb").current_dir("/").stdin(Stdio::null());
@@ -444,7 +449,8 @@ fn resolv_conf(resolvers: &[IpAddr]) -> String {
     resolvers.iter().map(|address| format!("nameserver {address}\n")).collect()
 }
 
-fn ip_batch(lines: &str) {
+/// Runs these lines of `ip` in the namespace the calling thread is in.
+pub fn ip_batch(lines: &str) {
     let mut child = Command::new("ip")
         .args(["-batch", "-"])
         .stdin(Stdio::piped())
@@ -471,7 +477,8 @@ fn set_up_namespace() {
     sysctl("net/core/somaxconn", "4096");
 }
 
-fn make_world() -> File {
+/// One more network namespace, with nothing in it.
+pub fn make_world() -> File {
     thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made");
         set_up_namespace();
@@ -497,7 +504,7 @@ fn make_user() -> File {
 }
 
 /// Where other programs of this PID namespace find what PID 1 holds open.
-fn path_of(file: &File) -> String {
+pub fn path_of(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 

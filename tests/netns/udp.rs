@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::ground::{Ground, PYTHON, UNREACHABLE4, WORLD4, WORLDS, sealed};
+use crate::ground::{Ground, HOST4, HOST6, PYTHON, UNREACHABLE4, WORLD4, WORLDS, sealed};
 use crate::process::{Outcome, run};
 use crate::servers::echo_datagrams;
 
@@ -152,5 +152,38 @@ fn anyone_may_answer_where_mapping_is_endpoint_independent() {
         let options = ["--udp-mapping", "endpoint-independent"];
         let outcome = python(ground, &options, WORLD4.into(), ASK_AND_SAY_WHO_ANSWERS).expect_success();
         assert_eq!(outcome.stdout, "7001\n");
+    });
+}
+
+#[test]
+fn a_server_learns_that_its_client_is_gone() {
+    sealed(|ground| {
+        for (world, published) in WORLDS.into_iter().zip(["7000:7000/udp", "[::]:7000:7000/udp"]) {
+            let script = "\
+s = new(); s.bind(('::' if ':' in address else '0.0.0.0', 7000)); print('ready', flush=True)
+s.setsockopt(*((41, 25) if ':' in address else (0, 11)), 1)  # IPV6_RECVERR, IP_RECVERR
+question, client = s.recvfrom(99)
+time.sleep(0.3); s.sendto(b'answer', client)
+deadline = time.time() + 5
+while True:
+    try: data, ancillary, flags, about = s.recvmsg(99, 999, socket.MSG_ERRQUEUE); break
+    except OSError:
+        if time.time() > deadline: sys.exit('nobody told')
+        time.sleep(0.05)
+origin, kind, code = ancillary[0][2][4:7]
+print(about[:2] == client[:2], data, kind, code)";
+            let (script, address) = (format!("{PRELUDE}{script}"), world.to_string());
+            let arguments = ["run", "--publish", published, "--", PYTHON, "-c", &script, &address];
+            let mut server = crate::process::start(ground.netferry(&arguments));
+            server.wait_for(crate::process::Stream::Out, "ready");
+            // It asks, and is gone before it is answered.
+            let client = ground.world_datagrams(world, 0);
+            let host: IpAddr = if world.is_ipv4() { HOST4.into() } else { HOST6.into() };
+            client.send_to(b"question", (host, 7000)).unwrap();
+            drop(client);
+            let outcome = server.finish(crate::process::SOON).expect_success();
+            let told = if world.is_ipv4() { "3 3" } else { "1 4" };
+            assert_eq!(outcome.stdout, format!("ready\nTrue b'answer' {told}\n"), "{outcome}");
+        }
     });
 }

@@ -30,7 +30,7 @@ impl Default for Link {
 
 impl FrameSink for Link {
     fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
-        assert!(len <= MAX_FRAME_BYTES, "a frame of {len} bytes");
+        assert!(len <= MAX_ROOM_BYTES, "a frame of {len} bytes");
         if self.frames.len() >= self.room {
             return None;
         }

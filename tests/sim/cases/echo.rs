@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use netferry::stack::boundary::{Action, HostError, StackEvent};
 use netferry::stack::drop_reason::DropReason;
+use netferry::wire::vnet_header::Offload;
 
 use super::{both_families, everywhere};
 use crate::clock::{ms, secs};
 use crate::host::EchoPeer;
 use crate::packet::{ICMP, ICMPV6, Ip, SYN, TCP, UDP, echo_request, tcp, udp};
-use crate::world::{DNS, DNS6, GATEWAY, GATEWAY6, GATEWAY6_LINK_LOCAL, World};
+use crate::world::{DNS, DNS6, GATEWAY, GATEWAY6, GATEWAY6_LINK_LOCAL, Settings, World};
 
 #[test]
 fn a_ping_goes_through_and_its_reply_comes_back() {
@@ -167,4 +168,70 @@ fn other_icmp_messages_are_not_forwarded() {
     assert_eq!((world.host.actions.len(), world.sent_packets().count()), (0, 0));
     assert_eq!(world.drops(DropReason::IcmpNotForwarded), 6);
     world.finish();
+}
+
+#[test]
+fn a_later_fragment_that_looks_like_neighbor_discovery_is_a_fragment() {
+    let target: IpAddr = "2001:db8::5".parse().unwrap();
+    for kind in 133..=137u8 {
+        let mut world = World::usual();
+        let ip = Ip::new(crate::world::CONTAINER6, target, ICMPV6);
+        let request = echo_request(true, 7, 1, &[kind; 4_000]);
+        ip.fragments(request, 1_280).iter().for_each(|piece| world.inject(piece));
+        world.run_for(ms(1));
+        assert_eq!(world.host.datagrams.len(), 1, "type {kind}");
+        world.finish_within(secs(61));
+    }
+}
+
+#[test]
+fn fragmented_neighbor_discovery_is_not_heard() {
+    // RFC 6980 §5.
+    let mut world = World::usual();
+    let source = crate::world::CONTAINER6;
+    let mut solicitation = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    solicitation.extend(GATEWAY6.octets());
+    let ip = Ip { hop_limit: 255, ..Ip::new(source, GATEWAY6, ICMPV6) };
+    ip.fragments(solicitation, 64).iter().for_each(|piece| world.inject(piece));
+    world.run_for(ms(1));
+    assert_eq!(world.sent_packets().count(), 0);
+    assert_eq!(world.drops(DropReason::IcmpNotForwarded), 1);
+    world.finish();
+}
+
+#[test]
+fn the_largest_echo_goes_through_in_fragments_both_ways() {
+    for offload in [Offload::ALL, Offload::NONE] {
+        for mtu in [1_280, 1_500, 9_000, 65_520] {
+            both_families(|target| {
+                let is_ipv6 = target.is_ipv6();
+                let settings = Settings::default().offload(offload).with(|config| config.link.mtu = mtu);
+                let mut world = World::new(settings);
+                world.host.echo_peers.insert(target.ip(), EchoPeer::Answers { after: ms(1) });
+                let source = world.settings.config.link.container_like(target.ip()).unwrap();
+                let data: Vec<u8> = (0..65_507u32).map(|n| (n % 251) as u8).collect();
+                let protocol = if is_ipv6 { ICMPV6 } else { ICMP };
+                for sequence in 1..=3u16 {
+                    let ip = Ip::new(source, target.ip(), protocol).numbered(sequence);
+                    let request = echo_request(is_ipv6, 7, sequence, &data);
+                    ip.fragments(request, mtu.into()).iter().for_each(|piece| world.inject(piece));
+                    world.run_for(ms(5));
+                }
+                let sent = &world.host.datagrams[0].sent;
+                assert_eq!(sent.iter().map(|sent| sent.bytes.len()).collect::<Vec<_>>(), [65_515; 3]);
+                let replies: Vec<_> = world.sent_packets().filter(|ip| ip.source == target.ip()).collect();
+                assert!(replies.iter().all(|ip| ip.protocol == protocol && ip.fragment.is_some()));
+                let mut identifications: Vec<_> = replies.iter().map(|ip| ip.identification).collect();
+                identifications.dedup();
+                assert_eq!(identifications.len(), 3, "one for each reply, and one after the other");
+                for identification in identifications {
+                    let pieces: Vec<_> =
+                        replies.iter().filter(|ip| ip.identification == identification).cloned().collect();
+                    let reply = super::udp_sizes::reassemble(&pieces);
+                    assert!(reply[8..] == data);
+                }
+                world.finish_within(secs(61));
+            });
+        }
+    }
 }
