@@ -30,6 +30,10 @@ pub const API_PATIENCE: Duration = Duration::from_secs(10);
 /// has the same.
 pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Frames that wait in the container's kernel for us to read them; more are lost. The kernel's own thousand is less than a
+/// burst of ten thousand connects, which then took five seconds of retransmissions in place of one.
+pub const LINK_QUEUE_FRAMES: u32 = 8_192;
+
 /// Largest frame on the link, Ethernet header included: a 64 KiB super-segment.
 pub const MAX_FRAME_BYTES: usize = 14 + 65_535;
 
@@ -44,6 +48,9 @@ pub struct Limits {
     pub flows: usize,
     /// TCP flows whose handshake is not complete on both sides.
     pub half_open: usize,
+    /// Clients of one published TCP port whom the container has not accepted; the next ones wait in the host's queue, so
+    /// that a server that hangs has no more of [`Limits::half_open`] than this.
+    pub opening_per_port: usize,
     /// Bytes that the TCP buffers of all flows hold together.
     pub tcp_buffer_total_bytes: usize,
     /// Largest buffer of one TCP flow in one direction; grows to it as it is needed.
@@ -75,6 +82,7 @@ impl Default for Limits {
         Limits {
             flows: 131_072,
             half_open: 4_096,
+            opening_per_port: 1_024,
             tcp_buffer_total_bytes: 512 << 20,
             tcp_buffer_max_bytes: 1 << 20,
             tcp_buffer_min_bytes: 2 << 10,
@@ -98,6 +106,7 @@ impl Limits {
         let available = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
         self.flows = self.flows.min(usize::try_from(available).unwrap_or(usize::MAX));
         self.half_open = self.half_open.min(self.flows.div_ceil(2));
+        self.opening_per_port = self.opening_per_port.min(self.half_open.div_ceil(4));
         self
     }
 }
@@ -177,7 +186,7 @@ mod tests {
     fn few_descriptors_mean_few_flows() {
         let limits = Limits::default().within_descriptors(1_024);
         assert_eq!(limits.flows, 960);
-        assert_eq!(limits.half_open, 480);
+        assert_eq!((limits.half_open, limits.opening_per_port), (480, 120));
         assert_eq!(Limits::default().within_descriptors(3).flows, 1);
     }
 }

@@ -15,6 +15,7 @@ use super::handshake::{HandshakeError, Line, Word};
 use super::host_copy::Copied;
 use crate::cli::Configuration;
 use crate::config::LinkConfig;
+use crate::config::limits::LINK_QUEUE_FRAMES;
 use crate::sys::loose_tap::{self, LooseTapError};
 use crate::sys::mounts::{self, MountError};
 use crate::sys::namespace::{self, NamespaceError, Namespaces};
@@ -139,7 +140,11 @@ impl Container<'_> {
         };
         match self.configuration {
             Configuration::Ours => self.configure(&tap)?,
-            Configuration::Others => {}
+            Configuration::Others => {
+                let mut netlink = Netlink::open()?;
+                let index = netlink.link_index(tap.name())?;
+                lengthen_queue(&mut netlink, index);
+            }
         }
         Ok(line.hand_over(tap.as_fd())?)
     }
@@ -157,6 +162,7 @@ impl Container<'_> {
             netlink.set_mac(index, mac.0)?;
         }
         netlink.set_mtu(index, self.link.mtu.into())?;
+        lengthen_queue(&mut netlink, index);
         if let Some(copied) = self.copied {
             return Ok(copied.configure(&mut netlink, index)?);
         }
@@ -182,6 +188,13 @@ impl Container<'_> {
         if let Err(error) = mounts::bind_resolv_conf(&resolv_conf_text(self.link, host)) {
             warn!("the command sees the host's /etc/resolv.conf: {error}");
         }
+    }
+}
+
+/// With the queue that the kernel gives it, an interface works as well, but for bursts.
+fn lengthen_queue(netlink: &mut Netlink, index: u32) {
+    if let Err(error) = netlink.set_queue_length(index, LINK_QUEUE_FRAMES) {
+        debug!(%error, "the interface keeps its queue");
     }
 }
 

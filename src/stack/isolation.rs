@@ -17,6 +17,7 @@ use super::drop_reason::DropReason;
 use super::flow::FlowProtocol;
 use super::reassembly::Reassembler;
 use super::stats::{CountedFrames, Traffic};
+use super::tcp::relay::TcpFlow;
 use super::{Flow, Stack};
 
 /// What a panic has interrupted; the panic hook has told of it.
@@ -97,9 +98,9 @@ impl Stack {
         let flows = &self.flows;
         self.clients.retain(|_, flow| flows.get(*flow).is_some());
         let tcp =
-            || flows.bodies().filter_map(|body| if let Flow::Tcp(tcp) = body { Some(tcp) } else { None });
+            || flows.bodies().filter_map(|body| if let Flow::Tcp(tcp) = body { Some(&**tcp) } else { None });
         self.memory.recount(tcp().map(|tcp| tcp.charged_bytes).sum());
-        self.half_open = tcp().filter(|tcp| !tcp.is_relaying()).count();
+        self.handshakes.recount(tcp().map(TcpFlow::handshake));
         self.reassembler = Reassembler::new(self.config.limits.reassembly);
         self.tell(StackEvent::Faulted { ended: key.map(|key| (key.container, key.remote)) });
     }
@@ -123,10 +124,11 @@ impl Stack {
     /// What does not add up.
     pub fn check(&self) -> Result<(), String> {
         let tcp = || {
-            self.flows.bodies().filter_map(|body| if let Flow::Tcp(tcp) = body { Some(tcp) } else { None })
+            self.flows.bodies().filter_map(|body| if let Flow::Tcp(tcp) = body { Some(&**tcp) } else { None })
         };
         let charged: usize = tcp().map(|tcp| tcp.charged_bytes).sum();
-        let half_open = tcp().filter(|tcp| !tcp.is_relaying()).count();
+        let mut handshakes = self.handshakes.clone();
+        handshakes.recount(tcp().map(TcpFlow::handshake));
         let queued = tcp().filter(|tcp| tcp.queued).count();
         let in_queue = self.queue.iter().filter(|flow| self.flows.get(**flow).is_some()).count();
         let limits = &self.config.limits;
@@ -135,7 +137,7 @@ impl Stack {
             (self.flows.len() <= limits.flows, "the number of flows"),
             (charged == self.memory.charged(), "the memory that is charged"),
             (charged <= limits.tcp_buffer_total_bytes, "the memory that may be charged"),
-            (half_open == self.half_open, "the handshakes"),
+            (handshakes == self.handshakes, "the handshakes"),
             (queued == in_queue, "the flows that wait to be advanced"),
             (self.clients.values().all(|flow| self.flows.get(*flow).is_some()), "the clients"),
             (self.reassembler.bytes() <= limits.reassembly.total_bytes, "the fragments"),

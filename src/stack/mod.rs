@@ -45,6 +45,7 @@ use self::service::dns::Resolvers;
 use self::service::router_advert::{Advertisement, RouterAdvert};
 use self::stats::{CountedFrames, Stats, Traffic};
 use self::tcp::endpoint::LinkView;
+use self::tcp::handshakes::Handshakes;
 use self::tcp::memory::Memory;
 use self::tcp::relay::TcpFlow;
 use self::tcp::time_wait::TimeWait;
@@ -102,7 +103,7 @@ pub struct Stack {
     events: VecDeque<StackEvent>,
     stats: Stats,
     memory: Memory,
-    half_open: usize,
+    handshakes: Handshakes,
     echo_forbidden_told: bool,
     no_resolver_told: bool,
     /// Tells fragmented datagrams apart (RFC 6864).
@@ -145,7 +146,7 @@ impl Stack {
             events: VecDeque::new(),
             stats: Stats::default(),
             memory: Memory::new(&config.limits),
-            half_open: 0,
+            handshakes: Handshakes::new(&config.limits),
             echo_forbidden_told: false,
             no_resolver_told: false,
             identification: 0,

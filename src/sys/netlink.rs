@@ -134,6 +134,12 @@ impl Netlink {
         self.set_link(index, LinkAttribute::Mtu(mtu), &format!("set MTU {mtu} on interface number {index}"))
     }
 
+    /// Sets how many packets may wait in an interface's queue.
+    pub fn set_queue_length(&mut self, index: u32, packets: u32) -> Result<(), NetlinkError> {
+        let doing = format!("set a queue of {packets} packets on interface number {index}");
+        self.set_link(index, LinkAttribute::TxQueueLen(packets), &doing)
+    }
+
     /// Sets the link address of an interface.
     pub fn set_mac(&mut self, index: u32, mac: [u8; 6]) -> Result<(), NetlinkError> {
         let doing = format!("set link address {mac:02x?} on interface number {index}");

@@ -20,8 +20,8 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 pub use datagram::{ArrivedDatagram, DatagramSocket, ErrorReport, Outgoing};
 
-/// Connections that wait for `accept`; the kernel lowers it to `net.core.somaxconn`.
-const LISTEN_BACKLOG: i32 = 4_096;
+/// Connections that wait for `accept`: as many as the host allows, to which the kernel lowers it (`net.core.somaxconn`).
+const LISTEN_BACKLOG: i32 = 65_535;
 
 /// What a host socket could not do, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -361,7 +361,7 @@ impl Worker {
             || self.is_behind
             || self.is_control_ready
             || self.loopback.as_ref().is_some_and(|loopback| loopback.is_behind())
-            || (self.can_accept() && !self.ready_listeners.is_empty())
+            || self.next_to_accept().is_some()
         {
             return Some(std::time::Duration::ZERO);
         }
@@ -534,8 +534,10 @@ impl Worker {
         self.stack.unpublish(listener)
     }
 
-    fn can_accept(&self) -> bool {
-        self.accept_retry.is_none()
+    /// The place in the queue of the next port that a connection may be accepted of.
+    fn next_to_accept(&self) -> Option<usize> {
+        let mut ready = self.ready_listeners.iter();
+        self.accept_retry.is_none().then(|| ready.position(|listener| self.stack.may_accept(*listener)))?
     }
 
     /// Accepts connections until there are none, the others must have their turn, or the host has run out of
@@ -546,10 +548,8 @@ impl Worker {
             self.accept_retry = None;
         }
         for _ in 0..ACCEPTS_PER_TURN {
-            if !self.can_accept() {
-                return;
-            }
-            let Some(listener) = self.ready_listeners.pop_front() else { return };
+            let Some(place) = self.next_to_accept() else { return };
+            let Some(listener) = self.ready_listeners.remove(place) else { return };
             match self.sockets.accept(listener) {
                 Accepted::Connection(socket, client, local) => {
                     self.ready_listeners.push_back(listener);

@@ -36,6 +36,7 @@ mod resolver;
 mod sandbox;
 mod slirp4netns;
 mod soundness;
+mod storm;
 mod streams;
 mod timeouts;
 mod trace;

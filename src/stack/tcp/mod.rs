@@ -12,6 +12,7 @@
 
 mod challenge;
 pub mod endpoint;
+pub mod handshakes;
 pub mod memory;
 pub mod relay;
 pub mod time_wait;
@@ -146,6 +147,12 @@ impl Stack {
         Ok(())
     }
 
+    /// Whether a client of a published port may be accepted; those who may not wait in the host's queue.
+    #[must_use]
+    pub fn may_accept(&self, listener: ListenerId) -> bool {
+        self.handshakes.has_room_for(listener)
+    }
+
     /// A client of a published port was accepted: names the flow that its socket is to be bound to.
     ///
     /// # Errors
@@ -180,7 +187,7 @@ impl Stack {
         let buffer_bytes = self.admit_tcp_quietly(now)?;
         let initial = self.initial_number(&key, now);
         let endpoint = Endpoint::connect(key.remote, key.container, buffer_bytes, initial);
-        let flow = self.add_tcp(key, endpoint, Stage::Opening, now);
+        let flow = self.add_tcp(key, endpoint, Stage::Opening { via: Some(listener) }, now);
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             tcp.host_connected();
         }
@@ -192,7 +199,7 @@ impl Stack {
     fn add_tcp(&mut self, key: FlowKey, endpoint: Endpoint, stage: Stage, now: Instant) -> FlowId {
         let mut tcp = Box::new(TcpFlow::new(endpoint, stage));
         self.memory.charge(&mut tcp);
-        self.half_open += 1;
+        self.handshakes.begin(tcp.handshake());
         let flow = self.flows.insert(key, now, Flow::Tcp(tcp));
         let deadline = now + self.config.timeouts.tcp_handshake.into();
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
@@ -216,7 +223,7 @@ impl Stack {
         if self.flows.is_full() {
             return Err(DropReason::FlowLimit);
         }
-        if self.half_open >= self.config.limits.half_open {
+        if self.handshakes.is_full() {
             return Err(DropReason::HalfOpenLimit);
         }
         self.memory.buffer_for_one_more().ok_or(DropReason::MemoryLimit)
@@ -249,14 +256,14 @@ impl Stack {
         let Ok(link) = self.link_view() else { return };
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
         tcp.queued = false;
-        let was_relaying = tcp.is_relaying();
+        let handshake = tcp.handshake();
         self.memory.limit(tcp);
         let mut turn = self.turns.begin(&mut self.scratch, now);
         let outcome = tcp.advance(flow, &link, now, io, &mut self.actions, &mut turn);
         self.turns.end(turn.moved, now);
         self.memory.charge(tcp);
-        if !was_relaying && tcp.is_relaying() {
-            self.half_open -= 1;
+        if tcp.is_relaying() {
+            self.handshakes.end(handshake);
         }
         match outcome {
             Outcome::Alive => self.schedule_tcp(flow, now),
@@ -368,9 +375,7 @@ impl Stack {
 
     fn forget_tcp(&mut self, tcp: &TcpFlow) {
         self.memory.release(tcp);
-        if !tcp.is_relaying() {
-            self.half_open -= 1;
-        }
+        self.handshakes.end(tcp.handshake());
     }
 
     /// The host socket and the buffers go, the pair of endpoints stays a while.
@@ -403,7 +408,7 @@ impl Stack {
         tcp.endpoint.release_syn_ack();
         tcp.host_connected();
         // Half open it stays until the container has acknowledged: it may never.
-        tcp.stage = Stage::Opening;
+        tcp.stage = Stage::Opening { via: None };
         self.queue_tcp(flow);
     }
 

@@ -9,10 +9,11 @@
 //! the other, never a FIN.
 
 use super::super::boundary::{
-    Action, CloseKind, FlowId, FrameSink, HostError, HostIo, Instant, Io, StreamRead, StreamWrite,
+    Action, CloseKind, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, StreamRead, StreamWrite,
 };
 use super::super::timer::Alarm;
 use super::endpoint::{Endpoint, LinkView, Phase};
+use super::handshakes::Handshake;
 use super::turns::Turn;
 use crate::wire::tcp::Segment;
 
@@ -32,7 +33,10 @@ pub enum Stage {
         resolvers_tried: Option<usize>,
     },
     /// The host's side is connected, and the container has yet to complete its handshake.
-    Opening,
+    Opening {
+        /// The published port whose client waits for it; none where the container began.
+        via: Option<ListenerId>,
+    },
     /// Both sides are connected.
     Relaying,
 }
@@ -117,6 +121,16 @@ impl TcpFlow {
     #[must_use]
     pub fn is_relaying(&self) -> bool {
         matches!(self.stage, Stage::Relaying)
+    }
+
+    /// The handshake that is under way, unless it is complete on both sides.
+    #[must_use]
+    pub fn handshake(&self) -> Option<Handshake> {
+        match self.stage {
+            Stage::Connecting { .. } | Stage::Opening { via: None } => Some(Handshake::Outbound),
+            Stage::Opening { via: Some(listener) } => Some(Handshake::Inbound(listener)),
+            Stage::Relaying => None,
+        }
     }
 
     /// Whose turn it is to do something for the flow to go on.
@@ -292,7 +306,7 @@ impl TcpFlow {
 
     /// A flow relays as soon as the container has completed its handshake.
     fn settle_stage(&mut self) {
-        if matches!(self.stage, Stage::Opening)
+        if matches!(self.stage, Stage::Opening { .. })
             && matches!(self.endpoint.phase(), Phase::Open | Phase::ContainerFinished)
         {
             self.stage = Stage::Relaying;
