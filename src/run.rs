@@ -29,9 +29,10 @@ use tracing::{debug, info, warn};
 use self::container::{Command, Container};
 use self::handshake::{HandshakeError, Line, Word};
 use self::host_copy::{Copied, CopyError, HostNetwork};
+use self::supervise::Supervised;
 use crate::cli::{
-    self, Announcement, AttachTarget, Collisions, Configuration, Lifetime, Mode, OutboundSources, Plan,
-    Verbosity,
+    self, Announcement, AttachTarget, Collisions, Configuration, Confinement, Lifetime, Mode,
+    OutboundSources, Plan, Verbosity,
 };
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
 use crate::config::{
@@ -44,15 +45,17 @@ use crate::observe::log;
 use crate::observe::log_file::LogFile;
 use crate::observe::panics;
 use crate::sys::bess::BessError;
+use crate::sys::confined::{Confined, Sandboxed, Waiver};
 use crate::sys::daemon::{self, Fork};
 use crate::sys::host;
 use crate::sys::id_map::{IdMapError, IdMapping, write_id_maps};
+use crate::sys::messenger;
 use crate::sys::namespace::{NamespaceError, NamespaceTarget, Namespaces};
 use crate::sys::netlink::Netlink;
 use crate::sys::process::{self, Child, FORWARDED_SIGNALS, Signal, Signals};
 use crate::sys::resolv_conf::{self, ResolvConf};
 use crate::sys::sandbox::{self, SandboxError, SandboxPlan};
-use crate::sys::seccomp::{self, SeccompError};
+use crate::sys::seccomp::{self, Calls, SeccompError};
 use crate::sys::socket::ListenError;
 use crate::sys::tap::{Tap, TapError, TapFeatures};
 use crate::sys::user::{UserError, become_user};
@@ -63,6 +66,10 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 
 /// There exactly where the kernel has IPv6.
 const IPV6_SYSCTLS: &str = "/proc/sys/net/ipv6";
+
+/// Said whatever else is not to be said.
+const UNCONFINED: &str = "netferry: WARNING: --no-sandbox: nothing stands between whoever takes this process over from the \
+                          container and all that you may do; for debugging only";
 
 /// Why there is no network. The text is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -197,6 +204,9 @@ pub fn run(plan: Plan) -> Result<u8, RunError> {
     if let Some(path) = &plan.process.pid_file {
         let written = std::fs::write(path, format!("{}\n", std::process::id()));
         written.map_err(|source| RunError::PidFile { path: path.clone(), source })?;
+    }
+    if plan.confinement == Confinement::None {
+        eprintln!("{UNCONFINED}");
     }
     match plan.mode.clone() {
         Mode::Run { command } => run_command(&plan, command),
@@ -384,14 +394,26 @@ fn run_command(plan: &Plan, command: Vec<OsString>) -> Result<u8, RunError> {
     let command = Command { words: &words, mask, host_resolv_conf: &facts.resolv_conf };
     let parent = std::process::id();
     let (child, line) = fork(|line| container.run_command(line, &command, parent))?;
-    match serve_command(plan, &facts, &mapping, &signals, &child, line) {
+    let messenger = match messenger::start(&child, plan.confinement.has_filter()) {
+        Ok(messenger) => messenger,
+        Err(error) => {
+            end(child);
+            return Err(error).doing("start a process");
+        }
+    };
+    let supervised = Supervised { signals, child: &child, messenger };
+    match serve_command(plan, &facts, &mapping, &supervised, line) {
         Ok(ExitReason::Finished(status)) => Ok(status),
         Ok(ExitReason::LinkGone) => {
             warn!("the container's interface was removed: the command goes on without a network");
-            supervise::wait_for_command(&signals, &child).doing("wait for the command")
+            supervised.wait().doing("wait for the command")
         }
         Err(error) => {
-            end(child);
+            // We may have given up the power to end it ourselves.
+            drop(supervised);
+            if let Err(error) = child.wait() {
+                debug!(%error, "the command could not be waited for");
+            }
             Err(error)
         }
     }
@@ -401,14 +423,13 @@ fn serve_command(
     plan: &Plan,
     facts: &Facts,
     mapping: &IdMapping,
-    signals: &Signals,
-    child: &Child,
+    supervised: &Supervised<'_>,
     line: Line,
 ) -> Result<ExitReason, RunError> {
     let ports = Ports::bind(plan, &facts.link)?;
     line.say(Word::Begin)?;
     line.hear(Word::Unmapped)?;
-    if let Some(note) = write_id_maps(child.pid(), mapping)? {
+    if let Some(note) = write_id_maps(supervised.child.pid(), mapping)? {
         info!("{note}");
     }
     line.say(Word::Mapped)?;
@@ -417,13 +438,17 @@ fn serve_command(
         if plan.host_copy.is_some() { Announcement::Nothing } else { Announcement::StandardError };
     tell_user(plan, announcement, facts, &ports.rules);
     let worker = ports.into_worker(plan, facts, device)?;
-    let namespaces = NamespaceTarget::Pid(child.pid()).open()?;
-    let worker = with_loopback(plan, facts, worker, &namespaces)?;
-    let mut sources = supervise::command_sources(signals, child).doing("watch the command")?;
+    let worker = if has_loopback(plan) {
+        with_loopback(plan, facts, worker, &NamespaceTarget::Pid(supervised.child.pid()).open()?)?
+    } else {
+        worker
+    };
+    let mut sources = supervised.sources().doing("watch the command")?;
     sources.extend(resolver_source(plan, facts));
+    let confined = confine_calls(plan, Calls::Relay, confine(plan, None)?)?;
     line.say(Word::Go)?;
     drop(line);
-    worker.run(sources).doing("wait for events")
+    worker.run(sources, confined).doing("wait for events")
 }
 
 fn shell() -> OsString {
@@ -460,7 +485,7 @@ fn with_loopback(
     if !has_loopback(plan) {
         return Ok(worker);
     }
-    let paths = inside::start(namespaces, &facts.link)?;
+    let paths = inside::start(plan, namespaces, &facts.link)?;
     Ok(worker.with_loopback(paths, &plan.forwarding)?)
 }
 
@@ -564,20 +589,28 @@ impl Ports {
 
 /// Gives up the files that are not needed any more, as far as asked. Nothing may be opened afterwards that does not belong to
 /// the loop. `container_userns` is where to go if the system allows no namespace of our own.
-fn confine(plan: &Plan, container_userns: Option<OwnedFd>) -> Result<(), RunError> {
-    if plan.confinement.sandbox {
-        let files = if follows_resolvers(plan) { vec![Path::new(resolv_conf::PATH)] } else { Vec::new() };
-        sandbox::enter(&SandboxPlan { files, container_userns, low_ports: true })?;
+fn confine(plan: &Plan, container_userns: Option<OwnedFd>) -> Result<Sandboxed, RunError> {
+    if !plan.confinement.has_sandbox() {
+        return Ok(Sandboxed::waived(waiver(plan)));
     }
-    Ok(())
+    let files = if follows_resolvers(plan) { vec![Path::new(resolv_conf::PATH)] } else { Vec::new() };
+    Ok(sandbox::enter(&SandboxPlan { files, container_userns, low_ports: true })?)
 }
 
-/// The last step of all: what a set-up needs is not needed by the loop.
-fn confine_calls(plan: &Plan) -> Result<(), RunError> {
-    if plan.confinement.seccomp {
-        seccomp::install()?;
+/// The last step of all: what a set-up needs is not needed by the loop, which asks for what this answers.
+fn confine_calls(plan: &Plan, calls: Calls, sandboxed: Sandboxed) -> Result<Confined, RunError> {
+    if !plan.confinement.has_filter() {
+        return Ok(Confined::waived(sandboxed, waiver(plan)));
     }
-    Ok(())
+    Ok(seccomp::install(calls, sandboxed)?)
+}
+
+/// Who wants a stage left out.
+fn waiver(plan: &Plan) -> Waiver {
+    match plan.confinement {
+        Confinement::None => Waiver::OfUser,
+        Confinement::Full | Confinement::OfFace { .. } => Waiver::OfFace,
+    }
 }
 
 fn receive_device(plan: &Plan, line: &Line) -> Result<Device, RunError> {

@@ -232,13 +232,44 @@ pub enum Source<A> {
     Interface(String),
 }
 
-/// What we give up before we serve.
+/// What we give up before we serve: a sandbox gives up files and every capability that is not needed, a filter the
+/// system calls that are not needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Confinement {
-    /// Files, and every capability that is not needed.
-    pub sandbox: bool,
-    /// System calls that are not needed.
-    pub seccomp: bool,
+pub enum Confinement {
+    /// All of it.
+    #[default]
+    Full,
+    /// What the flags of another program's face ask for.
+    OfFace {
+        /// Files and capabilities.
+        sandbox: bool,
+        /// System calls.
+        filter: bool,
+    },
+    /// Nothing, because the user wants it so.
+    None,
+}
+
+impl Confinement {
+    /// Whether files and capabilities are given up.
+    #[must_use]
+    pub fn has_sandbox(self) -> bool {
+        match self {
+            Confinement::Full => true,
+            Confinement::OfFace { sandbox, .. } => sandbox,
+            Confinement::None => false,
+        }
+    }
+
+    /// Whether system calls are.
+    #[must_use]
+    pub fn has_filter(self) -> bool {
+        match self {
+            Confinement::Full => true,
+            Confinement::OfFace { filter, .. } => filter,
+            Confinement::None => false,
+        }
+    }
 }
 
 /// How much is told on standard error.

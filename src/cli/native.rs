@@ -181,6 +181,13 @@ struct LinkOptions {
     #[arg(long, help_heading = "Interface")]
     no_offload: bool,
 
+    /// Keep files, capabilities and system calls that serving does not need: for debugging only.
+    ///
+    /// Without it, whoever takes netferry over from the container finds an empty file system, no capability, and next to no
+    /// system call.
+    #[arg(long, help_heading = "Interface")]
+    no_sandbox: bool,
+
     /// Say nothing but errors.
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     quiet: bool,
@@ -288,7 +295,7 @@ impl LinkOptions {
             offers: Offers::default(),
             outbound: OutboundSources::default(),
             api_socket: None,
-            confinement: Confinement::default(),
+            confinement: if self.no_sandbox { Confinement::None } else { Confinement::Full },
             resolvers: (!resolvers.is_empty()).then_some(resolvers),
             offload: !self.no_offload,
             process: ProcessPlan::default(),

@@ -371,7 +371,7 @@ impl Cli {
             offers: self.offers()?,
             outbound: self.sources()?,
             api_socket: None,
-            confinement: Confinement { sandbox: is_attached, seccomp: is_attached },
+            confinement: Confinement::Full,
             resolvers: (!resolvers.is_empty())
                 .then(|| resolvers.into_iter().map(|address| (address, DNS_PORT).into()).collect()),
             offload: true,

@@ -248,7 +248,7 @@ impl Cli {
                 ..OutboundSources::default()
             },
             api_socket: self.api_socket,
-            confinement: Confinement { sandbox: self.enable_sandbox, seccomp: self.enable_seccomp },
+            confinement: Confinement::OfFace { sandbox: self.enable_sandbox, filter: self.enable_seccomp },
             resolvers: None,
             offload: true,
             process: ProcessPlan::default(),

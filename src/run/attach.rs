@@ -20,6 +20,7 @@ use crate::sys::daemon::Announcer;
 use crate::sys::namespace::{NamespaceTarget, Namespaces};
 use crate::sys::process::{self, Child, Signal, Signals};
 use crate::sys::ready::{ReadyDescriptor, take_inherited};
+use crate::sys::seccomp::Calls;
 use crate::sys::tap::Tap;
 use crate::sys::watch_path::PathWatch;
 use crate::worker::{ExitReason, Worker};
@@ -143,7 +144,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     let worker = match &plan.api_socket {
         Some(path) => {
             let mut control = Server::bind(path)?;
-            if plan.confinement.sandbox || plan.confinement.seccomp {
+            if plan.confinement.has_sandbox() || plan.confinement.has_filter() {
                 control.leave_path();
             }
             worker.with_control(control).doing("watch the API socket")?
@@ -154,15 +155,15 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         // It has had the time to end beside us.
         child.wait().doing("wait for the set-up process")?;
     }
-    confine(plan, userns)?;
+    let sandboxed = confine(plan, userns)?;
     if let Some(announcer) = announcer {
         announcer.ready().doing("go to the background")?;
     }
-    confine_calls(plan)?;
+    let confined = confine_calls(plan, Calls::Relay, sandboxed)?;
     if !matches!(what.target, AttachTarget::Bess(_)) {
         announce(plan, what, &facts, &rules, inherited.ready.take());
     }
-    match worker.run(sources).doing("wait for events")? {
+    match worker.run(sources, confined).doing("wait for events")? {
         ExitReason::Finished(status) => Ok(status),
         ExitReason::LinkGone => {
             info!("the interface is gone, and so is our work");

@@ -8,62 +8,79 @@ use std::path::Path;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, info};
 
+use crate::sys::messenger::Messenger;
 use crate::sys::process::{Child, ReceivedSignal, SignalOrigin, Signals};
 use crate::sys::resolv_conf::{self, ResolvConfWatch};
 use crate::sys::watch_path::PathWatch;
 use crate::worker::{Reaction, Source};
 
-/// Passes signals on to the command. Those of the terminal it has got itself: they go to the whole
-/// foreground process group.
-pub fn forward_signals(signals: &Signals, child: &Child) {
-    while let Ok(Some(ReceivedSignal { signal, origin })) = signals.next() {
-        match origin {
-            SignalOrigin::Kernel => {}
-            SignalOrigin::Process(_) => {
-                // It may have ended just now, and we are about to hear of it.
-                if let Err(error) = child.signal(signal) {
-                    debug!(%signal, %error, "signal not passed on");
+/// The command of `netferry run`, and what passes between it and whoever started us.
+#[derive(Debug)]
+pub struct Supervised<'a> {
+    /// The command's process.
+    pub child: &'a Child,
+    /// What we are sent.
+    pub signals: Signals,
+    /// Who may send it signals.
+    pub messenger: Messenger,
+}
+
+impl Supervised<'_> {
+    /// Passes signals on to the command. Those of the terminal it has got itself: they go to the whole
+    /// foreground process group.
+    fn forward_signals(&self) {
+        while let Ok(Some(ReceivedSignal { signal, origin })) = self.signals.next() {
+            match origin {
+                SignalOrigin::Kernel => {}
+                SignalOrigin::Process(_) => {
+                    // It may have ended just now, and we are about to hear of it.
+                    if let Err(error) = self.messenger.pass_on(signal) {
+                        debug!(%signal, %error, "signal not passed on");
+                    }
                 }
             }
         }
     }
-}
 
-/// The command's status, once it has ended.
-pub fn status_of(child: &Child) -> Option<u8> {
-    match child.try_wait() {
-        Ok(None) => None,
-        Ok(Some(kind)) => Some(u8::try_from(kind.shell_status() & 0xff).unwrap_or(u8::MAX)),
-        Err(error) => {
-            debug!(%error, "the command cannot be waited for");
-            Some(1)
+    /// The command's status, once it has ended.
+    fn status(&self) -> Option<u8> {
+        match self.child.try_wait() {
+            Ok(None) => None,
+            Ok(Some(kind)) => Some(u8::try_from(kind.shell_status() & 0xff).unwrap_or(u8::MAX)),
+            Err(error) => {
+                debug!(%error, "the command cannot be waited for");
+                Some(1)
+            }
         }
     }
-}
 
-/// The sources of `netferry run`.
-pub fn command_sources<'a>(signals: &'a Signals, child: &'a Child) -> io::Result<Vec<Source<'a>>> {
-    let ended =
-        Source::new(child, move || status_of(child).map_or(Reaction::Continue, Reaction::FinishDelivered))?;
-    let signalled = Source::new(signals, move || {
-        forward_signals(signals, child);
-        Reaction::Continue
-    })?;
-    Ok(vec![ended, signalled])
-}
+    /// The sources of `netferry run`.
+    pub fn sources(&self) -> io::Result<Vec<Source<'_>>> {
+        let ended = Source::new(self.child, move || {
+            self.status().map_or(Reaction::Continue, Reaction::FinishDelivered)
+        })?;
+        let signalled = Source::new(&self.signals, move || {
+            self.forward_signals();
+            Reaction::Continue
+        })?;
+        Ok(vec![ended, signalled])
+    }
 
-/// Waits for the command without serving a network: its interface is gone, it is not.
-pub fn wait_for_command(signals: &Signals, child: &Child) -> io::Result<u8> {
-    loop {
-        forward_signals(signals, child);
-        if let Some(status) = status_of(child) {
-            return Ok(status);
-        }
-        let mut descriptors =
-            [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(child.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut descriptors, PollTimeout::NONE) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
+    /// Waits for the command without serving a network: its interface is gone, it is not.
+    pub fn wait(&self) -> io::Result<u8> {
+        loop {
+            self.forward_signals();
+            if let Some(status) = self.status() {
+                return Ok(status);
+            }
+            let mut descriptors = [
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.child.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut descriptors, PollTimeout::NONE) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 }

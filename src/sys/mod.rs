@@ -17,15 +17,18 @@
 //! - [`pipe`]: moving bytes between sockets without touching them
 //! - [`process`]: children, signals, exit statuses
 //! - [`host`], [`resolv_conf`]: facts about the machine
-//! - [`sandbox`], [`seccomp`]: giving up what serving does not need
+//! - [`sandbox`], [`seccomp`]: giving up what serving does not need; [`confined`]: the proof of it
+//! - [`messenger`]: signals to a command that we have no power over any more
 #![allow(unsafe_code)] // ioctls, fork and a few system calls have no safe wrapper; the rest of the crate denies it.
 
 pub mod bess;
+pub mod confined;
 pub mod daemon;
 pub mod descriptor;
 pub mod host;
 pub mod id_map;
 pub mod loose_tap;
+pub mod messenger;
 pub mod mounts;
 pub mod namespace;
 pub mod netlink;

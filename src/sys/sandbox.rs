@@ -3,11 +3,13 @@
 //! [`enter`] is called once, when every socket and device is open and nothing but the loop follows. The
 //! process stays in its network namespace, where its sockets belong; what it gives up is the rest:
 //!
-//! 1. A mount namespace of its own, whose root becomes an empty, read-only tmpfs (`view` tells the few
+//! 1. A mount namespace of its own (and with it an IPC and a UTS namespace), whose root becomes an empty, read-only tmpfs (`view` tells the few
 //!    directories mounted there, read-only, for files that are read again later). The host's root is detached:
 //!    no path leads there, and descriptors of directories that we were started with are closed.
 //! 2. Every capability, from all five sets, and with `PR_SET_NO_NEW_PRIVS` the way to get any again.
-//! 3. Being looked into: the process is no longer dumpable, so that not even its own user can trace it or read its
+//! 3. Where the kernel has Landlock: every access to files but reading those, signals to anybody, abstract Unix sockets
+//!    (`landed`). A second wall behind the first, which also holds should a mount ever lead out.
+//! 4. Being looked into: the process is no longer dumpable, so that not even its own user can trace it or read its
 //!    memory, and no core file holds the container's traffic.
 //!
 //! **Which user namespace.** Mounting takes `CAP_SYS_ADMIN`. Where the process has it (podman starts us as root
@@ -20,12 +22,13 @@
 //! host's numbers, and ports below 1024 ask the user namespace that owns the network namespace.
 //!
 //! **Left out:** a PID namespace (it would need another process in front of us, and whoever started us watches
-//! ours) and a network namespace (the sockets' own). Mounts that appear on the host below a directory that is
+//! ours; no system call that names a process is left by [`super::seccomp`]) and a network namespace (the sockets' own). Mounts that appear on the host below a directory that is
 //! shown appear here too; a service that removes and remakes its whole directory below `/run` is lost from
 //! sight until restart, and the resolvers last seen stay. Nothing is left behind: namespace and tmpfs end with the process.
 //!
-//! References: mount_namespaces(7), pivot_root(2), user_namespaces(7), capabilities(7), mount_setattr(2).
+//! References: mount_namespaces(7), pivot_root(2), user_namespaces(7), capabilities(7), mount_setattr(2), landlock(7).
 
+mod landed;
 mod view;
 
 use std::ffi::c_ulong;
@@ -42,6 +45,7 @@ use nix::sys::prctl;
 use nix::sys::stat::fstat;
 use nix::unistd::{chdir, getegid, geteuid, pivot_root};
 
+use super::confined::Sandboxed;
 use super::{mounts, namespace};
 use view::View;
 
@@ -52,6 +56,9 @@ const CAP_NET_BIND_SERVICE: u32 = 10;
 const CAPABILITIES: u32 = 64;
 /// Set where AppArmor takes the capabilities of a new user namespace away again.
 const APPARMOR_RESTRICTS: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+
+/// How to do without, by face.
+const WITHOUT: &str = "give --no-sandbox, or as slirp4netns leave --enable-sandbox out";
 
 /// What the process still needs.
 #[derive(Debug, Default)]
@@ -70,16 +77,16 @@ pub struct SandboxPlan<'a> {
 pub enum SandboxError {
     /// No namespace to do it in.
     #[error(
-        "cannot make a mount namespace for --enable-sandbox: {source}; the system forbids user namespaces to this \
+        "cannot make a mount namespace for the sandbox: {source}; the system forbids user namespaces to this \
          program (see sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
-         kernel.apparmor_restrict_unprivileged_userns): allow them or leave --enable-sandbox out"
+         kernel.apparmor_restrict_unprivileged_userns): allow them, or {WITHOUT}"
     )]
     Namespace {
         /// What the kernel said to the last attempt.
         source: io::Error,
     },
     /// A step failed.
-    #[error("cannot {doing} for --enable-sandbox: {source}")]
+    #[error("cannot {doing} for the sandbox: {source}; to do without, {WITHOUT}")]
     Step {
         /// What was being done.
         doing: String,
@@ -97,7 +104,7 @@ fn step<T, E: Into<io::Error>>(doing: impl Into<String>, result: Result<T, E>) -
 
 /// Confines the calling, single-threaded process for good. Open descriptors keep working, save those of directories,
 /// which are closed. After an error the process is to end: it may be anywhere on the way.
-pub fn enter(plan: &SandboxPlan<'_>) -> Result<(), SandboxError> {
+pub fn enter(plan: &SandboxPlan<'_>) -> Result<Sandboxed, SandboxError> {
     close_directories()?;
     let host_identity = make_namespace(plan.container_userns.as_ref())?;
     let keeps_low_ports = plan.low_ports && host_identity && namespace::owns_own_network();
@@ -105,8 +112,10 @@ pub fn enter(plan: &SandboxPlan<'_>) -> Result<(), SandboxError> {
     replace_root(&view)?;
     drop_capabilities(keeps_low_ports)?;
     step("give up new privileges", prctl::set_no_new_privs())?;
+    step("forbid the use of files", landed::restrict())?;
     // Last: a change of credentials sets it anew.
-    step("hide the memory", prctl::set_dumpable(false))
+    step("hide the memory", prctl::set_dumpable(false))?;
+    Ok(Sandboxed::entered())
 }
 
 /// A descriptor of a directory leads out of every mount namespace. We hold none ourselves; what whoever started us has
@@ -132,16 +141,20 @@ fn is_directory(number: RawFd) -> bool {
     fstat(descriptor).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
+/// What else of the system has a namespace, and nothing in it that serving needs.
+const BESIDE: CloneFlags = CloneFlags::CLONE_NEWIPC.union(CloneFlags::CLONE_NEWUTS);
+
 /// Moves into a new mount namespace that may be changed. Answers whether the user namespace is still the same.
 fn make_namespace(container: Option<&OwnedFd>) -> Result<bool, SandboxError> {
-    match unshare(CloneFlags::CLONE_NEWNS) {
+    let namespaces = CloneFlags::CLONE_NEWNS | BESIDE;
+    match unshare(namespaces) {
         Ok(()) => return Ok(true),
         Err(Errno::EPERM) => {}
         Err(errno) => return Err(SandboxError::Namespace { source: errno.into() }),
     }
     let (user, group) = (geteuid(), getegid());
     let own = || -> io::Result<()> {
-        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+        unshare(CloneFlags::CLONE_NEWUSER | namespaces)?;
         fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
         // user_namespaces(7): without privilege a group map may be written only once setgroups(2) is given up.
         fs::write("/proc/self/setgroups", "deny")?;
@@ -150,7 +163,7 @@ fn make_namespace(container: Option<&OwnedFd>) -> Result<bool, SandboxError> {
     let joined = || -> io::Result<()> {
         let container = container.ok_or(Errno::EPERM)?;
         setns(container, CloneFlags::CLONE_NEWUSER)?;
-        Ok(unshare(CloneFlags::CLONE_NEWNS)?)
+        Ok(unshare(namespaces)?)
     };
     // Under that setting a new namespace is made and then turns out to be powerless, too late to go elsewhere.
     let own_is_powerless = fs::read_to_string(APPARMOR_RESTRICTS).is_ok_and(|text| text.trim() == "1");

@@ -42,6 +42,7 @@ use crate::stack::boundary::{
 };
 use crate::stack::forward::splice::{Path as ClientPath, local_client};
 use crate::stack::isolation::caught;
+use crate::sys::confined::Confined;
 use crate::sys::socket::{Accepted, ListenError, StreamSocket};
 
 pub use self::link::Device;
@@ -246,8 +247,8 @@ impl Worker {
         Ok(self)
     }
 
-    /// Drives until the link goes away or a source asks for the end.
-    pub fn run(mut self, mut sources: Vec<Source<'_>>) -> io::Result<ExitReason> {
+    /// Drives until the link goes away or a source asks for the end; not before all that it does not need is given up.
+    pub fn run(mut self, mut sources: Vec<Source<'_>>, _: Confined) -> io::Result<ExitReason> {
         for (place, source) in (0..).zip(&sources) {
             let descriptor = source.descriptor.as_raw_fd();
             let token = Subject::Source(place).token();

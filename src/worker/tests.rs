@@ -12,6 +12,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use super::*;
 use crate::config::{Limits, LinkConfig, OutboundAddresses, Services, Timeouts, UdpMapping};
 use crate::sys::bess::BessSocket;
+use crate::sys::confined::{Sandboxed, Waiver};
 use crate::sys::socket::tests::in_private_network;
 use crate::wire::MacAddr;
 
@@ -48,7 +49,8 @@ impl Ground {
         let device = BessSocket::from_fd(ours).unwrap();
         let worker = Worker::new(Arc::new(config), device, Vec::new(), Vec::new(), [1, 2, 3, 4]).unwrap();
         let worker = worker.with_control(Server::bind(&path).unwrap()).unwrap();
-        Ground { worker: std::thread::spawn(move || worker.run(Vec::new())), guest, path }
+        let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
+        Ground { worker: std::thread::spawn(move || worker.run(Vec::new(), confined)), guest, path }
     }
 
     fn connect(&self) -> UnixStream {

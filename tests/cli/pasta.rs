@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use netferry::cli::{
-    self, Announcement, AttachTarget, CliError, Configuration, HostCopy, Lifetime, Mode, Plan, Verbosity,
+    self, Announcement, AttachTarget, CliError, Configuration, Confinement, HostCopy, Lifetime, Mode, Plan,
+    Verbosity,
 };
 use netferry::config::{LocalClients, PortProtocol};
 use rstest::rstest;
@@ -45,7 +46,7 @@ fn attached(plan: &Plan) -> &cli::Attach {
 fn a_number_is_a_process_and_all_else_a_command() {
     let plan = plan(&["--config-net", "4711"]);
     assert_eq!(attached(&plan).target, AttachTarget::Pid(4711));
-    assert!(plan.process.background && plan.confinement.sandbox && plan.confinement.seccomp);
+    assert!(plan.process.background && plan.confinement == Confinement::Full);
     let spawn = self::plan(&["-q", "ip", "-4", "--help"]);
     assert_eq!(spawn.mode, Mode::Run { command: ["ip", "-4", "--help"].map(OsString::from).into() });
     assert!(!spawn.process.background);

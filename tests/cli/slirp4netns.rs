@@ -57,7 +57,10 @@ fn defaults_are_those_of_the_original() {
     let pool = DhcpPool { first: "10.0.2.15".parse().unwrap(), last: "10.0.2.30".parse().unwrap() };
     assert_eq!(plan.services, Services { dns: true, dhcp: Some(pool), dhcpv6: false, ..Services::default() });
     assert_eq!(plan.outbound, OutboundSources::default());
-    assert_eq!((plan.api_socket, plan.confinement), (None, Confinement::default()));
+    assert_eq!(
+        (plan.api_socket, plan.confinement),
+        (None, Confinement::OfFace { sandbox: false, filter: false })
+    );
     let expected = Attach {
         target: AttachTarget::Pid(4711),
         userns: None,
@@ -76,7 +79,7 @@ fn podman_is_understood() {
     let plan = plan(&words.concat());
     assert!(!plan.host_loopback);
     assert_eq!(plan.link.mtu, 65_520);
-    assert_eq!(plan.confinement, Confinement { sandbox: true, seccomp: true });
+    assert_eq!(plan.confinement, Confinement::OfFace { sandbox: true, filter: true });
     assert_eq!(plan.api_socket, Some(PathBuf::from("/run/a.net")));
     assert!(plan.services.dhcpv6);
     let ipv6 = plan.link.ipv6.unwrap();

@@ -1,4 +1,5 @@
-//! `--enable-sandbox` and `--enable-seccomp`: every kind of traffic still works, and nothing else does.
+//! Confinement, by default or as `--enable-sandbox` and `--enable-seccomp` ask for it: every kind of traffic still
+//! works, and nothing else does.
 
 use std::fs;
 use std::net::IpAddr;
@@ -338,5 +339,154 @@ fn each_option_does_its_own_part() {
             pair.inside(ground, &["curl", "-sS", "--max-time", "10", url]).expect_success();
             pair.end();
         }
+    });
+}
+
+/// A field of a process's status.
+fn status(pid: i32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_default().trim().to_string()
+}
+
+/// The children of a process, by the kernel's list of each thread.
+fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace().map(|number| number.parse().unwrap()).collect()
+}
+
+#[track_caller]
+fn assert_fully_confined(pid: i32, files: &[&str]) {
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status(pid, set), "0000000000000000", "{set}");
+    }
+    assert_eq!((status(pid, "NoNewPrivs").as_str(), status(pid, "Seccomp").as_str()), ("1", "2"));
+    let mut names: Vec<_> = fs::read_dir(format!("/proc/{pid}/root"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.retain(|name| name != "run");
+    assert_eq!(names, files);
+    for kind in ["user", "mnt", "ipc", "uts"] {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_ne!(namespace(&pid.to_string()), namespace("self"), "{kind}");
+    }
+}
+
+#[test]
+fn run_confines_itself_before_the_command_starts() {
+    sealed(|ground| {
+        let before = ground.belongings();
+        let mut relay = start(ground.netferry(&["run", "--", "sh", "-c", "echo started; exec sleep 60"]));
+        relay.wait_for(Stream::Out, "started");
+        assert_fully_confined(relay.pid(), &["etc"]);
+        // The command, and who passes signals on to it.
+        let mut kinds: Vec<_> = children(relay.pid()).iter().map(|pid| status(*pid, "Seccomp")).collect();
+        kinds.sort();
+        assert_eq!(kinds, ["0", "2"]);
+        relay.signal(Signal::SIGTERM);
+        relay.finish(SOON).expect_code(143);
+        ground.assert_nothing_left(&before);
+    });
+}
+
+#[test]
+fn attach_confines_itself_before_it_tells_that_it_is_ready() {
+    sealed(|ground| {
+        let mut command = ground.user("unshare");
+        command.args(["--user", "--map-root-user", "--net", "sh", "-c", "echo up; exec sleep 60"]);
+        let mut holder = start(command);
+        holder.wait_for(Stream::Out, "up");
+        let mut relay = start(ground.netferry(&["attach", &holder.pid().to_string()]));
+        relay.wait_for(Stream::Err, "tap0 10.0.2.100/24");
+        assert_fully_confined(relay.pid(), &["etc"]);
+        // Set up by one that has ended; nobody else is left.
+        assert_eq!(children(relay.pid()), [] as [i32; 0]);
+        holder.signal(Signal::SIGKILL);
+        relay.finish(SOON).expect_code(0);
+    });
+}
+
+#[test]
+fn pasta_confines_itself_and_the_process_in_the_container() {
+    sealed(|ground| {
+        let before = ground.belongings();
+        let words = [
+            "pasta",
+            "--config-net",
+            "-t",
+            "8000",
+            "-T",
+            "9000",
+            "-u",
+            "none",
+            "-U",
+            "none",
+            "--",
+            "sh",
+            "-c",
+        ];
+        let words = [&words[..], &["echo started; exec sleep 60"]].concat();
+        let mut relay = start(ground.netferry(&words));
+        relay.wait_for(Stream::Out, "started");
+        // No resolver is asked, so that no file is needed.
+        assert_fully_confined(relay.pid(), &[]);
+        let (mut inside, mut filtered) = (0, 0);
+        let own = fs::read_link("/proc/self/ns/net").unwrap();
+        for pid in children(relay.pid()).into_iter().filter(|pid| status(*pid, "Seccomp") == "2") {
+            filtered += 1;
+            if fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() != own {
+                inside += 1;
+                // What `-T` below 1024 takes, in the container.
+                assert_eq!(status(pid, "CapEff"), "0000000000000400");
+                assert_eq!(fs::read_dir(format!("/proc/{pid}/root")).unwrap().count(), 0);
+            }
+        }
+        assert_eq!((filtered, inside), (2, 1));
+        relay.signal(Signal::SIGTERM);
+        relay.finish(SOON).expect_code(143);
+        ground.assert_nothing_left(&before);
+    });
+}
+
+#[test]
+fn without_a_sandbox_it_is_said_loudly_and_all_is_kept() {
+    sealed(|ground| {
+        let words = ["run", "--quiet", "--no-sandbox", "--", "sh", "-c", "echo started; exec sleep 60"];
+        let mut relay = start(ground.netferry(&words));
+        relay.wait_for(Stream::Out, "started");
+        assert_eq!(status(relay.pid(), "Seccomp"), "0");
+        assert!(fs::metadata(format!("/proc/{}/root/proc", relay.pid())).is_ok());
+        relay.signal(Signal::SIGTERM);
+        let outcome = relay.finish(SOON).expect_code(143);
+        assert!(
+            outcome.stderr.contains("WARNING: --no-sandbox") && outcome.stderr.lines().count() == 1,
+            "{outcome}"
+        );
+    });
+}
+
+#[test]
+fn signals_reach_a_command_that_has_become_another_user() {
+    sealed(|ground| {
+        ground.needs(&["setpriv"]);
+        let words = [
+            "run",
+            "--",
+            "setpriv",
+            "--reuid",
+            "1",
+            "--regid",
+            "1",
+            "--clear-groups",
+            "sh",
+            "-c",
+            "trap 'echo told; exit 7' USR1; echo started $(id -u); while :; do sleep 0.05; done",
+        ];
+        let mut relay = start(ground.netferry(&words));
+        relay.wait_for(Stream::Out, "started 1");
+        relay.signal(Signal::SIGUSR1);
+        let outcome = relay.finish(SOON).expect_code(7);
+        assert!(outcome.stdout.contains("told"), "{outcome}");
     });
 }

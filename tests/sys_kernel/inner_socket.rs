@@ -4,7 +4,9 @@ use std::os::fd::AsFd;
 
 use netferry::sys::namespace::{NamespaceTarget, enter};
 use netferry::sys::process::{ExitKind, fork_child};
-use netferry::sys::socket::inner::{InnerSockets, serve};
+use netferry::sys::sandbox::{self, SandboxPlan};
+use netferry::sys::seccomp::{Calls, install};
+use netferry::sys::socket::inner::{InnerSockets, Tables, serve};
 use netferry::sys::socket::{SocketError, StreamListener};
 
 use crate::Case;
@@ -21,15 +23,23 @@ fn inside() {
     let helper = fork_child(|| {
         drop(ours.take());
         enter(&target).unwrap();
-        serve(line.as_fd(), &[]).map_or(1, |()| 0)
+        let tables = Tables::open().unwrap();
+        let sandboxed = sandbox::enter(&SandboxPlan::default()).unwrap();
+        assert_eq!(std::fs::read_dir("/").unwrap().count(), 0);
+        let confined = install(Calls::Inner, sandboxed).unwrap();
+        serve(line.as_fd(), &[], &tables, confined).map_or(1, |()| 0)
     })
     .unwrap();
     let sockets = ours.take().unwrap();
+    drop(line);
     // The port is free on both sides: two namespaces, two ports.
     let outer = StreamListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = outer.local_address().unwrap();
     let inner = sockets.listen(address).unwrap();
     assert_eq!(inner.local_address().unwrap(), address);
+    let mut found = Vec::new();
+    sockets.tables().unwrap().for_each(true, |port| found.push(port)).unwrap();
+    assert_eq!(found, [address.port()]);
     // Its loopback is down, so that nobody inside can be reached: not our listener, above all.
     assert_eq!(sockets.connect(address).map(|_| ()), Err(SocketError::NetworkUnreachable));
     drop(sockets);

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 
 use netferry::sys::descriptor::{pair, receive_descriptor, send_descriptor};
@@ -23,6 +25,7 @@ pub const CASES: &[Case] = &[
     ("sandbox_without_any_namespace_says_so", of_nothing),
     ("sandbox_shows_nothing_where_nothing_is_needed", of_no_files),
     ("sandbox_keeps_the_low_ports_of_a_root_of_its_network", low_ports),
+    ("sandbox_reaches_no_process_and_no_abstract_socket_outside", landlock),
 ];
 
 /// Set once the case runs without capabilities; its value is the number of the container's process.
@@ -267,5 +270,34 @@ fn low_ports() {
             });
             assert_eq!(child.unwrap().wait().unwrap(), ExitKind::Exited(i32::from(expected)));
         }
+    });
+}
+
+/// Signals and abstract sockets are scoped from Linux 6.12 on; before, the filter of system calls alone keeps them away.
+fn has_scopes() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    version >= (6, 12)
+}
+
+fn landlock() {
+    contained(|| {
+        let path = SocketAddr::from_abstract_name(b"netferry-sandbox").unwrap();
+        let _listener = UnixListener::bind_addr(&path).unwrap();
+        let has_scopes = has_scopes();
+        let child = fork_child(|| {
+            let parent = nix::unistd::getppid();
+            nix::sys::signal::kill(parent, None).unwrap();
+            enter(&SandboxPlan::default()).unwrap();
+            let signalled = nix::sys::signal::kill(parent, None);
+            let connected = UnixStream::connect_addr(&path);
+            if has_scopes {
+                assert_eq!(signalled, Err(nix::errno::Errno::EPERM));
+                assert_eq!(connected.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+            }
+            0
+        });
+        assert_eq!(child.unwrap().wait().unwrap(), ExitKind::Exited(0));
     });
 }

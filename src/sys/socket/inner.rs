@@ -3,17 +3,22 @@
 //! A socket belongs to the namespace of the process that opened it, for ever. So a forked child ([`serve`]) enters
 //! the container's namespaces, opens sockets there on request and hands them out over a socket pair
 //! ([`InnerSockets`]); it never moves a byte. Only loopback addresses are served, and those that are the container's
-//! own: all else is reached through its link. The tables of bound ports are to be had the same way. One request, one answer; a connect is only started, so no answer waits for a peer.
+//! own: all else is reached through its link. The tables of bound ports are to be had the same way. The child is confined
+//! before it serves: it sees no file, and may call nothing but what opens such sockets. One request, one answer; a connect is only started, so no answer waits for a peer.
 //!
 //! The child ends when the other end of the line is closed. As long as it lives, and any socket of it, the
 //! kernel keeps the namespace: whoever waits for that to go must watch something else.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use tracing::warn;
+
 use super::datagram::DatagramSocket;
 use super::{ListenError, SocketError, StreamListener, StreamSocket};
+use crate::sys::confined::Confined;
 use crate::sys::descriptor::{pair, receive_descriptor, send_descriptor};
 use crate::sys::proc_net::{self, PortTables};
 
@@ -36,13 +41,15 @@ enum Request {
 #[derive(Debug)]
 pub struct InnerSockets {
     line: OwnedFd,
+    /// It was told that nobody is inside any more.
+    is_mourned: Cell<bool>,
 }
 
 impl InnerSockets {
     /// Both ends: ours, and the one that [`serve`] is given in the child.
     pub fn pair() -> io::Result<(InnerSockets, OwnedFd)> {
         let (line, inside) = pair()?;
-        Ok((InnerSockets { line }, inside))
+        Ok((InnerSockets { line, is_mourned: Cell::new(false) }, inside))
     }
 
     /// A stream that connects to `target`; its outcome shows as writability or an error.
@@ -86,6 +93,15 @@ impl InnerSockets {
     }
 
     fn ask(&self, request: Request) -> io::Result<OwnedFd> {
+        let answer = self.exchange_words(request);
+        let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+        if answer.as_ref().is_err_and(is_gone) && !self.is_mourned.replace(true) {
+            warn!("the process in the container has ended: nothing goes from loopback to loopback any more");
+        }
+        answer
+    }
+
+    fn exchange_words(&self, request: Request) -> io::Result<OwnedFd> {
         send_descriptor(&self.line, None, &request.to_bytes())?;
         let mut answer = [0; ANSWER_BYTES];
         match receive_descriptor(&self.line, &mut answer)? {
@@ -100,9 +116,24 @@ impl InnerSockets {
     }
 }
 
+/// What is there to hand out besides sockets: the tables of bound ports, opened while there are files to open.
+#[derive(Debug)]
+pub struct Tables([Option<OwnedFd>; PortTables::COUNT]);
+
+impl Tables {
+    /// Those of the calling process's namespace.
+    pub fn open() -> io::Result<Tables> {
+        let mut tables = [const { None }; PortTables::COUNT];
+        for (number, table) in tables.iter_mut().enumerate() {
+            *table = proc_net::open_own(number)?;
+        }
+        Ok(Tables(tables))
+    }
+}
+
 /// Opens sockets in the namespace of the calling process until the other end of `line` is closed. `own` are the
 /// container's addresses.
-pub fn serve(line: BorrowedFd<'_>, own: &[IpAddr]) -> io::Result<()> {
+pub fn serve(line: BorrowedFd<'_>, own: &[IpAddr], tables: &Tables, _: Confined) -> io::Result<()> {
     let mut request = [0; REQUEST_BYTES];
     loop {
         let (len, _) = match receive_descriptor(line, &mut request) {
@@ -113,19 +144,34 @@ pub fn serve(line: BorrowedFd<'_>, own: &[IpAddr]) -> io::Result<()> {
             return Ok(());
         }
         let opened = match Request::from_bytes(&request[..len]) {
-            Some(request) if request.is_allowed(own) => open(request),
+            Some(request) if request.is_allowed(own) => open(request, tables),
             Some(_) | None => Err(libc::EINVAL),
         };
         let answer = opened.as_ref().err().copied().unwrap_or(0).to_ne_bytes();
-        match send_descriptor(line, opened.as_ref().ok().map(AsFd::as_fd), &answer) {
+        match send_descriptor(line, opened.as_ref().ok().map(Opened::as_fd), &answer) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             sent => sent?,
         }
     }
 }
 
-fn open(request: Request) -> Result<OwnedFd, i32> {
-    match request {
+/// What answers a request: a socket that is closed once it is handed out, or a table that stays.
+enum Opened<'a> {
+    Socket(OwnedFd),
+    Table(&'a OwnedFd),
+}
+
+impl Opened<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Opened::Socket(socket) => socket.as_fd(),
+            Opened::Table(table) => table.as_fd(),
+        }
+    }
+}
+
+fn open(request: Request, tables: &Tables) -> Result<Opened<'_>, i32> {
+    let socket = match request {
         Request::Connect(target) => {
             StreamSocket::connect(target, None).map(|(socket, _)| socket.fd).map_err(errno_of)
         }
@@ -135,15 +181,15 @@ fn open(request: Request) -> Result<OwnedFd, i32> {
         Request::Exchange(target) => {
             DatagramSocket::open(target, None, 0).map(DatagramSocket::into_fd).map_err(errno_of)
         }
-        Request::Table(number) => match proc_net::open_own(usize::from(number)) {
-            Ok(Some(table)) => Ok(table),
-            Ok(None) => Err(libc::ENOENT),
-            Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
-        },
+        Request::Table(number) => {
+            let table = tables.0.get(usize::from(number)).and_then(Option::as_ref);
+            return table.map(Opened::Table).ok_or(libc::ENOENT);
+        }
         Request::Receive(address) => {
             DatagramSocket::bind(address).map(DatagramSocket::into_fd).map_err(|error| error.errno())
         }
-    }
+    };
+    socket.map(Opened::Socket)
 }
 
 /// An errno that [`SocketError::from_errno`] sorts back to the same.
@@ -221,13 +267,16 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::confined::{Sandboxed, Waiver};
     use crate::sys::socket::tests::in_private_network;
     use std::io::{Read, Write};
 
     /// With a thread in the child's place.
     fn with_server(body: impl FnOnce(&InnerSockets)) {
         let (sockets, inside) = InnerSockets::pair().unwrap();
-        let server = std::thread::spawn(move || serve(inside.as_fd(), &[]));
+        let tables = Tables::open().unwrap();
+        let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
+        let server = std::thread::spawn(move || serve(inside.as_fd(), &[], &tables, confined));
         body(&sockets);
         drop(sockets);
         server.join().unwrap().unwrap();

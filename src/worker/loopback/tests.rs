@@ -13,6 +13,8 @@ use crate::config::limits::SpliceLimits;
 use crate::config::{Forwarding, LocalClients, PortForwarding};
 use crate::stack::boundary::Duration;
 use crate::stack::forward::tests::config;
+use crate::sys::confined::{Confined, Sandboxed, Waiver};
+use crate::sys::socket::inner::Tables;
 use crate::sys::socket::tests::in_private_network;
 
 /// A loopback with nothing around it but its poll.
@@ -60,7 +62,10 @@ fn outward(protocol: PortProtocol, port: u16, target: u16) -> PublishRule {
 /// Runs `body` with the rules of the container's loopback and these limits.
 fn with_driver(rules: &[PublishRule], limits: SpliceLimits, body: impl FnOnce(&mut Driver)) {
     let (inside, line) = InnerSockets::pair().unwrap();
-    let server = std::thread::spawn(move || crate::sys::socket::inner::serve(line.as_fd(), &[]));
+    let tables = Tables::open().unwrap();
+    let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
+    let server =
+        std::thread::spawn(move || crate::sys::socket::inner::serve(line.as_fd(), &[], &tables, confined));
     let poll = Poll::new().unwrap();
     let mut config = config(false);
     config.limits.splice = limits;
