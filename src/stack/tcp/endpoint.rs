@@ -34,6 +34,12 @@ use crate::wire::ip::{self, Ethernet, Header, protocol};
 use crate::wire::tcp::{self, BareSegment, Flags, MAX_SACK_BLOCKS, Options, Segment};
 use crate::wire::vnet_header::Offload;
 
+/// A container that answers our SYN within this is on the other end of a TAP and nothing else.
+const NEAR: Duration = Duration::from_millis(2);
+/// The most that such a container may have on its way. A transfer gains nothing by more: it would wait in the link's queue,
+/// and whoever shares the link would wait behind it.
+const NEAR_WINDOW_BYTES: usize = 768 << 10;
+
 /// Largest IP packet a frame can carry.
 const MAX_PACKET_BYTES: usize = 65_535;
 
@@ -214,7 +220,7 @@ impl Endpoint {
         }
         self.take_syn(segment, link);
         if acknowledges {
-            self.sender.syn_acknowledged(segment.acknowledgement, now);
+            self.syn_acknowledged(segment.acknowledgement, now);
             self.owed.syn = false;
             self.owed.acknowledgement = true;
             self.state = State::Established;
@@ -316,6 +322,13 @@ impl Endpoint {
         }
     }
 
+    fn syn_acknowledged(&mut self, acknowledgement: u32, now: Instant) {
+        self.sender.syn_acknowledged(acknowledgement, now);
+        if self.sender.round_trip().is_some_and(|round_trip| round_trip <= NEAR) {
+            self.receiver.limit_window(NEAR_WINDOW_BYTES);
+        }
+    }
+
     /// Whether the rest of the segment counts.
     fn handle_acknowledgement(&mut self, segment: &Segment<'_>, now: Instant) -> bool {
         let acknowledgement = segment.acknowledgement;
@@ -324,7 +337,7 @@ impl Endpoint {
                 self.refuse(segment);
                 return false;
             }
-            self.sender.syn_acknowledged(acknowledgement, now);
+            self.syn_acknowledged(acknowledgement, now);
             // The window of a SYN is never shifted.
             let shift = if segment.flags.contains(Flags::SYN) { 0 } else { self.container_shift };
             let window = u32::from(segment.window) << shift;

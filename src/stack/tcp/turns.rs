@@ -9,7 +9,7 @@ use crate::stack::boundary::{Duration, Instant};
 /// A turn while nobody is in a hurry.
 const LARGE_BYTES: usize = 512 << 10;
 /// A turn beside an exchange of short messages.
-const SMALL_BYTES: usize = 128 << 10;
+const SMALL_BYTES: usize = 32 << 10;
 /// What a turn moves at most that is taken for a short message.
 const MESSAGE_BYTES: usize = 4 << 10;
 /// An exchange is taken to go on for this long.

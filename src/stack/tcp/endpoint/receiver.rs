@@ -23,6 +23,8 @@ pub struct Receiver {
     pub expected: u32,
     /// First sequence number beyond the window that we have granted.
     granted: u32,
+    /// Largest window that is granted.
+    largest_window: usize,
     /// The number of the container's FIN, once that is known.
     fin: Option<u32>,
     /// Bits by which our windows are shifted; none unless both sides can.
@@ -40,6 +42,7 @@ impl Receiver {
             ahead_latest: 0,
             expected: 0,
             granted: 0,
+            largest_window: capacity,
             fin: None,
             shift: WINDOW_SHIFT,
             segment_bytes: 0,
@@ -56,6 +59,11 @@ impl Receiver {
     /// The container cannot shift windows, so neither do we (RFC 7323 §2.2).
     pub fn never_shift(&mut self) {
         self.shift = 0;
+    }
+
+    /// Grants no larger window from now on, whatever there is room for.
+    pub fn limit_window(&mut self, bytes: usize) {
+        self.largest_window = self.largest_window.min(bytes);
     }
 
     /// What our SYN says of the shift.
@@ -152,7 +160,8 @@ impl Receiver {
     /// First sequence number that is not granted with the next header; never before what was.
     fn right_edge(&self) -> u32 {
         let most = usize::from(u16::MAX) << self.shift;
-        let window = self.queue.free().min(most) >> self.shift << self.shift;
+        let room = self.largest_window.saturating_sub(self.queue.len());
+        let window = room.min(most) >> self.shift << self.shift;
         let edge = self.expected.wrapping_add(window as u32);
         // RFC 9293 §3.8.6.2.2: it moves by segments, or by halves of a small buffer; crumbs would come back as crumbs.
         let step = (self.queue.capacity() / 2).min(usize::from(self.segment_bytes)) as u32;
@@ -184,10 +193,30 @@ impl Receiver {
     /// Whether the window has opened so much that the container should know (RFC 9293 §3.8.6.2.2).
     pub fn has_window_news(&self, segment_bytes: u32) -> bool {
         let more = self.right_edge().wrapping_sub(self.granted) as usize;
-        let step = (2 * segment_bytes as usize).min(self.queue.capacity() / 4).max(1);
-        let is_news = more >= step && more <= self.queue.capacity();
+        let step = (2 * segment_bytes as usize).min(self.largest_window / 4).max(1);
+        let is_news = more >= step && more <= self.largest_window;
         // A window that is wide open already is told of with the next acknowledgement.
         let left = self.granted.wrapping_sub(self.expected) as usize;
-        is_news && left < self.queue.capacity() / 2
+        is_news && left < self.largest_window / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limited_window_is_granted_less_than_there_is_room_for() {
+        let mut receiver = Receiver::new(1 << 20);
+        receiver.begin(1, 1_460);
+        assert_eq!(usize::from(receiver.window_field()) << WINDOW_SHIFT, 1 << 20);
+        receiver.limit_window(512 << 10);
+        assert_eq!(usize::from(receiver.window_field()) << WINDOW_SHIFT, 512 << 10);
+        receiver.queue.write_ahead(0, &[0; 100 << 10]);
+        receiver.queue.extend(100 << 10);
+        assert_eq!(usize::from(receiver.window_field()) << WINDOW_SHIFT, 412 << 10, "what waits counts");
+        receiver.limit_window(1 << 20);
+        receiver.grant(512 << 10);
+        assert_eq!(usize::from(receiver.window_field()) << WINDOW_SHIFT, 512 << 10, "a window never shrinks");
     }
 }

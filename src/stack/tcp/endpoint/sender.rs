@@ -144,6 +144,11 @@ impl Sender {
         self.timer = None;
     }
 
+    /// What a round trip takes, once one was measured.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.smoothed.map(|(smoothed, _)| smoothed)
+    }
+
     /// Takes a window for as new as the segment that granted it (RFC 9293 §3.10.7.4). Says whether it has changed.
     pub fn grant(&mut self, sequence: u32, acknowledgement: u32, window: u32) -> bool {
         let (by_sequence, by_acknowledgement) = self.granted_by;
