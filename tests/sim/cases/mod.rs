@@ -15,6 +15,7 @@ mod sweep;
 mod tcp_failure;
 mod tcp_faults;
 mod tcp_flow_control;
+mod tcp_life;
 mod tcp_receive;
 mod tcp_reset;
 mod tcp_send;
