@@ -232,16 +232,15 @@ impl<T> FlowTable<T> {
         self.entries.get(flow.slot as usize).map(|entry| entry.last_active)
     }
 
-    /// Notes that the flow carried something.
-    pub fn touch(&mut self, flow: FlowId, now: Instant) {
-        if self.get(flow).is_none() {
-            return;
-        }
-        self.entries[flow.slot as usize].last_active = now;
+    /// Notes that the flow carried something; when it did so before.
+    pub fn touch(&mut self, flow: FlowId, now: Instant) -> Option<Instant> {
+        self.get(flow)?;
+        let before = std::mem::replace(&mut self.entries[flow.slot as usize].last_active, now);
         if self.newest != flow.slot {
             self.unlink(flow.slot);
             self.link_newest(flow.slot);
         }
+        Some(before)
     }
 
     /// The least recently used flow, if it has been silent for at least `idle`.

@@ -695,6 +695,14 @@ impl Endpoint {
         }
     }
 
+    /// Whether a segment has nothing but a number that was acknowledged already, to be acknowledged again.
+    #[must_use]
+    pub fn is_question(&self, segment: &Segment<'_>) -> bool {
+        segment.flags == Flags::ACK
+            && segment.payload.len() <= 1
+            && segment.sequence.wrapping_add(1) == self.receiver.expected
+    }
+
     /// RCV.NXT and SND.NXT.
     #[must_use]
     pub fn numbers(&self) -> (u32, u32) {

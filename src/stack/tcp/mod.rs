@@ -64,10 +64,16 @@ impl Stack {
         let Some(flow) = self.flows.find(&key) else {
             return self.open_from_container(key, packet, &segment, None, &link, now, io);
         };
-        self.flows.touch(flow, now);
+        let active_before = self.flows.touch(flow, now);
         let Some((_, body)) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
         match body {
             Flow::Tcp(tcp) => {
+                if !tcp.keeps_alive && tcp.asks_after_host(&segment) {
+                    // It wants to know of the peer, and hears of us only: so the host's kernel asks as often.
+                    let silence = now - active_before.unwrap_or(now);
+                    let interval = silence.min(self.config.timeouts.tcp_probe.into());
+                    self.actions.push_back(tcp.keep_host_alive(flow, silence, interval));
+                }
                 self.memory.limit(tcp);
                 tcp.handle_segment(flow, &segment, is_marked(packet.traffic_class), &link, now, io.host);
                 self.memory.charge(tcp);
@@ -339,14 +345,10 @@ impl Stack {
     /// Lets the host's kernel ask the peer whether it is still there, from now on.
     fn keep_host_alive(&mut self, flow: FlowId) {
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
-        if !std::mem::replace(&mut tcp.keeps_alive, true) {
+        if !tcp.keeps_alive {
             let timeouts = &self.config.timeouts;
-            self.actions.push_back(Action::KeepAlive {
-                flow,
-                idle: timeouts.tcp_established.into(),
-                interval: timeouts.tcp_probe.into(),
-                probes: KEEPALIVE_PROBES,
-            });
+            let (idle, interval) = (timeouts.tcp_established.into(), timeouts.tcp_probe.into());
+            self.actions.push_back(tcp.keep_host_alive(flow, idle, interval));
         }
     }
 

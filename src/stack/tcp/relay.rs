@@ -9,12 +9,14 @@
 //! the other, never a FIN.
 
 use super::super::boundary::{
-    Action, CloseKind, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, StreamRead, StreamWrite,
+    Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, StreamRead,
+    StreamWrite,
 };
 use super::super::timer::Alarm;
 use super::endpoint::{Endpoint, LinkView, Phase};
 use super::handshakes::Handshake;
 use super::turns::Turn;
+use crate::config::limits::KEEPALIVE_PROBES;
 use crate::wire::tcp::Segment;
 
 /// Bytes that a flow reads first: an answer and its header mostly fit.
@@ -146,6 +148,20 @@ impl TcpFlow {
             Phase::TimeWait | Phase::Closed => Awaited::Host,
             Phase::Opening | Phase::Open | Phase::ContainerFinished => Awaited::Anybody,
         }
+    }
+
+    /// Whether a segment asks whether the other side is still there (RFC 9293 §3.8.4): not what probes a closed window,
+    /// which looks the same.
+    #[must_use]
+    pub fn asks_after_host(&self, segment: &Segment<'_>) -> bool {
+        self.is_relaying() && self.endpoint.received_bytes() == 0 && self.endpoint.is_question(segment)
+    }
+
+    /// Has the host's kernel ask the peer whether it is still there after so much silence, from now on.
+    #[must_use]
+    pub fn keep_host_alive(&mut self, flow: FlowId, idle: Duration, interval: Duration) -> Action {
+        self.keeps_alive = true;
+        Action::KeepAlive { flow, idle, interval, probes: KEEPALIVE_PROBES }
     }
 
     /// The host's socket is connected: it may be read and written.

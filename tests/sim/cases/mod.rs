@@ -12,6 +12,7 @@ mod network_errors;
 mod policy;
 mod publish;
 mod sweep;
+mod tcp_ecn;
 mod tcp_failure;
 mod tcp_faults;
 mod tcp_flow_control;

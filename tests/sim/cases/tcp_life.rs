@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use netferry::config::PortProtocol;
-use netferry::stack::boundary::CloseKind;
+use netferry::stack::boundary::{Action, CloseKind};
 use netferry::stack::drop_reason::DropReason;
 
 use crate::app::{Ending, Reading, Script};
@@ -312,6 +312,44 @@ fn a_container_that_asks_whether_we_are_there_is_answered() {
         assert_eq!((got.len(), got[0].acknowledgement()), (1, peer.next));
     }
     assert_eq!(world.peer(at(TARGET)).app.received, 10, "the rubbish went nowhere");
+    peer.reset(world);
+}
+
+#[test]
+fn how_often_the_container_asks_is_how_often_the_hosts_kernel_asks_its_peer() {
+    // RFC 1122 §4.2.3.6 from end to end: our answer alone would tell the container of a peer that is long gone.
+    let (mut world, mut peer) = RawPeer::connected(idle());
+    peer.say(&mut world, &pattern(0, 10));
+    let asked = |world: &World| -> Vec<Action> {
+        let is_asking = |action: &&Action| matches!(action, Action::KeepAlive { .. });
+        world.host.actions.iter().filter(is_asking).copied().collect()
+    };
+    world.host.connection_mut(at(TARGET)).vanished = true;
+    for _ in 0..3 {
+        world.run_for(secs(60));
+        peer.ask(&mut world, &peer.shape(ACK).at(peer.next - 1));
+    }
+    let [Action::KeepAlive { idle, interval, .. }] = asked(&world)[..] else { panic!("{:?}", asked(&world)) };
+    assert_eq!((idle, interval), (secs(60), secs(60)), "once: the kernel goes on by itself");
+    let mut got = Vec::new();
+    for _ in 0..12 {
+        world.run_for(secs(60));
+        got.extend(peer.ask(&mut world, &peer.shape(ACK).at(peer.next - 1)));
+    }
+    assert!(got.iter().any(|segment| segment.flags() & RST != 0), "it is found out");
+    world.finish();
+}
+
+#[test]
+fn a_probe_of_our_closed_window_does_not_ask_after_the_host() {
+    let host = Target::running(idle().reading(Reading::Never)).limits(100, 100);
+    let mut world = World::usual();
+    let mut peer = RawPeer::new(&mut world, at(TARGET));
+    peer.connect(&mut world, USUAL, host);
+    peer.say(&mut world, &pattern(0, 1_000));
+    world.run_for(secs(60));
+    peer.ask(&mut world, &peer.shape(ACK).at(peer.next - 1));
+    assert_eq!(world.count_actions(|action| matches!(action, Action::KeepAlive { .. })), 0);
     peer.reset(world);
 }
 
