@@ -32,6 +32,7 @@ mod pasta_ports;
 mod path_mtu;
 mod programs;
 mod publish;
+mod refusals;
 mod resolver;
 mod sandbox;
 mod slirp4netns;
