@@ -6,15 +6,18 @@
 //! ([`Sent`]). The error keeps its type, its code and the address of whoever sent it, and arrives with one hop less.
 //!
 //! An error of the container belongs to the flow whose packet it quotes, or to none. It changes no mapping
-//! (RFC 5508 REQ-4), and none is answered.
+//! (RFC 5508 REQ-4), and none is answered. It ends a connect to a port of the container, and makes the segments of a stream
+//! smaller. Left out: datagrams for a host behind a narrower link in the container, which leave us as large as its first
+//! link takes them.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::boundary::{
-    DatagramPort, FlowId, FrameSink, HostError, Instant, ListenerId, NetworkErrorReport, Notice,
+    CloseKind, DatagramPort, FlowId, FrameSink, HostError, Instant, ListenerId, NetworkErrorReport, Notice,
 };
 use super::drop_reason::DropReason;
 use super::flow::{FlowKey, FlowProtocol};
+use super::tcp::relay::Stage;
 use super::udp::anyone_like;
 use super::unreachable::Report;
 use super::{Flow, Stack, forward};
@@ -231,9 +234,25 @@ impl Stack {
     ) -> Result<(), DropReason> {
         let flow = self.flow_of_quote(packet, error)?;
         match self.flows.get(flow) {
-            Some(Flow::Udp(_) | Flow::Tcp(_)) => Err(DropReason::IcmpNotForwarded),
+            Some(Flow::Tcp(_)) => self.tcp_error_of_container(flow, error),
+            Some(Flow::Udp(_)) => Err(DropReason::IcmpNotForwarded),
             Some(Flow::Echo(_) | Flow::TimeWait(_)) | None => Err(DropReason::NoFlow),
         }
+    }
+
+    /// The container, or a router in it, did not take a segment. That ends an attempt to connect to it, and makes segments
+    /// smaller; what is established is ended by nobody but its ends (RFC 1122 §4.2.3.9, RFC 5461 §3.1).
+    fn tcp_error_of_container(&mut self, flow: FlowId, error: &icmp::Error<'_>) -> Result<(), DropReason> {
+        let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
+        if !tcp.endpoint.has_outstanding(error.quote.sequence()) {
+            return Err(DropReason::IcmpNotForwarded);
+        }
+        match (error.problem, &tcp.stage) {
+            (Problem::PacketTooBig { mtu }, _) => tcp.endpoint.keep_within(mtu),
+            (_, Stage::Opening) => self.close_tcp(flow, CloseKind::Reset),
+            (_, Stage::Connecting { .. } | Stage::Relaying) => return Err(DropReason::IcmpNotForwarded),
+        }
+        Ok(())
     }
 
     /// The flow that an error of the container speaks of.

@@ -349,6 +349,12 @@ impl Quote<'_> {
     pub fn ports(&self) -> (u16, u16) {
         (be16(self.transport, 0), be16(self.transport, 2))
     }
+
+    /// Sequence number, if it is TCP; the caller has checked as well.
+    #[must_use]
+    pub fn sequence(&self) -> u32 {
+        be32(self.transport, 4)
+    }
 }
 
 /// Reads what is quoted of a packet. None unless that holds its addresses and where its transport begins.

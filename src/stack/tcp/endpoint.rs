@@ -703,6 +703,23 @@ impl Endpoint {
             && segment.sequence.wrapping_add(1) == self.receiver.expected
     }
 
+    /// Whether a segment that began with this number may still be on its way: nobody else can quote it
+    /// (RFC 5927 §4.1).
+    #[must_use]
+    pub fn has_outstanding(&self, sequence: u32) -> bool {
+        let outstanding = self.sender.highest().wrapping_sub(self.sender.unacknowledged);
+        sequence.wrapping_sub(self.sender.unacknowledged) < outstanding
+    }
+
+    /// A router behind the link takes packets of no more than `mtu` bytes; below what every router takes (RFC 8200 §5),
+    /// or any has (RFC 1191 §7.1 and its least of practice), it is not believed.
+    pub fn keep_within(&mut self, mtu: u32) {
+        let is_ipv6 = self.local.is_ipv6();
+        let headers = ip::header_len(is_ipv6) as u32 + 20;
+        let least = if is_ipv6 { 1_280 } else { 552 };
+        self.sender.segment_bytes = self.sender.segment_bytes.min(mtu.max(least) - headers);
+    }
+
     /// RCV.NXT and SND.NXT.
     #[must_use]
     pub fn numbers(&self) -> (u32, u32) {

@@ -367,7 +367,7 @@ impl Stack {
     }
 
     /// Ends a flow: the host socket goes `how`, the container has been told.
-    fn close_tcp(&mut self, flow: FlowId, how: CloseKind) {
+    pub(super) fn close_tcp(&mut self, flow: FlowId, how: CloseKind) {
         if let Some(Flow::Tcp(tcp)) = self.flows.remove(flow) {
             self.forget_tcp(&tcp);
             self.actions.push_back(Action::Close { flow, how });

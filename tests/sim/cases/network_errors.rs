@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 
-use netferry::config::PortProtocol::Udp;
-use netferry::stack::boundary::{DatagramPort, HostError, ListenerId, Notice};
+use netferry::config::PortProtocol::{Tcp, Udp};
+use netferry::stack::boundary::{CloseKind, DatagramPort, HostError, ListenerId, Notice};
 use netferry::stack::drop_reason::DropReason;
 
 use super::both_families;
 use crate::app::Script;
 use crate::clock::{ms, secs};
 use crate::host::{DatagramPeer, EchoPeer, SentDatagram, Target, notice_for};
-use crate::packet::{ICMP, ICMPV6, Ip, SYN, TCP, UDP, echo_request, udp};
+use crate::packet::{ACK, ICMP, ICMPV6, Ip, SYN, SeenIp, TCP, UDP, echo_request, tcp, udp};
 use crate::world::{CONTAINER, CONTAINER6, Settings, World, at};
 
 fn router(is_ipv6: bool) -> IpAddr {
@@ -285,5 +285,75 @@ fn an_error_of_the_container_changes_nothing_and_is_not_answered() {
         assert_eq!(world.drops(DropReason::IcmpNotForwarded), 3);
         assert_eq!((world.sent_packets().count(), world.stack.flow_count()), (before, 1));
         world.finish_within(secs(301));
+    });
+}
+
+/// The packet that was seen, from its IP header on, as an error would quote it.
+fn quoted(seen: &SeenIp) -> Vec<u8> {
+    Ip::new(seen.source, seen.destination, seen.protocol).raw(&seen.transport)
+}
+
+#[test]
+fn an_error_of_the_container_ends_a_connect_to_its_published_port() {
+    for (host, client) in [("0.0.0.0:8080", "198.51.100.9:33333"), ("[::]:8080", "[2001:db8:9::9]:33333")] {
+        let client = at(client);
+        let is_ipv6 = client.is_ipv6();
+        let mut world = World::new(Settings::default().publishing(Tcp, at(host), 80));
+        // Its firewall rejects what comes.
+        world.link.down.loss = 1_000;
+        world.client_connects(0, client, Script::host(1, 100)).unwrap();
+        world.run_for(ms(1));
+        let syn = quoted(&world.segments_to(80)[0]);
+        let mut of_another = syn.clone();
+        let sequence_at = syn.len() - world.segments_to(80)[0].transport.len() + 4;
+        of_another[sequence_at] ^= 1;
+        let (kind, code) = if is_ipv6 { (1, 1) } else { (3, 13) };
+        let ip = Ip::new(container(is_ipv6), client.ip(), if is_ipv6 { ICMPV6 } else { ICMP });
+        world.inject(&ip.carrying(error_about(kind, code, &of_another)));
+        world.run_for(ms(1));
+        assert_eq!((world.stack.flow_count(), world.drops(DropReason::IcmpNotForwarded)), (1, 1));
+        world.inject(&ip.carrying(error_about(kind, code, &syn)));
+        world.run_for(ms(1));
+        assert_eq!(world.peer(client).closed, Some(CloseKind::Reset));
+        world.finish_within(ms(10));
+    }
+}
+
+#[test]
+fn an_error_of_the_container_makes_segments_smaller_and_ends_nothing() {
+    both_families(|target| {
+        let is_ipv6 = target.is_ipv6();
+        // Another address of the container's, whose packets the guest leaves alone.
+        let own: IpAddr = if is_ipv6 { "fd00::65" } else { "10.0.2.101" }.parse().unwrap();
+        let mut world = World::new(Settings::default().with(|config| config.link.mtu = 9_000));
+        world.host.targets.insert(target, Target::running(Script::host(1, 30_000)));
+        let send = |world: &mut World, transport: Vec<u8>| {
+            world.inject(&Ip::new(own, target.ip(), TCP).carrying(transport));
+            world.run_for(ms(1));
+        };
+        // With the option that it takes segments of 8 900 bytes.
+        let mut syn = tcp((7_000, target.port()), 1, 0, SYN, &[2, 4, 0x22, 0xc4]);
+        syn[12] = 0x60;
+        send(&mut world, syn);
+        let answer = world.segments_to(7_000)[0].sequence().wrapping_add(1);
+        send(&mut world, tcp((7_000, target.port()), 2, answer, ACK, &[]));
+        let large = world.segments_to(7_000).into_iter().find(|ip| ip.tcp_payload().len() > 8_000);
+        let large = quoted(&large.expect("segments as large as were asked for"));
+        let (kind, code) = if is_ipv6 { (2, 0) } else { (3, 4) };
+        let protocol = if is_ipv6 { ICMPV6 } else { ICMP };
+        let mut narrow = error_about(kind, code, &large);
+        narrow[6..8].copy_from_slice(&1_300u16.to_be_bytes());
+        world.inject(&Ip::new(own, target.ip(), protocol).carrying(narrow));
+        // RFC 1122 §4.2.3.9, RFC 5461 §3.1.
+        let (kind, code) = if is_ipv6 { (1, 3) } else { (3, 1) };
+        world.inject(&Ip::new(own, target.ip(), protocol).carrying(error_about(kind, code, &large)));
+        let before = world.segments_to(7_000).len();
+        world.run_for(secs(2));
+        let again = world.segments_to(7_000).split_off(before);
+        assert!(!again.is_empty() && world.stack.flow_count() == 1);
+        let most = 1_300 - if is_ipv6 { 60 } else { 40 };
+        assert_eq!(again.iter().map(|ip| ip.tcp_payload().len()).max(), Some(most));
+        send(&mut world, tcp((7_000, target.port()), 2, answer, crate::packet::RST, &[]));
+        world.finish_within(secs(1));
     });
 }
