@@ -5,7 +5,7 @@
 //! still comes of it until its time is up (RFC 5722 §4). The one exception is RFC 8200's: an exact duplicate is
 //! dropped alone. Datagrams, fragments of each and bytes in all are limited; the oldest datagram gives way.
 //!
-//! Left out: ECN bits of later fragments (RFC 3168 §5.3), as no router marks between the container and us.
+//! Marks of congestion on any piece are those of the whole (RFC 3168 §5.3), and must not contradict each other.
 
 use std::net::IpAddr;
 
@@ -19,6 +19,10 @@ use crate::wire::ip::{self, Chain, FRAGMENT_HEADER_LEN, Fragment, Packet};
 const MAX_PACKET_BYTES: usize = 65_535;
 /// Counted for each piece beside its bytes.
 const PIECE_OVERHEAD_BYTES: usize = size_of::<Piece>() + 16;
+
+/// The ECN field of a traffic class, and its value where a queue has marked the packet (RFC 3168 §5).
+const ECN_MASK: u8 = 0b11;
+const ECN_MARKED: u8 = 0b11;
 
 /// Waits for fragments.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ struct Datagram {
     /// Length of the fragmentable part, once the last fragment has come.
     total: Option<usize>,
     received: usize,
+    /// The values of the ECN field that its pieces have had, a bit for each.
+    ecn_seen: u8,
     /// Set when nothing can become of it: whatever still comes is dropped for this reason.
     spoilt: Option<DropReason>,
 }
@@ -248,6 +254,7 @@ impl Datagram {
             pieces: Vec::new(),
             total: None,
             received: 0,
+            ecn_seen: 0,
             spoilt: None,
         }
     }
@@ -287,6 +294,7 @@ impl Datagram {
         if !fragment.more {
             self.total = Some(end);
         }
+        self.ecn_seen |= 1 << (packet.traffic_class & ECN_MASK);
         self.received += packet.payload.len();
         self.pieces.insert(at, Piece { offset: fragment.offset, bytes: packet.payload.to_vec() });
         Ok(())
@@ -330,9 +338,18 @@ impl Datagram {
         let is_ipv6 = self.key.source.is_ipv6();
         // The first fragment's headers may be longer than those each piece was measured with.
         let whole_len = whole_len(self.headers.len(), is_ipv6, self.received);
+        let is_marked = self.ecn_seen & 1 << ECN_MARKED != 0;
+        if is_marked && self.ecn_seen & 1 != 0 {
+            // Who does not know of marks cannot have been marked.
+            return Err(DropReason::FragmentInvalid);
+        }
         let length = u16::try_from(whole_len).map_err(|_| DropReason::FragmentInvalid)?.to_be_bytes();
         let mut packet = Vec::with_capacity(self.headers.len() + self.received);
         packet.extend_from_slice(&self.headers);
+        if is_marked {
+            // The field stands in the second byte of either header, four bits to the left in IPv6.
+            packet[1] |= if is_ipv6 { ECN_MARKED << 4 } else { ECN_MARKED };
+        }
         if is_ipv6 {
             // The header before names the fragment header, which in turn names what follows.
             let chain = Chain::walk(&packet)?;

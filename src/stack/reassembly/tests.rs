@@ -371,3 +371,30 @@ fn clock_that_steps_back_keeps_the_order() {
     reassembler.handle_timeout(BEGIN + Duration::from_secs(30), |_| expired += 1);
     assert_eq!(expired, 2);
 }
+
+#[rstest]
+// ECT(0), ECT(1) and CE; not capable of ECN.
+#[case([2, 2, 2], Some(2))]
+#[case([2, 3, 2], Some(3))]
+#[case([1, 1, 3], Some(3))]
+#[case([3, 3, 3], Some(3))]
+#[case([0, 0, 0], Some(0))]
+#[case([0, 3, 0], None)]
+fn marks_of_congestion_are_kept_and_may_not_contradict(
+    #[values(false, true)] is_ipv6: bool,
+    #[case] marks: [u8; 3],
+    #[case] expected: Option<u8>,
+) {
+    let mut reassembler = default();
+    let mut whole = Ok(None);
+    for (mut bytes, mark) in pieces(is_ipv6, 1, &pattern(40), 16).into_iter().zip(marks) {
+        bytes[1] |= if is_ipv6 { mark << 4 } else { mark };
+        if !is_ipv6 {
+            ip::fill_ipv4_checksum(&mut bytes);
+        }
+        whole = add(&mut reassembler, &bytes);
+    }
+    let seen = whole.map(|whole| ip::parse(&whole.unwrap()).unwrap().traffic_class);
+    assert_eq!(seen, expected.ok_or(DropReason::FragmentInvalid));
+    assert_eq!(reassembler.bytes(), 0);
+}
