@@ -249,8 +249,10 @@ impl Stack {
         }
         match (error.problem, &tcp.stage) {
             (Problem::PacketTooBig { mtu }, _) => tcp.endpoint.keep_within(mtu),
-            (_, Stage::Opening) => self.close_tcp(flow, CloseKind::Reset),
-            (_, Stage::Connecting { .. } | Stage::Relaying) => return Err(DropReason::IcmpNotForwarded),
+            (_, Stage::Opening { via: Some(_) }) => self.close_tcp(flow, CloseKind::Reset),
+            (_, Stage::Opening { via: None } | Stage::Connecting { .. } | Stage::Relaying) => {
+                return Err(DropReason::IcmpNotForwarded);
+            }
         }
         Ok(())
     }
