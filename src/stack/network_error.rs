@@ -110,7 +110,7 @@ impl Stack {
             }
             _ => key.remote,
         };
-        if remote.ip().is_unspecified() {
+        if remote.ip().is_unspecified() || remote.is_ipv4() != key.container.is_ipv4() {
             return;
         }
         let offending = self.rebuild_udp(&FlowKey { remote, ..key }, &sent, &report.payload);

@@ -100,7 +100,9 @@ impl Stack {
             to: None,
             from: None,
             segment_bytes: match meta.segmentation {
-                Some(Segmentation::Udp { segment_bytes }) => std::num::NonZeroU16::new(segment_bytes),
+                // A run of one is no run, whatever its header says.
+                Some(Segmentation::Udp { segment_bytes }) => std::num::NonZeroU16::new(segment_bytes)
+                    .filter(|each| usize::from(each.get()) < datagram.payload.len()),
                 Some(Segmentation::Tcp { .. }) => return Err(DropReason::BadTransport),
                 None => None,
             },

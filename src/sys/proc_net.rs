@@ -54,11 +54,16 @@ impl PortTables {
             text.clear();
             table.rewind()?;
             table.take(MAX_TABLE_BYTES).read_to_string(&mut text)?;
-            let state = if tcp { LISTENING } else { UNCONNECTED };
-            text.lines().filter_map(|line| port_in_state(line, state)).for_each(&mut found);
+            ports_in(&text, tcp).for_each(&mut found);
         }
         Ok(())
     }
+}
+
+/// The ports that somebody listens on by the text of a table, of TCP or of UDP.
+pub fn ports_in(table: &str, tcp: bool) -> impl Iterator<Item = u16> {
+    let state = if tcp { LISTENING } else { UNCONNECTED };
+    table.lines().filter_map(move |line| port_in_state(line, state))
 }
 
 /// One's own table of this number; `None` where the kernel has none.

@@ -18,7 +18,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 pub const PATH: &str = "/etc/resolv.conf";
 const DNS_PORT: u16 = 53;
 /// More than libc uses (three), and a bound on what a fail-over may try.
-const MAX_SERVERS: usize = 8;
+pub const MAX_SERVERS: usize = 8;
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
