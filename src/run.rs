@@ -40,7 +40,7 @@ use crate::config::{
     PortForwarding, PublishRule, Segment, Services,
 };
 use crate::control::ControlError;
-use crate::observe::capture::CaptureError;
+use crate::observe::capture::{Capture, CaptureError};
 use crate::observe::log;
 use crate::observe::log_file::LogFile;
 use crate::observe::panics;
@@ -59,6 +59,7 @@ use crate::sys::seccomp::{self, Calls, SeccompError};
 use crate::sys::socket::ListenError;
 use crate::sys::tap::{Tap, TapError, TapFeatures};
 use crate::sys::user::{UserError, become_user};
+use crate::worker::loopback::LoopbackPaths;
 use crate::worker::{Device, ExitReason, Listener, LoopbackError, Source, Worker};
 
 /// The shell of a user who has named none.
@@ -437,12 +438,13 @@ fn serve_command(
     let announcement =
         if plan.host_copy.is_some() { Announcement::Nothing } else { Announcement::StandardError };
     tell_user(plan, announcement, facts, &ports.rules);
-    let worker = ports.into_worker(plan, facts, device)?;
-    let worker = if has_loopback(plan) {
-        with_loopback(plan, facts, worker, &NamespaceTarget::Pid(supervised.child.pid()).open()?)?
-    } else {
-        worker
-    };
+    let mut worker = ports.into_worker(plan, facts, device, open_capture(plan)?)?;
+    if has_loopback(plan) {
+        let namespaces = NamespaceTarget::Pid(supervised.child.pid()).open()?;
+        if let Some(paths) = loopback_paths(plan, facts, &namespaces)? {
+            worker = worker.with_loopback(paths, &plan.forwarding)?;
+        }
+    }
     let mut sources = supervised.sources().doing("watch the command")?;
     sources.extend(resolver_source(plan, facts));
     let confined = confine_calls(plan, Calls::Relay, confine(plan, None)?)?;
@@ -475,18 +477,13 @@ fn die_with(parent: u32) -> io::Result<()> {
     process::set_parent_death_signal(Signal::SIGKILL, i32::try_from(parent).unwrap_or(i32::MAX))
 }
 
-/// Adds the ways from loopback to loopback, where any are asked for.
-fn with_loopback(
+/// The ways from loopback to loopback, where any are asked for.
+fn loopback_paths(
     plan: &Plan,
     facts: &Facts,
-    worker: Worker,
     namespaces: &Namespaces,
-) -> Result<Worker, RunError> {
-    if !has_loopback(plan) {
-        return Ok(worker);
-    }
-    let paths = inside::start(plan, namespaces, &facts.link)?;
-    Ok(worker.with_loopback(paths, &plan.forwarding)?)
+) -> Result<Option<LoopbackPaths>, RunError> {
+    if has_loopback(plan) { inside::start(plan, namespaces, &facts.link).map(Some) } else { Ok(None) }
 }
 
 /// Whether anything is forwarded in a way that needs a process in the container.
@@ -561,7 +558,13 @@ impl Ports {
         }
     }
 
-    fn into_worker(self, plan: &Plan, facts: &Facts, device: impl Into<Device>) -> Result<Worker, RunError> {
+    fn into_worker(
+        self,
+        plan: &Plan,
+        facts: &Facts,
+        device: Device,
+        capture: Option<Capture>,
+    ) -> Result<Worker, RunError> {
         let published = u64::try_from(self.rules.len()).unwrap_or(u64::MAX);
         let config = Config {
             link: facts.link.clone(),
@@ -580,11 +583,16 @@ impl Ports {
         let secret = host::random_secret().doing("draw a random number")?;
         let worker = Worker::new(Arc::new(config), device, self.listeners, facts.resolvers.clone(), secret)
             .doing("watch the interface")?;
-        match &plan.capture {
-            Some(path) => Ok(worker.with_capture(path)?),
-            None => Ok(worker),
-        }
+        Ok(match capture {
+            Some(capture) => worker.with_capture(capture),
+            None => worker,
+        })
     }
+}
+
+/// The file that frames are recorded in, if they are.
+fn open_capture(plan: &Plan) -> Result<Option<Capture>, RunError> {
+    Ok(plan.capture.as_deref().map(Capture::create).transpose()?)
 }
 
 /// Gives up the files that are not needed any more, as far as asked. Nothing may be opened afterwards that does not belong to

@@ -39,9 +39,8 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Makes the file, or empties it. `epoch_micros` is the time since 1970 at which the instants of
-    /// [`Capture::record`] begin.
-    pub fn create(path: &Path, epoch_micros: u64) -> Result<Capture, CaptureError> {
+    /// Makes the file, or empties it.
+    pub fn create(path: &Path) -> Result<Capture, CaptureError> {
         let failed = |source| CaptureError { path: path.to_owned(), source };
         let mut file = BufWriter::new(File::create(path).map_err(failed)?);
         let mut header = Vec::with_capacity(24);
@@ -52,7 +51,12 @@ impl Capture {
         header.extend(SNAP_LEN.to_le_bytes());
         header.extend(LINKTYPE_ETHERNET.to_le_bytes());
         file.write_all(&header).and_then(|()| file.flush()).map_err(failed)?;
-        Ok(Capture { file: Some(file), epoch_micros, scratch: Vec::new() })
+        Ok(Capture { file: Some(file), epoch_micros: 0, scratch: Vec::new() })
+    }
+
+    /// Tells it the time since 1970 at which the instants of [`Capture::record`] begin.
+    pub fn begin(&mut self, epoch_micros: u64) {
+        self.epoch_micros = epoch_micros;
     }
 
     /// Records a frame that passed `now_micros` after the beginning, with its virtio-net header.
@@ -114,7 +118,8 @@ mod tests {
     fn recorded(frames: &[(u64, &[u8], &[u8])]) -> Vec<u8> {
         let name = format!("netferry-{}-{:?}.pcap", std::process::id(), std::thread::current().id());
         let path = std::env::temp_dir().join(name);
-        let mut capture = Capture::create(&path, 1_700_000_000_000_000).unwrap();
+        let mut capture = Capture::create(&path).unwrap();
+        capture.begin(1_700_000_000_000_000);
         for (at, header, frame) in frames {
             capture.record(*at, header, frame);
         }
@@ -154,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_made_is_told() {
-        let error = Capture::create(Path::new("/nowhere/frames.pcap"), 0).unwrap_err().to_string();
+        let error = Capture::create(Path::new("/nowhere/frames.pcap")).unwrap_err().to_string();
         assert!(error.starts_with("cannot record frames in /nowhere/frames.pcap: "), "{error}");
     }
 }

@@ -9,8 +9,8 @@ use tracing::{debug, info, warn};
 
 use super::handshake::{Line, Word};
 use super::{
-    Doing, Facts, Ports, RunError, confine, confine_calls, end, fork, receive_device, resolver_source,
-    supervise, tap_features, tell_user, with_loopback,
+    Doing, Facts, Ports, RunError, confine, confine_calls, end, fork, loopback_paths, open_capture,
+    receive_device, resolver_source, supervise, tap_features, tell_user,
 };
 use crate::cli::{Attach, AttachTarget, Lifetime, Plan};
 use crate::config::PublishRule;
@@ -23,7 +23,7 @@ use crate::sys::ready::{ReadyDescriptor, take_inherited};
 use crate::sys::seccomp::Calls;
 use crate::sys::tap::Tap;
 use crate::sys::watch_path::PathWatch;
-use crate::worker::{ExitReason, Worker};
+use crate::worker::{Device, ExitReason};
 
 /// What ends us in an orderly way.
 const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
@@ -102,31 +102,28 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         // They do what they do to every program, and those that were ignored when we were started still are.
         Lifetime::UntilTold => None,
     };
-    let (mut userns, mut child) = (None, None);
-    let (worker, rules) = match place {
+    let (ports, coming, loopback, userns) = match place {
         Place::Namespaces(namespaces) => {
-            let (worker, rules) = in_namespaces(plan, &facts, &namespaces, &mut child)?;
-            let set_up = (with_loopback(plan, &facts, worker, &namespaces)?, rules);
+            let (ports, setting_up) = SettingUp::begin(plan, &facts, &namespaces)?;
+            let loopback = loopback_paths(plan, &facts, &namespaces)?;
             // Of the namespaces no more is kept: held open, the network would outlive the container.
-            userns = namespaces.into_user();
-            set_up
+            (ports, Coming::FromChild(setting_up), loopback, namespaces.into_user())
         }
         Place::Tap(descriptor) => {
             let ports = Ports::bind(plan, &facts.link)?;
-            let rules = ports.rules.clone();
             let tap = Tap::from_fd(descriptor, tap_features(plan))?;
-            (ports.into_worker(plan, &facts, tap)?, rules)
+            (ports, Coming::Here(tap.into()), None, None)
         }
         Place::Guest(path) => {
             let ports = Ports::bind(plan, &facts.link)?;
-            let rules = ports.rules.clone();
             let listener = BessListener::bind(&path)?;
-            announce(plan, what, &facts, &rules, inherited.ready.take());
+            announce(plan, what, &facts, &ports.rules, inherited.ready.take());
             let socket = guest(&listener, signals.as_ref(), inherited.exit.as_ref())?;
             let Some(socket) = socket else { return Ok(0) };
-            (ports.into_worker(plan, &facts, socket)?, rules)
+            (ports, Coming::Here(socket.into()), None, None)
         }
     };
+    let rules = ports.rules.clone();
     let mut sources = Vec::new();
     if let Some(signals) = &signals {
         sources.push(supervise::ending_signal(signals).doing("watch signals")?);
@@ -141,21 +138,23 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         sources.push(supervise::ending_descriptor(exit).doing("watch the descriptor of --exit-fd")?);
     }
     sources.extend(resolver_source(plan, &facts));
-    let worker = match &plan.api_socket {
-        Some(path) => {
-            let mut control = Server::bind(path)?;
-            if plan.confinement.has_sandbox() || plan.confinement.has_filter() {
-                control.leave_path();
-            }
-            worker.with_control(control).doing("watch the API socket")?
-        }
-        None => worker,
-    };
-    if let Some(child) = child {
-        // It has had the time to end beside us.
-        child.wait().doing("wait for the set-up process")?;
-    }
+    // What makes files has to know that all goes well before the way to them is closed; for the others the container is
+    // set up meanwhile.
+    let makes_files = plan.api_socket.is_some() || plan.capture.is_some();
+    let coming = if makes_files { Coming::Here(coming.device(plan)?) } else { coming };
+    let capture = open_capture(plan)?;
+    let control = plan.api_socket.as_deref().map(Server::bind).transpose()?;
     let sandboxed = confine(plan, userns)?;
+    let mut worker = ports.into_worker(plan, &facts, coming.device(plan)?, capture)?;
+    if let Some(paths) = loopback {
+        worker = worker.with_loopback(paths, &plan.forwarding)?;
+    }
+    if let Some(mut control) = control {
+        if plan.confinement.has_sandbox() || plan.confinement.has_filter() {
+            control.leave_path();
+        }
+        worker = worker.with_control(control).doing("watch the API socket")?;
+    }
     if let Some(announcer) = announcer {
         announcer.ready().doing("go to the background")?;
     }
@@ -190,25 +189,58 @@ fn wait_until_told(exit: Option<&OwnedFd>) -> Result<u8, RunError> {
     }
 }
 
-/// Sets the interface up from inside, by a child that ends when that is done, and is left to be waited for.
-fn in_namespaces(
-    plan: &Plan,
-    facts: &Facts,
-    namespaces: &Namespaces,
-    ending: &mut Option<Child>,
-) -> Result<(Worker, Vec<PublishRule>), RunError> {
-    let container = facts.container(plan);
-    let parent = std::process::id();
-    let (child, line) = fork(|line| container.join(line, namespaces, parent))?;
-    match set_up_by_child(plan, facts, &line) {
-        Ok(set_up) => {
-            *ending = Some(child);
-            Ok(set_up)
+/// Where the device comes from.
+enum Coming {
+    Here(Device),
+    FromChild(SettingUp),
+}
+
+impl Coming {
+    /// Waits for it, where it is not there yet.
+    fn device(self, plan: &Plan) -> Result<Device, RunError> {
+        match self {
+            Coming::Here(device) => Ok(device),
+            Coming::FromChild(setting_up) => setting_up.device(plan),
         }
-        Err(error) => {
-            drop(line);
-            end(child);
-            Err(error)
+    }
+}
+
+/// A child that sets the interface up from inside, and ends when that is done.
+struct SettingUp {
+    child: Child,
+    line: Line,
+}
+
+impl SettingUp {
+    /// Binds the ports, and lets the child begin.
+    fn begin(plan: &Plan, facts: &Facts, namespaces: &Namespaces) -> Result<(Ports, SettingUp), RunError> {
+        let container = facts.container(plan);
+        let parent = std::process::id();
+        let (child, line) = fork(|line| container.join(line, namespaces, parent))?;
+        let begun = Ports::bind(plan, &facts.link).and_then(|ports| Ok((ports, line.say(Word::Begin)?)));
+        match begun {
+            Ok((ports, ())) => Ok((ports, SettingUp { child, line })),
+            Err(error) => {
+                drop(line);
+                end(child);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the end of its work.
+    fn device(self, plan: &Plan) -> Result<Device, RunError> {
+        let SettingUp { child, line } = self;
+        match receive_device(plan, &line) {
+            Ok(device) => {
+                child.wait().doing("wait for the set-up process")?;
+                Ok(device)
+            }
+            Err(error) => {
+                drop(line);
+                end(child);
+                Err(error)
+            }
         }
     }
 }
@@ -251,12 +283,4 @@ fn guest(
             return Ok(Some(socket));
         }
     }
-}
-
-fn set_up_by_child(plan: &Plan, facts: &Facts, line: &Line) -> Result<(Worker, Vec<PublishRule>), RunError> {
-    let ports = Ports::bind(plan, &facts.link)?;
-    line.say(Word::Begin)?;
-    let device = receive_device(plan, line)?;
-    let rules = ports.rules.clone();
-    Ok((ports.into_worker(plan, facts, device)?, rules))
 }

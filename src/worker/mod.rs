@@ -19,7 +19,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 use mio::event::Event;
@@ -35,7 +34,7 @@ use self::spin::Spin;
 use self::token::{FlowMark, Subject};
 use crate::config::{Config, PortForwarding, PublishRule};
 use crate::control::{Server, slirp4netns};
-use crate::observe::capture::{Capture, CaptureError};
+use crate::observe::capture::Capture;
 use crate::stack::Stack;
 use crate::stack::boundary::{
     DatagramPort, Duration, FlowId, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
@@ -239,12 +238,12 @@ impl Worker {
         Ok(self)
     }
 
-    /// The same, with every frame recorded in `path`.
-    pub fn with_capture(mut self, path: &Path) -> Result<Worker, CaptureError> {
-        let epoch_micros =
-            Clock::epoch_micros().saturating_sub(self.clock.now().total_micros().unsigned_abs());
-        self.link.record_in(Capture::create(path, epoch_micros)?);
-        Ok(self)
+    /// The same, with every frame recorded.
+    #[must_use]
+    pub fn with_capture(mut self, mut capture: Capture) -> Worker {
+        capture.begin(Clock::epoch_micros().saturating_sub(self.clock.now().total_micros().unsigned_abs()));
+        self.link.record_in(capture);
+        self
     }
 
     /// Drives until the link goes away or a source asks for the end; not before all that it does not need is given up.
