@@ -66,9 +66,13 @@ impl SocketError {
             Errno::EACCES | Errno::EPERM => SocketError::Prohibited,
             Errno::ETIMEDOUT => SocketError::TimedOut,
             Errno::EMSGSIZE => SocketError::MessageTooLong { mtu: 0 },
-            Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL => {
-                SocketError::Exhausted
-            }
+            // ENOSPC: epoll(7), as many sockets watched as the user may have watched.
+            Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOBUFS
+            | Errno::ENOMEM
+            | Errno::ENOSPC
+            | Errno::EADDRNOTAVAIL => SocketError::Exhausted,
             // EAFNOSUPPORT: a host without IPv6 has no route for it.
             Errno::EAFNOSUPPORT => SocketError::NetworkUnreachable,
             _ => SocketError::Other(errno),

@@ -9,7 +9,7 @@ pub mod datagrams;
 pub mod follow;
 pub mod streams;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -21,6 +21,7 @@ use tracing::debug;
 use self::datagrams::Datagrams;
 use self::follow::{Change, Follow};
 use self::streams::Streams;
+use super::scarcity::Scarcity;
 use super::sockets::Sockets;
 use super::splice::Side;
 use super::token::Subject;
@@ -55,6 +56,22 @@ struct Outward {
     is_ready: bool,
 }
 
+/// A connection that has been accepted and has no other socket yet.
+#[derive(Debug)]
+struct Half {
+    initiating: StreamSocket,
+    way: Way,
+    target: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// To a socket of the container.
+    Inward,
+    /// To one of the host.
+    Outward,
+}
+
 /// Everything that goes from loopback to loopback.
 #[derive(Debug)]
 pub struct Loopback {
@@ -65,6 +82,8 @@ pub struct Loopback {
     outward: BTreeMap<u32, Outward>,
     next_place: u32,
     follow: Follow,
+    /// For a descriptor. The first that has to wait keeps others from being accepted: there are never more than a few.
+    waiting: VecDeque<Half>,
 }
 
 impl Loopback {
@@ -88,6 +107,7 @@ impl Loopback {
             outward: BTreeMap::new(),
             next_place: 0,
             follow: Follow::new(forwarding, tables, &paths.ephemeral),
+            waiting: VecDeque::new(),
         };
         for rule in required {
             loopback.listen_inside(rule)?;
@@ -177,12 +197,32 @@ impl Loopback {
     }
 
     /// Splices an accepted connection to a socket inside.
-    pub fn splice(&mut self, initiating: StreamSocket, target: SocketAddr) {
-        match self.inside.connect(target) {
-            Ok(inner) => self.streams.join(initiating, inner),
+    pub fn splice(
+        &mut self,
+        initiating: StreamSocket,
+        target: SocketAddr,
+        now: Instant,
+        scarcity: &mut Scarcity,
+    ) {
+        self.join(Half { initiating, way: Way::Inward, target }, now, scarcity);
+    }
+
+    /// Gives an accepted connection its other socket. Where there is none to be had now, it waits, as those do that were
+    /// not accepted yet.
+    fn join(&mut self, half: Half, now: Instant, scarcity: &mut Scarcity) {
+        let connected = match half.way {
+            Way::Inward => self.inside.connect(half.target),
+            Way::Outward => StreamSocket::connect(half.target, None).map(|(socket, _)| socket),
+        };
+        match connected {
+            Ok(other) => self.streams.join(half.initiating, other),
+            Err(SocketError::Exhausted) => {
+                scarcity.begin(now);
+                self.waiting.push_back(half);
+            }
             Err(error) => {
-                debug!(%target, ?error, "nobody is reached in the container");
-                initiating.reset();
+                debug!(target = %half.target, ?error, "nobody is reached past the link");
+                half.initiating.reset();
             }
         }
     }
@@ -208,16 +248,37 @@ impl Loopback {
     }
 
     /// Does what is left over from the last turn, and what is due.
-    pub fn advance(&mut self, now: Instant) {
-        self.accept();
+    pub fn advance(&mut self, now: Instant, scarcity: &mut Scarcity) {
+        for _ in 0..self.waiting.len() {
+            if !scarcity.is_waiting()
+                && let Some(half) = self.waiting.pop_front()
+            {
+                self.join(half, now, scarcity);
+            }
+        }
+        self.accept(now, scarcity);
         self.streams.advance();
         self.datagrams.handle_timeout(now);
     }
 
     /// Whether there is something to do without an event.
     #[must_use]
-    pub fn is_behind(&self) -> bool {
-        self.streams.is_behind() || self.outward.values().any(|outward| outward.is_ready)
+    pub fn is_behind(&self, scarcity: &Scarcity) -> bool {
+        let may_join = !scarcity.is_waiting();
+        let has_to_join =
+            || !self.waiting.is_empty() || self.outward.values().any(|outward| outward.is_ready);
+        self.streams.is_behind() || (may_join && has_to_join())
+    }
+
+    /// Whether a connection has ended since the last call of [`Loopback::forget_closed`].
+    #[must_use]
+    pub fn has_closed(&self) -> bool {
+        self.streams.has_closed()
+    }
+
+    /// See [`Loopback::has_closed`].
+    pub fn forget_closed(&mut self) {
+        self.streams.forget_closed();
     }
 
     /// When there is something to do next.
@@ -226,22 +287,29 @@ impl Loopback {
         [self.follow.poll_timeout(), self.datagrams.poll_timeout()].into_iter().flatten().min()
     }
 
-    fn accept(&mut self) {
-        for outward in self.outward.values_mut().filter(|outward| outward.is_ready) {
+    fn accept(&mut self, now: Instant, scarcity: &mut Scarcity) {
+        let ready: Vec<u32> =
+            self.outward.iter().filter(|(_, outward)| outward.is_ready).map(|(place, _)| *place).collect();
+        for place in ready {
             for _ in 0..ACCEPTS_PER_TURN {
+                let Some(outward) = self.outward.get_mut(&place) else { break };
+                if scarcity.is_waiting() {
+                    return;
+                }
                 match outward.listener.accept() {
-                    Accepted::Connection(socket, client, _) => {
-                        let target = splice::outward(&outward.rule, client);
-                        match target.map(|target| StreamSocket::connect(target, None)) {
-                            Ok(Ok((outer, _))) => self.streams.join(socket, outer),
-                            Ok(Err(_)) | Err(_) => socket.reset(),
+                    Accepted::Connection(initiating, client, _) => {
+                        match splice::outward(&outward.rule, client) {
+                            Ok(target) => {
+                                self.join(Half { initiating, way: Way::Outward, target }, now, scarcity);
+                            }
+                            Err(_) => initiating.reset(),
                         }
                     }
-                    // The next connection makes another event; those that wait are taken with it.
-                    Accepted::Blocked | Accepted::Exhausted => {
+                    Accepted::Blocked => {
                         outward.is_ready = false;
                         break;
                     }
+                    Accepted::Exhausted => scarcity.begin(now),
                 }
             }
         }

@@ -7,9 +7,11 @@
 //!
 //! The clock is read here and nowhere else, once a turn.
 
+mod accept;
 mod fault;
 mod link;
 pub mod loopback;
+mod scarcity;
 mod sockets;
 mod spin;
 pub mod splice;
@@ -29,6 +31,7 @@ use tracing::{debug, error, warn};
 use self::link::{Link, LinkRead};
 use self::loopback::follow::Change;
 use self::loopback::{Loopback, LoopbackPaths};
+use self::scarcity::Scarcity;
 use self::sockets::{Noticed, Sockets};
 use self::spin::Spin;
 use self::token::{FlowMark, Subject};
@@ -37,12 +40,11 @@ use crate::control::{Server, slirp4netns};
 use crate::observe::capture::Capture;
 use crate::stack::Stack;
 use crate::stack::boundary::{
-    DatagramPort, Duration, FlowId, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
+    DatagramPort, Duration, FlowId, HostError, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
 };
-use crate::stack::forward::splice::{Path as ClientPath, local_client};
 use crate::stack::isolation::caught;
 use crate::sys::confined::Confined;
-use crate::sys::socket::{Accepted, ListenError, StreamSocket};
+use crate::sys::socket::ListenError;
 
 pub use self::link::Device;
 pub use self::sockets::Listener;
@@ -53,12 +55,8 @@ const EVENTS_PER_TURN: usize = 512;
 const FRAMES_PER_TURN: usize = 32;
 /// Bytes of frames read before the others get their turn.
 const FRAME_BYTES_PER_TURN: usize = 256 << 10;
-/// Connections accepted before the others get their turn.
-const ACCEPTS_PER_TURN: usize = 32;
 /// Actions carried out before the others get their turn.
 const ACTIONS_PER_TURN: usize = 1_024;
-/// When to try to accept again after the host ran out of something that others hold.
-const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// How long the end waits for bytes that the container has sent to reach their peers.
 const LINGER: Duration = Duration::from_secs(10);
@@ -130,8 +128,9 @@ pub struct Worker {
     is_behind: bool,
     /// Published TCP ports that have not said "nothing more" since their last event, each once.
     ready_listeners: VecDeque<ListenerId>,
-    /// The host had no descriptor or memory for a connection; when to try again.
-    accept_retry: Option<Instant>,
+    scarcity: Scarcity,
+    /// Flows that found the table full, as far as the user has been told.
+    flows_refused: u64,
     control: Option<Server>,
     /// Requests may wait that were not taken in their turn.
     is_control_ready: bool,
@@ -201,7 +200,8 @@ impl Worker {
             is_link_ready: true,
             is_behind: false,
             ready_listeners: VecDeque::new(),
-            accept_retry: None,
+            scarcity: Scarcity::default(),
+            flows_refused: 0,
             control: None,
             is_control_ready: false,
             loopback: None,
@@ -303,6 +303,7 @@ impl Worker {
             self.serve_loopback();
             self.expire();
             self.settle();
+            self.tell_of_refused_flows();
             while let Some(event) = self.stack.poll_event() {
                 log_event(&event);
             }
@@ -360,15 +361,17 @@ impl Worker {
         if self.is_link_ready
             || self.is_behind
             || self.is_control_ready
-            || self.loopback.as_ref().is_some_and(|loopback| loopback.is_behind())
+            || self.loopback.as_ref().is_some_and(|loopback| loopback.is_behind(&self.scarcity))
             || self.next_to_accept().is_some()
+            || (self.scarcity.is_waiting() && self.has_closed())
         {
             return Some(std::time::Duration::ZERO);
         }
         let look_again = self.finish.map(|_| self.now + LINGER_QUIET);
         let control = self.control.as_ref().and_then(Server::poll_timeout);
         let loopback = self.loopback.as_ref().and_then(|loopback| loopback.poll_timeout());
-        let deadlines = [self.stack.poll_timeout(), self.accept_retry, look_again, control, loopback];
+        let deadlines =
+            [self.stack.poll_timeout(), self.scarcity.poll_timeout(), look_again, control, loopback];
         let earliest = deadlines.into_iter().flatten().min()?;
         let wait_micros = earliest.total_micros().saturating_sub(self.clock.now().total_micros());
         Some(std::time::Duration::from_micros(u64::try_from(wait_micros).unwrap_or(0)))
@@ -534,71 +537,10 @@ impl Worker {
         self.stack.unpublish(listener)
     }
 
-    /// The place in the queue of the next port that a connection may be accepted of.
-    fn next_to_accept(&self) -> Option<usize> {
-        let mut ready = self.ready_listeners.iter();
-        self.accept_retry.is_none().then(|| ready.position(|listener| self.stack.may_accept(*listener)))?
-    }
-
-    /// Accepts connections until there are none, the others must have their turn, or the host has run out of
-    /// descriptors: then not before one is free, and the clients wait in the kernel's queue meanwhile.
-    fn accept(&mut self) {
-        let has_closed = self.sockets.take_closed();
-        if has_closed || self.accept_retry.is_some_and(|retry| retry <= self.now) {
-            self.accept_retry = None;
-        }
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(place) = self.next_to_accept() else { return };
-            let Some(listener) = self.ready_listeners.remove(place) else { return };
-            match self.sockets.accept(listener) {
-                Accepted::Connection(socket, client, local) => {
-                    self.ready_listeners.push_back(listener);
-                    let Some(socket) = self.past_the_link(listener, socket, client, local) else { continue };
-                    match self.stack.accept_stream(listener, client, local, self.now) {
-                        Ok(flow) => {
-                            if let Some(event) = self.sockets.adopt(flow, socket) {
-                                self.tell_stack(event);
-                            }
-                        }
-                        Err(reason) => {
-                            debug!(%client, %local, ?reason, "connection to a published port refused");
-                            socket.reset();
-                        }
-                    }
-                }
-                Accepted::Blocked => {}
-                Accepted::Exhausted => {
-                    debug!("out of descriptors: published ports wait");
-                    self.ready_listeners.push_front(listener);
-                    self.accept_retry = Some(self.now + ACCEPT_RETRY);
-                }
-            }
-        }
-    }
-
-    /// Splices a connection if it is to be; gives it back otherwise.
-    fn past_the_link(
-        &mut self,
-        listener: ListenerId,
-        socket: StreamSocket,
-        client: SocketAddr,
-        local: SocketAddr,
-    ) -> Option<StreamSocket> {
-        let Some(loopback) = &mut self.loopback else { return Some(socket) };
-        let Some(rule) = self.stack.rule(listener) else { return Some(socket) };
-        match local_client(&self.config, rule, client, local) {
-            ClientPath::Link => Some(socket),
-            ClientPath::Splice(target) => {
-                loopback.splice(socket, target);
-                None
-            }
-        }
-    }
-
     /// Lets what goes past the link go on, and follows the ports that come and go.
     fn serve_loopback(&mut self) {
         let Some(mut loopback) = self.loopback.take() else { return };
-        loopback.advance(self.now);
+        loopback.advance(self.now, &mut self.scarcity);
         if !loopback.is_follow_due(self.now) {
             self.loopback = Some(loopback);
             return;
@@ -653,6 +595,9 @@ impl Worker {
                 budget -= 1;
                 let outcome = self.with_sockets(action.flow(), |sockets| sockets.execute(action));
                 if let Some(event) = outcome.flatten() {
+                    if matches!(event, HostEvent::ConnectFailed { error: HostError::Exhausted, .. }) {
+                        self.scarcity.tell(self.now);
+                    }
                     self.tell_stack(event);
                 }
             }

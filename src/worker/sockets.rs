@@ -316,6 +316,12 @@ impl Sockets {
         removed
     }
 
+    /// Whether a descriptor has become free since the last call of [`Sockets::take_closed`].
+    #[must_use]
+    pub fn has_closed(&self) -> bool {
+        self.has_closed
+    }
+
     /// Whether a descriptor has become free since the last call.
     pub fn take_closed(&mut self) -> bool {
         std::mem::take(&mut self.has_closed)

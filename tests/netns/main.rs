@@ -35,6 +35,7 @@ mod publish;
 mod refusals;
 mod resolver;
 mod sandbox;
+mod scarcity;
 mod slirp4netns;
 mod soundness;
 mod storm;

@@ -183,7 +183,8 @@ impl World {
         );
     }
 
-    fn handle_host(&mut self, event: HostEvent) {
+    /// Tells the core of something that happened on the host.
+    pub fn handle_host(&mut self, event: HostEvent) {
         let mut io = Io { host: &mut self.host, frames: &mut self.link };
         self.stack.handle_host(event, self.now, &mut io);
     }

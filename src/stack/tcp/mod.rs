@@ -424,6 +424,12 @@ impl Stack {
         io: &mut Io<'_, H, F>,
     ) {
         let Some((key, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        if let Stage::Opening { via: Some(_) } = tcp.stage {
+            // Accepted, and then the driver could not keep it.
+            self.stats.record(DropReason::DescriptorLimit);
+            self.abort_tcp(flow, now, io);
+            return;
+        }
         let Stage::Connecting { quote, resolvers_tried } = &mut tcp.stage else { return };
         // Of the resolvers the container knows nothing.
         let notice = notice.filter(|_| resolvers_tried.is_none());

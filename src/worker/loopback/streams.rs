@@ -29,6 +29,7 @@ pub struct Streams {
     generation: u32,
     /// Those whose share of a turn was spent.
     behind: VecDeque<FlowMark>,
+    has_closed: bool,
 }
 
 #[derive(Debug)]
@@ -48,6 +49,7 @@ impl Streams {
             connections: Slab::new(),
             generation: 0,
             behind: VecDeque::new(),
+            has_closed: false,
         }
     }
 
@@ -120,7 +122,19 @@ impl Streams {
         !self.behind.is_empty()
     }
 
+    /// Whether a connection has ended since the last call of [`Streams::forget_closed`].
+    #[must_use]
+    pub fn has_closed(&self) -> bool {
+        self.has_closed
+    }
+
+    /// See [`Streams::has_closed`].
+    pub fn forget_closed(&mut self) {
+        self.has_closed = false;
+    }
+
     fn settle(&mut self, slot: usize, mark: FlowMark, progress: Progress) {
+        self.has_closed |= matches!(progress, Progress::Finished | Progress::Failed(..));
         match progress {
             Progress::Waiting => {}
             Progress::Behind => {

@@ -21,19 +21,20 @@ use crate::sys::socket::tests::in_private_network;
 struct Driver {
     poll: Poll,
     loopback: Loopback,
+    scarcity: Scarcity,
     now: Instant,
 }
 
 impl Driver {
     fn turn(&mut self) {
         let mut events = Events::with_capacity(64);
-        let wait = if self.loopback.is_behind() { 0 } else { 20 };
+        let wait = if self.loopback.is_behind(&self.scarcity) { 0 } else { 20 };
         self.poll.poll(&mut events, Some(StdDuration::from_millis(wait))).unwrap();
         for event in &events {
             let subject = Subject::from_token(event.token()).unwrap();
             self.loopback.handle_event(subject, event, self.now);
         }
-        self.loopback.advance(self.now);
+        self.loopback.advance(self.now, &mut self.scarcity);
     }
 
     #[track_caller]
@@ -79,7 +80,7 @@ fn with_driver(rules: &[PublishRule], limits: SpliceLimits, body: impl FnOnce(&m
     let paths = LoopbackPaths { inside, host_tables, container_tables, ephemeral: 32_768..=60_999 };
     let registry = poll.registry().try_clone().unwrap();
     let loopback = Loopback::new(registry, &config, paths, &forwarding).unwrap();
-    let mut driver = Driver { poll, loopback, now: Instant::ZERO };
+    let mut driver = Driver { poll, loopback, scarcity: Scarcity::default(), now: Instant::ZERO };
     body(&mut driver);
     drop(driver);
     server.join().unwrap().unwrap();

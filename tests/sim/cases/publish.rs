@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use netferry::config::PortProtocol::{Tcp, Udp};
-use netferry::stack::boundary::{CloseKind, ListenerId};
+use netferry::stack::boundary::{CloseKind, HostError, HostEvent, ListenerId};
+use netferry::stack::drop_reason::DropReason;
 use netferry::wire::vnet_header::Offload;
 
 use crate::app::{Ending, Script};
@@ -33,6 +34,38 @@ fn a_client_reaches_the_server_and_is_seen_with_its_own_address() {
         assert_eq!(first.from(), client);
         world.finish();
     });
+}
+
+#[test]
+fn a_client_whom_the_host_has_no_room_for_any_more_leaves_nothing_behind() {
+    published(|mut world, client| {
+        world.guest.listen(80, Script::container(1, 10));
+        let flow = world.client_connects(0, client, Script::host(1, 10)).unwrap();
+        world.handle_host(HostEvent::ConnectFailed { flow, error: HostError::Exhausted, notice: None });
+        world.run_for(ms(100));
+        assert_eq!(world.drops(DropReason::DescriptorLimit), 1);
+        assert_eq!(world.peer(client).closed, Some(CloseKind::Reset));
+        world.finish_within(secs(1));
+    });
+}
+
+#[test]
+fn a_port_is_not_accepted_of_while_its_share_of_handshakes_is_taken() {
+    let mut settings = Settings::default().publishing(Tcp, at("0.0.0.0:8080"), 80);
+    settings = settings.publishing(Tcp, at("0.0.0.0:8081"), 81);
+    let mut world = World::new(settings.with(|config| config.limits.opening_per_port = 2));
+    // The container's side is silent.
+    world.link.up.loss = 1_000;
+    for port in 1..=2 {
+        assert!(world.stack.may_accept(ListenerId(0)));
+        let client = SocketAddr::from(([198, 51, 100, 9], port));
+        world.client_connects(0, client, Script::host(1, 10).ending(Ending::Never)).unwrap();
+    }
+    assert!(!world.stack.may_accept(ListenerId(0)) && world.stack.may_accept(ListenerId(1)));
+    world.run_until(secs(300), "the first has waited long enough", |world| {
+        world.stack.may_accept(ListenerId(0))
+    });
+    world.finish_within(secs(1));
 }
 
 #[test]

@@ -1,0 +1,106 @@
+//! What to do while the host has nothing left to open sockets with: descriptors (`EMFILE`, `ENFILE`) or memory
+//! (`ENOBUFS`, `ENOMEM`).
+//!
+//! That is a state, and no error. What is established has its socket and goes on. Whoever is new waits where he can: a
+//! client of a published port in the host's queue, a SYN of the container in the container, whose kernel sends it
+//! again; a datagram is lost, as on a full link. Nobody is refused or reset, which would say what is not true. Clients in the
+//! queue are taken as soon as a socket of ours is closed, and looked for once a second, since others may have closed theirs.
+
+use tracing::warn;
+
+use crate::stack::boundary::{Duration, Instant};
+
+/// Whether the host is known to have run out.
+#[derive(Debug, Default)]
+pub struct Scarcity {
+    retry: Option<Instant>,
+    /// When the user may be told again.
+    quiet_until: Option<Instant>,
+}
+
+impl Scarcity {
+    /// When to try again though nothing of ours was closed.
+    const RETRY: Duration = Duration::from_secs(1);
+    /// The user is told no more often.
+    const TELL: Duration = Duration::from_secs(60);
+
+    /// Whether there is no point in accepting now.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.retry.is_some()
+    }
+
+    /// When to try again.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Nothing could be opened for somebody who can wait.
+    pub fn begin(&mut self, now: Instant) {
+        self.retry = Some(now + Self::RETRY);
+        self.tell(now);
+    }
+
+    /// Ends the wait, if it is time or something was closed.
+    pub fn relieve(&mut self, now: Instant, has_closed: bool) {
+        if has_closed || self.retry.is_some_and(|retry| retry <= now) {
+            self.retry = None;
+        }
+    }
+
+    /// Nothing could be opened for somebody who will come again.
+    pub fn tell(&mut self, now: Instant) {
+        if self.may_tell(now) {
+            warn!(
+                "the host has no descriptor, port or memory left for another socket: new connections wait; see its limit \
+                 of open files (ulimit -Hn)"
+            );
+        }
+    }
+
+    /// The table of flows, which is as large as descriptors allow, had no room.
+    pub fn tell_full(&mut self, flows: usize, now: Instant) {
+        if self.may_tell(now) {
+            warn!(
+                "all {flows} flows are in use: new ones wait until others end; where that is less than you need, raise \
+                 the limit of open files (ulimit -Hn)"
+            );
+        }
+    }
+
+    fn may_tell(&mut self, now: Instant) -> bool {
+        let may_tell = self.quiet_until.is_none_or(|until| until <= now);
+        if may_tell {
+            self.quiet_until = Some(now + Self::TELL);
+        }
+        may_tell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_ends_with_the_first_socket_that_is_closed_or_after_a_second() {
+        let mut scarcity = Scarcity::default();
+        scarcity.begin(Instant::from_millis(0));
+        scarcity.relieve(Instant::from_millis(999), false);
+        assert!(scarcity.is_waiting());
+        scarcity.relieve(Instant::from_millis(999), true);
+        assert!(!scarcity.is_waiting());
+        scarcity.begin(Instant::from_millis(1_000));
+        assert_eq!(scarcity.poll_timeout(), Some(Instant::from_millis(2_000)));
+        scarcity.relieve(Instant::from_millis(2_000), false);
+        assert!(!scarcity.is_waiting());
+    }
+
+    #[test]
+    fn the_user_is_told_once_a_minute() {
+        let mut scarcity = Scarcity::default();
+        assert!(scarcity.may_tell(Instant::from_secs(5)));
+        assert!(!scarcity.may_tell(Instant::from_secs(64)));
+        assert!(scarcity.may_tell(Instant::from_secs(65)));
+    }
+}
