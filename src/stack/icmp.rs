@@ -98,7 +98,7 @@ impl Stack {
             None => {
                 self.make_room(now, io)?;
                 let body = EchoFlow { alarm: Alarm::default(), opening: Some(Vec::new()), sent: Vec::new() };
-                let flow = self.flows.insert(key, now, Flow::Echo(body));
+                let flow = self.flows.insert(key, now, Flow::Echo(Box::new(body)));
                 self.wake_echo(flow);
                 self.actions.push_back(Action::OpenEcho {
                     flow,

@@ -67,7 +67,7 @@ enum Flow {
     Tcp(Box<TcpFlow>),
     TimeWait(TimeWait),
     Udp(Box<UdpFlow>),
-    Echo(EchoFlow),
+    Echo(Box<EchoFlow>),
 }
 
 /// A socket that was not read to its end within its budget.

@@ -112,3 +112,25 @@ fn mtr_by_datagrams_shows_each_hop() {
 fn mtr_by_connects_shows_each_hop() {
     sealed(|ground| mtr_loses_nothing(ground, &["--tcp"]));
 }
+
+#[test]
+fn the_face_of_pasta_is_no_hop() {
+    sealed(|ground| {
+        ground.allow_ping();
+        ground.needs(&["traceroute", "ping"]);
+        let _way = ground.with_routers(1_500);
+        for end in ENDS {
+            let address = end.to_string();
+            let inside = |program: &[&str]| {
+                let command = [&["pasta", "--config-net", "--"], program, &[&address]].concat();
+                run(ground.netferry(&command)).expect_success()
+            };
+            for how in [&[][..], &["-T", "-p", "80"]] {
+                let outcome = inside(&[&TRACEROUTE[..], how].concat());
+                assert_eq!(seen(&outcome), hops(end.is_ipv6()), "{outcome}");
+            }
+            // 64 of the end, and three routers.
+            inside(&["ping", "-n", "-c", "1", "-W", "3"]).expect_stdout(" ttl=61 ");
+        }
+    });
+}
