@@ -10,6 +10,7 @@ mod cases;
 mod clock;
 mod guest;
 mod host;
+mod hostile;
 mod link;
 mod offload;
 mod packet;

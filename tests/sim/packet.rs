@@ -160,6 +160,14 @@ impl Ip {
         self.raw(&transport)
     }
 
+    /// The packet around the beginning of a transport message, whose checksum is right where it has one.
+    pub fn carrying_part(&self, transport: &[u8]) -> Vec<u8> {
+        match checksum_offset(self.protocol) {
+            Some(offset) if transport.len() >= offset + 2 => self.carrying(transport.to_vec()),
+            Some(_) | None => self.raw(transport),
+        }
+    }
+
     /// The fragments of a transport message that exceeds `mtu`.
     pub fn fragments(&self, mut transport: Vec<u8>, mtu: usize) -> Vec<Vec<u8>> {
         fill_checksum(self.source, self.destination, self.protocol, &mut transport);

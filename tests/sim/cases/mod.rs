@@ -5,6 +5,7 @@ mod days;
 mod dhcp;
 mod dns;
 mod echo;
+mod hostile;
 mod isolation;
 mod limits;
 mod link_layer;
