@@ -22,6 +22,7 @@ mod bess;
 mod dhcp;
 mod echo;
 mod host_access;
+mod hostile;
 mod isolation;
 mod lifecycle;
 mod load;
