@@ -16,7 +16,8 @@
 //! 5. a destination on a private segment that nobody has is unreachable, on a shared one a link-local IPv6
 //!    address, whose link is not known;
 //! 6. addresses that would mean "this host" or nobody to the host's kernel are martian: loopback, unspecified,
-//!    IPv4-mapped and IPv4-compatible IPv6, reserved (RFC 1122 §3.2.1.3, RFC 4291 §2.5.5, RFC 6890);
+//!    IPv4-mapped and IPv4-compatible IPv6, reserved (RFC 1122 §3.2.1.3, RFC 4291 §2.5.5, RFC 6890), and IPv6 that has a
+//!    translator or a tunnel make such an IPv4 address of it;
 //! 7. multicast and broadcast stay on the segment;
 //! 8. all else goes where it says.
 
@@ -301,9 +302,22 @@ fn is_martian(address: IpAddr) -> bool {
             let segments = v6.segments();
             let embeds_ipv4 = segments[..5] == [0; 5] && (segments[5] == 0xffff || segments[5] == 0);
             // Deprecated site-local, and the discard-only prefix of RFC 6666.
-            embeds_ipv4 || segments[0] & 0xffc0 == 0xfec0 || segments[..4] == [0x0100, 0, 0, 0]
+            embeds_ipv4
+                || segments[0] & 0xffc0 == 0xfec0
+                || segments[..4] == [0x0100, 0, 0, 0]
+                || translated(v6).is_some_and(|v4| v4.is_loopback() || is_martian(v4.into()))
         }
     }
+}
+
+/// The IPv4 address that NAT64 or 6to4 would make of it. RFC 6052 §3.1, RFC 3964 §4.1: the address must be one that is
+/// of use to the world; a translator on the host may not know that.
+fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let (high, low) = match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => (high, low),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }
 
 #[cfg(test)]

@@ -83,9 +83,9 @@ def total(data):
     data += b'\\0' * (len(data) % 2); s = sum(struct.unpack('!%dH' % (len(data) // 2), data))
     while s >> 16: s = (s & 0xffff) + (s >> 16)
     return ~s & 0xffff
-def packet(destination, protocol, transport, at):
+def packet(destination, protocol, transport, at, source=None):
     family = socket.AF_INET6 if ':' in destination else socket.AF_INET
-    source = socket.inet_pton(family, own6 if ':' in destination else '10.0.2.100')
+    source = socket.inet_pton(family, source or (own6 if ':' in destination else '10.0.2.100'))
     target = socket.inet_pton(family, destination)
     pseudo = source + target + struct.pack('!IHBB', len(transport), 0, 0, protocol)
     transport = transport[:at] + struct.pack('!H', total(pseudo + transport)) + transport[at + 2:]
@@ -96,9 +96,17 @@ def packet(destination, protocol, transport, at):
         header = header[:10] + struct.pack('!H', total(header)) + header[12:]; kind = 0x0800
     return there + here + struct.pack('!H', kind) + header + transport
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('tap0', 0)); sent = 0
-for destination in ('127.0.0.1', '127.0.0.2', '0.0.0.0', '::1', '::', '::ffff:127.0.0.1'):
-    s.send(packet(destination, 17, struct.pack('!HHHH', 4000, 9000, 9, 0) + b'x', 6)); sent += 1
-    s.send(packet(destination, 6, struct.pack('!HHIIBBHHH', 4001, 9000, 1, 0, 0x50, 2, 65535, 0, 0), 16)); sent += 1
+def both(destination, source=None):
+    global sent
+    s.send(packet(destination, 17, struct.pack('!HHHH', 4000, 9000, 9, 0) + b'x', 6, source)); sent += 1
+    s.send(packet(destination, 6, struct.pack('!HHIIBBHHH', 4001, 9000, 1, 0, 0x50, 2, 65535, 0, 0), 16, source)); sent += 1
+for destination in ('127.0.0.1', '127.0.0.2', '0.0.0.0', '0.0.0.1', '::1', '::', '::ffff:127.0.0.1', '::127.0.0.1',
+        '64:ff9b::127.0.0.1', '2002:7f00:1::1', '10.0.2.3', '10.0.2.255', '224.0.0.1', 'fe80::1', 'ff02::1'):
+    both(destination)
+# From whom the container is not: the world and the host itself must not see it either.
+for destination, source in (('203.0.113.2', '127.0.0.1'), ('203.0.113.1', '127.0.0.1'), ('203.0.113.2', '10.0.2.2'),
+        ('203.0.113.2', '203.0.113.1'), ('2001:db8::2', '::1'), ('2001:db8::2', '::ffff:127.0.0.1')):
+    both(destination, source)
 # The same frames do arrive where they may: else this test could not fail.
 s.send(packet('203.0.113.2', 17, struct.pack('!HHHH', 4000, 9000, 9, 0) + b'x', 6))
 time.sleep(1); print('forged', sent)";
@@ -112,8 +120,12 @@ fn frames_addressed_to_a_loopback_address_never_reach_it() {
         control.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         for options in [&[][..], &["--host-loopback"]] {
             let outcome = run(ground.netferry(&[&["run"], options, &["--", PYTHON, "-c", FORGE]].concat()));
-            let outcome = outcome.expect_success().expect_stdout("forged 12");
+            let outcome = outcome.expect_success().expect_stdout("forged 42");
+            // That one, and no other.
+            control.set_nonblocking(false).unwrap();
             control.recv(&mut [0; 9]).expect("a forged frame for the world arrives there");
+            control.set_nonblocking(true).unwrap();
+            assert!(control.recv(&mut [0; 9]).is_err(), "a spoofed source was taken for the container's");
             assert_eq!(visits.load(Ordering::SeqCst), 0, "{outcome}");
         }
     });

@@ -53,6 +53,10 @@ fn decide(host_loopback: bool, source: &str, destination: &str) -> Outbound {
 #[case("10.0.2.100", "203.0.113.2:80")]
 #[case("10.0.2.77", "192.168.1.1:443")]
 #[case("fd00:2::100", "[2001:db8::1]:80")]
+#[case::metadata_as_the_host_reaches_it("10.0.2.100", "169.254.169.254:80")]
+#[case::metadata_6("fd00:2::100", "[fd00:ec2::254]:80")]
+#[case::nat64("fd00:2::100", "[64:ff9b::203.0.113.2]:80")]
+#[case::of_6to4("fd00:2::100", "[2002:cb00:7102::1]:80")]
 fn the_world_is_reached_where_it_is(#[case] source: &str, #[case] destination: &str) {
     assert_eq!(decide(false, source, destination), Outbound::Host(destination.parse().expect("literal")));
 }
@@ -78,6 +82,10 @@ fn the_gateway_is_the_hosts_loopback_only_where_asked(
 #[case("fd00:2::100", "[::ffff:203.0.113.2]:22", DropReason::Martian)]
 #[case("fd00:2::100", "[::127.0.0.1]:22", DropReason::Martian)]
 #[case("fd00:2::100", "[::]:22", DropReason::Martian)]
+#[case::nat64("fd00:2::100", "[64:ff9b::7f00:1]:22", DropReason::Martian)]
+#[case::nat64_unspecified("fd00:2::100", "[64:ff9b::]:22", DropReason::Martian)]
+#[case::of_6to4("fd00:2::100", "[2002:7f00:1::1]:22", DropReason::Martian)]
+#[case("fd00:2::100", "[::ffff:169.254.169.254]:80", DropReason::Martian)]
 #[case("10.0.2.100", "0.0.0.0:22", DropReason::Martian)]
 #[case("10.0.2.100", "0.1.2.3:22", DropReason::Martian)]
 #[case("10.0.2.100", "240.0.0.1:22", DropReason::Martian)]
@@ -303,6 +311,8 @@ fn an_alias_is_the_host(#[case] source: &str, #[case] alias: &str, #[case] meant
 #[case(FlowProtocol::Tcp, "169.254.1.1:53", Outbound::Resolver)]
 #[case(FlowProtocol::Echo, "169.254.1.1:0", Outbound::Gateway)]
 #[case(FlowProtocol::Tcp, "127.0.0.1:22", Outbound::Drop(DropReason::HostLoopback))]
+#[case(FlowProtocol::Udp, "127.8.8.8:22", Outbound::Drop(DropReason::HostLoopback))]
+#[case(FlowProtocol::Echo, "127.0.0.1:0", Outbound::Drop(DropReason::HostLoopback))]
 #[case(FlowProtocol::Tcp, "0.0.0.0:22", Outbound::Drop(DropReason::Martian))]
 #[case(FlowProtocol::Udp, "192.0.2.255:9", Outbound::Drop(DropReason::Multicast))]
 #[case(FlowProtocol::Udp, "224.0.0.251:5353", Outbound::Drop(DropReason::Multicast))]
@@ -313,6 +323,52 @@ fn on_a_shared_segment_little_is_special(
 ) {
     let source = "192.0.2.10".parse().expect("literal");
     assert_eq!(outbound(&shared(), protocol, source, destination.parse().expect("literal")), expected);
+}
+
+#[rstest]
+#[case("[::1]:22", DropReason::HostLoopback)]
+#[case("[::ffff:127.0.0.1]:22", DropReason::HostLoopback)]
+#[case("[::127.0.0.1]:22", DropReason::Martian)]
+#[case("[::ffff:192.0.2.10]:22", DropReason::Martian)]
+#[case("[::]:22", DropReason::Martian)]
+#[case("[64:ff9b::127.0.0.1]:22", DropReason::Martian)]
+#[case("[ff02::1]:22", DropReason::Multicast)]
+fn on_a_shared_segment_no_form_of_ipv6_is_the_hosts_loopback(
+    #[values(FlowProtocol::Tcp, FlowProtocol::Udp, FlowProtocol::Echo)] protocol: FlowProtocol,
+    #[case] destination: &str,
+    #[case] reason: DropReason,
+) {
+    let source = "2001:db8::10".parse().expect("literal");
+    let decision = outbound(&shared(), protocol, source, destination.parse().expect("literal"));
+    assert_eq!(decision, Outbound::Drop(reason));
+}
+
+/// Whoever is on the host's side, the container never sees a loopback address: not of a client of a published
+/// port, nor of a peer that answers an unconnected socket.
+#[rstest]
+fn nobody_appears_as_a_loopback_address(
+    #[values(false, true)] is_shared: bool,
+    #[values(
+        "127.0.0.1:4000",
+        "127.9.9.9:4000",
+        "[::1]:4000",
+        "[::ffff:127.0.0.1]:4000",
+        "203.0.113.9:4000",
+        "[2001:db8:9::9]:4000",
+        "169.254.169.254:4000"
+    )]
+    client: &str,
+) {
+    let config = if is_shared { shared() } else { config(true) };
+    let client: SocketAddr = client.parse().expect("literal");
+    let canonical = client.ip().to_canonical();
+    let bound = if canonical.is_ipv4() { "0.0.0.0" } else { "::" };
+    if let Ok(shown) = inbound(&config, &rule(bound), client) {
+        assert!(!is_loopback(shown.client.ip()), "{shown:?}");
+        // Who is not on the host is seen as who he is.
+        assert!(is_loopback(canonical) || shown.client.ip() == canonical, "{shown:?}");
+    }
+    assert!(!is_loopback(shown_peer(&config, client).ip()));
 }
 
 #[test]
