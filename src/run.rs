@@ -49,6 +49,7 @@ use crate::sys::confined::{Confined, Sandboxed, Waiver};
 use crate::sys::daemon::{self, Fork};
 use crate::sys::host;
 use crate::sys::id_map::{IdMapError, IdMapping, write_id_maps};
+use crate::sys::memory;
 use crate::sys::messenger;
 use crate::sys::namespace::{NamespaceError, NamespaceTarget, Namespaces};
 use crate::sys::netlink::Netlink;
@@ -577,7 +578,7 @@ impl Ports {
             udp_mapping: plan.udp_mapping,
             publish: self.rules,
             host_addresses: facts.host_addresses.clone(),
-            limits: Limits::default().within_descriptors(self.descriptors.saturating_sub(published)),
+            limits: limits(self.descriptors.saturating_sub(published)),
             timeouts: plan.timeouts,
         };
         let secret = host::random_secret().doing("draw a random number")?;
@@ -593,6 +594,15 @@ impl Ports {
 /// The file that frames are recorded in, if they are.
 fn open_capture(plan: &Plan) -> Result<Option<Capture>, RunError> {
     Ok(plan.capture.as_deref().map(Capture::create).transpose()?)
+}
+
+/// What may be held: bounded by the descriptors and the memory there are.
+fn limits(descriptors: u64) -> Limits {
+    let limits = Limits::default().within_descriptors(descriptors);
+    match memory::available_bytes() {
+        Some(bytes) => limits.within_memory(bytes),
+        None => limits,
+    }
 }
 
 /// Gives up the files that are not needed any more, as far as asked. Nothing may be opened afterwards that does not belong to

@@ -109,7 +109,32 @@ impl Limits {
         self.opening_per_port = self.opening_per_port.min(self.half_open.div_ceil(4));
         self
     }
+
+    /// Bounds what is held by the memory there is, the machine's or the control group's: a quarter each for flows and
+    /// for the buffers of TCP, an eighth for what is spliced. The rest is for the kernel's queues and ourselves. From 4 GiB on
+    /// nothing changes.
+    #[must_use]
+    pub fn within_memory(mut self, bytes: u64) -> Self {
+        let share = |part: u64| usize::try_from(bytes / part).unwrap_or(usize::MAX);
+        let flows = usize::try_from(bytes / 4 / BYTES_PER_FLOW).unwrap_or(usize::MAX);
+        self.flows = self.flows.min(flows.max(64));
+        self.half_open = self.half_open.min(self.flows.div_ceil(2));
+        self.opening_per_port = self.opening_per_port.min(self.half_open.div_ceil(4));
+        self.tcp_buffer_total_bytes = self.tcp_buffer_total_bytes.min(share(4).max(1 << 20));
+        self.tcp_buffer_max_bytes = self.tcp_buffer_max_bytes.min(self.tcp_buffer_total_bytes / 16);
+        let pipes = share(16) / self.splice.pipe_bytes;
+        self.splice.pipes = self.splice.pipes.min(pipes.max(2));
+        self.splice.idle_pipes = self.splice.idle_pipes.min(self.splice.pipes);
+        self.splice.buffer_total_bytes = self.splice.buffer_total_bytes.min(share(16));
+        self.splice.connections = self.splice.connections.min(self.flows);
+        self.splice.exchanges = self.splice.exchanges.min(self.flows);
+        self
+    }
 }
+
+/// What one flow may take in all, in the worst of cases: the core's own, and the kernel's for its socket and its place
+/// in the poll.
+const BYTES_PER_FLOW: u64 = 6 << 10;
 
 /// Bounds of IP reassembly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,5 +213,22 @@ mod tests {
         assert_eq!(limits.flows, 960);
         assert_eq!((limits.half_open, limits.opening_per_port), (480, 120));
         assert_eq!(Limits::default().within_descriptors(3).flows, 1);
+    }
+
+    #[test]
+    fn little_memory_means_few_flows_and_small_buffers() {
+        let limits = Limits::default();
+        assert_eq!(limits.within_memory(4 << 30), limits);
+        for memory in [64_u64 << 20, 512 << 20, 1 << 30] {
+            let limits = Limits::default().within_memory(memory);
+            let flows = limits.flows as u64 * BYTES_PER_FLOW;
+            let pipes = limits.splice.pipes * limits.splice.pipe_bytes + limits.splice.buffer_total_bytes;
+            let held = flows + (limits.tcp_buffer_total_bytes + pipes + limits.reassembly.total_bytes) as u64;
+            assert!(held <= memory / 8 * 6, "{held} of {memory}");
+            // What is set aside for each flow is there for each.
+            assert!(limits.flows * 2 * limits.tcp_buffer_min_bytes <= limits.tcp_buffer_total_bytes);
+        }
+        let least = Limits::default().within_memory(0);
+        assert_eq!((least.flows, least.half_open, least.tcp_buffer_total_bytes), (64, 32, 1 << 20));
     }
 }

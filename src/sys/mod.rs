@@ -16,7 +16,7 @@
 //! - [`descriptor`]: handing a descriptor from one process to another
 //! - [`pipe`]: moving bytes between sockets without touching them
 //! - [`process`]: children, signals, exit statuses
-//! - [`host`], [`resolv_conf`]: facts about the machine
+//! - [`host`], [`memory`], [`resolv_conf`]: facts about the machine
 //! - [`sandbox`], [`seccomp`]: giving up what serving does not need; [`confined`]: the proof of it
 //! - [`messenger`]: signals to a command that we have no power over any more
 #![allow(unsafe_code)] // ioctls, fork and a few system calls have no safe wrapper; the rest of the crate denies it.
@@ -28,6 +28,7 @@ pub mod descriptor;
 pub mod host;
 pub mod id_map;
 pub mod loose_tap;
+pub mod memory;
 pub mod messenger;
 pub mod mounts;
 pub mod namespace;

@@ -130,7 +130,7 @@ pub fn sealed_as<Named>(root: Option<&Path>, case: impl FnOnce(&Ground)) {
         if let Some(status) = child.try_wait().expect("child can be waited for") {
             break Some(status);
         }
-        if started.elapsed() > CASE_TIMEOUT {
+        if started.elapsed() > CASE_TIMEOUT + extra_time() {
             child.kill().expect("own child can be killed");
             child.wait().expect("own child can be waited for");
             break None;
@@ -142,11 +142,20 @@ pub fn sealed_as<Named>(root: Option<&Path>, case: impl FnOnce(&Ground)) {
         Some(status) if status.success() => {
             // `--exact` with a wrong name would be a case that cannot fail.
             assert!(output.contains("1 passed"), "the case {name} was not found again:\n{output}");
+            // For whoever reads what cases measure (`--nocapture`).
+            let figures = output.lines().filter_map(|line| line.split_once("figures: "));
+            figures.for_each(|(_, figures)| println!("{figures}"));
         }
         Some(status) if status.code() == Some(CANNOT_RUN) => pass_over(&name, &output),
         Some(status) => panic!("{name} ended with {status} on its ground:\n{output}"),
         None => panic!("{name} took more than {CASE_TIMEOUT:?}:\n{output}"),
     }
+}
+
+/// What a case that was asked to take longer may take in addition (docs/testing.md).
+fn extra_time() -> Duration {
+    let seconds = env::var("NETFERRY_FLOOD_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0))
 }
 
 /// This program again, with `arguments`, as PID 1 of its own namespaces, which die with the calling thread.

@@ -21,6 +21,7 @@ mod bad_input;
 mod bess;
 mod dhcp;
 mod echo;
+mod floods;
 mod host_access;
 mod hostile;
 mod isolation;

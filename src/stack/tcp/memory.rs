@@ -2,7 +2,8 @@
 //!
 //! A flow is charged for what its buffers hold, not for what its windows promise: an idle flow holds nothing, and most
 //! of what is sent never rests here. Each buffer may always hold a least amount, which is set aside when the flow
-//! begins, so that every flow gets on; beyond that it grows while there is some left. What a flow sends into a window
+//! begins, so that every flow gets on; beyond that it grows while there is some left. A part of the total is for the
+//! least amounts alone: flows that let their buffers fill and take nothing out would otherwise keep new ones away. What a flow sends into a window
 //! that memory then does not hold is lost as on a crowded link, and is sent again.
 
 use super::relay::TcpFlow;
@@ -10,6 +11,9 @@ use crate::config::Limits;
 
 /// A new flow may buffer this share of what is left, in each direction.
 const SHARE: usize = 8;
+
+/// The total divided by this is kept for flows that are yet to begin.
+const KEPT_FOR_NEW: usize = 8;
 
 /// What is charged, and up to how much.
 #[derive(Debug)]
@@ -42,17 +46,22 @@ impl Memory {
         self.total - self.charged
     }
 
+    /// What is left to those that want more than their least.
+    fn left_to_grow(&self) -> usize {
+        self.left().saturating_sub(self.total / KEPT_FOR_NEW)
+    }
+
     /// Bytes of each buffer of a new flow; none if its least cannot be set aside.
     #[must_use]
     pub fn buffer_for_one_more(&self) -> Option<usize> {
         let left = self.left();
-        (2 * self.least <= left).then(|| (left / SHARE).clamp(self.least, self.most))
+        (2 * self.least <= left).then(|| (self.left_to_grow() / SHARE).clamp(self.least, self.most))
     }
 
     /// Lets the buffers of a flow grow by what is left: to be called before anything that may grow one of them.
     #[inline]
     pub fn limit(&self, flow: &mut TcpFlow) {
-        flow.endpoint.limit_memory(self.left(), self.least);
+        flow.endpoint.limit_memory(self.left_to_grow(), self.least);
     }
 
     /// Takes note of what the buffers of a flow hold now.
