@@ -237,6 +237,8 @@ struct Facts {
     outbound: OutboundAddresses,
     resolv_conf: ResolvConf,
     resolvers: Vec<SocketAddr>,
+    /// Bytes that there are for us, where the host tells; from a sandbox it cannot be seen.
+    memory: Option<u64>,
 }
 
 impl Facts {
@@ -294,6 +296,7 @@ impl Facts {
             outbound,
             resolv_conf,
             resolvers,
+            memory: memory::available_bytes(),
         })
     }
 
@@ -578,7 +581,7 @@ impl Ports {
             udp_mapping: plan.udp_mapping,
             publish: self.rules,
             host_addresses: facts.host_addresses.clone(),
-            limits: limits(self.descriptors.saturating_sub(published)),
+            limits: limits(self.descriptors.saturating_sub(published), facts.memory),
             timeouts: plan.timeouts,
         };
         let secret = host::random_secret().doing("draw a random number")?;
@@ -597,9 +600,9 @@ fn open_capture(plan: &Plan) -> Result<Option<Capture>, RunError> {
 }
 
 /// What may be held: bounded by the descriptors and the memory there are.
-fn limits(descriptors: u64) -> Limits {
+fn limits(descriptors: u64, memory: Option<u64>) -> Limits {
     let limits = Limits::default().within_descriptors(descriptors);
-    match memory::available_bytes() {
+    match memory {
         Some(bytes) => limits.within_memory(bytes),
         None => limits,
     }
