@@ -1,6 +1,7 @@
 //! The ratios that netferry is held to, all of one interleaved run.
 
 use crate::figures::{Against, Goal};
+use crate::plan::MOST_CONNECTIONS;
 
 use Against::{BestPeer, Kernel, Number, Own};
 
@@ -51,6 +52,9 @@ pub const GOALS: &[Goal] = &[
     less("100000 idle connections", "bytes per connection", Number(2048.0), 1.0),
     more("100000 idle connections", "Gbit/s up beside them", Own("1 idle connections"), 0.9),
     more("100000 idle connections", "Gbit/s down beside them", Own("1 idle connections"), 0.9),
+    less(MOST_CONNECTIONS, "bytes per connection", Number(2048.0), 1.0),
+    more(MOST_CONNECTIONS, "Gbit/s up beside them", Own("1 idle connections"), 0.9),
+    more(MOST_CONNECTIONS, "Gbit/s down beside them", Own("1 idle connections"), 0.9),
     less("start to ready", "ms", BestPeer, 1.0),
     less("idle relay", "MiB resident", Number(6.0), 1.0),
 ];

@@ -134,18 +134,17 @@ fn run(ground: &Ground) {
     if wanted("scale") {
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
         let most = u32::try_from(descriptors).unwrap_or(u32::MAX) - OTHER_DESCRIPTORS;
-        let mut counts = numbers("PEERS_SCALE", "1 100 10000 100000");
+        let counts = numbers("PEERS_SCALE", "1 100 10000 100000");
         if counts.iter().any(|count| *count > most) {
             println!(
                 "a process may have {descriptors} descriptors here, so {most} connections are the most\n"
             );
         }
-        counts.iter_mut().for_each(|count| *count = most.min(*count));
         for round in 0..rounds {
             for &subject in &subjects {
                 eprintln!("round {}: very many connections, {}", round + 1, subject.name());
                 steadiness.push(same_work());
-                plan::scale(ground, subject, &counts, &mut figures);
+                plan::scale(ground, subject, &counts, most, &mut figures);
             }
         }
     }

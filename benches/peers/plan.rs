@@ -18,6 +18,8 @@ const WORLD_PORT: u16 = 7000;
 const HELD_PORTS: usize = 4;
 /// Datagrams that one call of a sender with segmentation holds.
 const RUN: usize = 40;
+/// The name of as many connections as a process may have descriptors for, where that is fewer than were asked for.
+pub const MOST_CONNECTIONS: &str = "most idle connections";
 /// Both ways.
 const DIRECTIONS: [Direction; 2] = [Direction::Up, Direction::Down];
 
@@ -156,7 +158,7 @@ fn published(
     (arrived(outcome), served.processor_seconds() - before)
 }
 
-/// Through the loopback of the host, where those who splice do so.
+/// Through the loopback of the host, where those who splice do so; the kernel's own figure is that of the loopback.
 pub fn spliced(
     ground: &Ground,
     served: &Served,
@@ -164,7 +166,15 @@ pub fn spliced(
     direction: Direction,
     figures: &mut Figures,
 ) {
-    let server = start(served.inside(ground, "exec iperf3 --server --one-off --forceflush"));
+    let server = if served.subject == Subject::Kernel {
+        // Nothing in between: the loopback itself.
+        let mut server = ground.root("iperf3");
+        let port = served.subject.outer_port().to_string();
+        server.args(["--server", "--one-off", "--forceflush", "--port", &port]);
+        start(server)
+    } else {
+        start(served.inside(ground, "exec iperf3 --server --one-off --forceflush"))
+    };
     let (arrived, seconds) = published(ground, served, server, "127.0.0.1".to_owned(), direction, false);
     let name = format!("spliced port {}, {congestion}", direction.name());
     figures.speed(&name, served.subject, arrived, seconds);
@@ -241,7 +251,9 @@ fn datagrams(
 }
 
 /// Very many connections: what they cost in memory, how fast they opened, and what they leave to a busy one.
-pub fn scale(ground: &Ground, subject: Subject, counts: &[u32], figures: &mut Figures) {
+///
+/// `most` is what descriptors allow: a count above it stands for as many.
+pub fn scale(ground: &Ground, subject: Subject, counts: &[u32], most: u32, figures: &mut Figures) {
     let idle = subject.serve(ground, 1500).resident_bytes() as f64;
     if subject != Subject::Kernel {
         figures.add("idle relay", "MiB resident", subject, idle / (1 << 20) as f64);
@@ -249,7 +261,9 @@ pub fn scale(ground: &Ground, subject: Subject, counts: &[u32], figures: &mut Fi
     for &count in counts {
         let served = subject.serve(ground, 1500);
         let before = served.resident_bytes() as f64;
-        let name = format!("{count} idle connections");
+        let name =
+            if count > most { MOST_CONNECTIONS.to_owned() } else { format!("{count} idle connections") };
+        let count = count.min(most);
         let held = in_world(ground, &format!("hold {WORLD4}:{WORLD_PORT} {HELD_PORTS}"));
         let words = format!("exec {LOAD} open {WORLD4}:{WORLD_PORT} {count} {HELD_PORTS}");
         let opener = start(served.inside(ground, &words));
@@ -272,14 +286,7 @@ pub fn scale(ground: &Ground, subject: Subject, counts: &[u32], figures: &mut Fi
             figures.add(&name, "bytes per connection", subject, bytes);
         }
         if open >= f64::from(count) * 0.99 {
-            for direction in DIRECTIONS {
-                let server = iperf_server(ground);
-                let client = iperf_words(&WORLD4.to_string(), 5201, 1, direction == Direction::Down);
-                let arrived = arrived(finish(start(served.inside(ground, &client))));
-                let unit = format!("Gbit/s {} beside them", direction.name());
-                figures.add(&name, &unit, subject, arrived.gigabits_per_second);
-                drop(server);
-            }
+            busy_beside(ground, &served, &name, figures);
         }
         let is_enough = open >= f64::from(count) * 0.99;
         opener.signal(nix::sys::signal::Signal::SIGKILL);
@@ -288,5 +295,17 @@ pub fn scale(ground: &Ground, subject: Subject, counts: &[u32], figures: &mut Fi
             // More would not be more.
             return;
         }
+    }
+}
+
+/// One busy connection while everything else is idle.
+fn busy_beside(ground: &Ground, served: &Served, name: &str, figures: &mut Figures) {
+    for direction in DIRECTIONS {
+        let server = iperf_server(ground);
+        let client = iperf_words(&WORLD4.to_string(), 5201, 1, direction == Direction::Down);
+        let arrived = arrived(finish(start(served.inside(ground, &client))));
+        let unit = format!("Gbit/s {} beside them", direction.name());
+        figures.add(name, &unit, served.subject, arrived.gigabits_per_second);
+        drop(server);
     }
 }

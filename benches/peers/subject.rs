@@ -126,7 +126,11 @@ impl Subject {
         let program = match self {
             Subject::Netferry => SUBJECT.to_owned(),
             Subject::Pasta => self.program()?,
-            Subject::Slirp4netns | Subject::Kernel => return None,
+            Subject::Slirp4netns => return None,
+            Subject::Kernel => {
+                let (container, pid) = container(ground);
+                return Some(Served { subject: self, pid, relay: None, _container: container });
+            }
         };
         let (container, pid) = container(ground);
         settle(ground, &pid, congestion);
