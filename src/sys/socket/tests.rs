@@ -315,3 +315,12 @@ fn sockets_send_from_the_address_asked_for() {
         assert!(DatagramSocket::open(loopback(9), Some(foreign), 0).is_err());
     });
 }
+
+#[test]
+fn whatever_the_host_has_run_out_of_is_told_as_the_same() {
+    let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC, libc::EADDRNOTAVAIL];
+    for errno in scarce {
+        assert_eq!(SocketError::from_errno(errno), SocketError::Exhausted, "errno {errno}");
+    }
+    assert_eq!(SocketError::from_errno(libc::ECONNREFUSED), SocketError::Refused);
+}
