@@ -23,7 +23,7 @@ use super::network_error::{Sent, problem_of};
 use super::service::dns::Exchange;
 use super::timer::Alarm;
 use super::{Flow, Stack};
-use crate::config::{PortProtocol, UdpMapping};
+use crate::config::{PortProtocol, Segment, UdpMapping};
 use crate::wire::icmp::Problem;
 use crate::wire::vnet_header::{FrameMeta, Segmentation};
 use crate::wire::{ip, udp};
@@ -196,7 +196,7 @@ impl Stack {
         io: &mut Io<'_, H, F>,
     ) -> Result<(), DropReason> {
         self.flows.touch(flow, now);
-        let limits = self.config.limits;
+        let (limits, segment) = (self.config.limits, self.config.link.segment);
         let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
         let first = how.segment_bytes.map_or(payload.len(), |each| payload.len().min(each.get().into()));
         body.sent = Sent::of(packet, &payload[..first]);
@@ -215,10 +215,10 @@ impl Stack {
                 DatagramWrite::Sent
             }
             Via::Opening(_) => DatagramWrite::Blocked,
-            Via::Own => send_twice(io.host, DatagramPort::Flow(flow), payload, &how),
+            Via::Own => send_from(segment, io.host, DatagramPort::Flow(flow), payload, &how),
             Via::Listener { listener, client, local } => {
                 let how = DatagramSend { to: Some(*client), from: *local, ..how };
-                send_twice(io.host, DatagramPort::Listener(*listener), payload, &how)
+                send_from(segment, io.host, DatagramPort::Listener(*listener), payload, &how)
             }
         };
         let is_dns = body.dns.is_some();
@@ -246,6 +246,7 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) {
+        let segment = self.config.link.segment;
         let Some((key, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
         let Via::Opening(pending) = std::mem::replace(&mut body.via, Via::Own) else { return };
         if let Some(exchange) = &body.dns {
@@ -254,7 +255,8 @@ impl Stack {
             }
         }
         for datagram in &pending {
-            let sent = send_twice(io.host, DatagramPort::Flow(flow), &datagram.payload, &datagram.how);
+            let port = DatagramPort::Flow(flow);
+            let sent = send_from(segment, io.host, port, &datagram.payload, &datagram.how);
             let DatagramWrite::Failed(error) = sent else {
                 self.count(if sent == DatagramWrite::Sent { Ok(()) } else { Err(DropReason::HostQueueFull) });
                 continue;
@@ -519,6 +521,26 @@ pub(super) fn anyone_like(endpoint: SocketAddr) -> SocketAddr {
     match endpoint {
         SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
         SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
+    }
+}
+
+/// Sends as [`send_twice`] does. Where the container stands in the host's place, its datagram is the host's own: what the
+/// host's link does not take whole leaves in fragments, as one of the host's own programs would have it.
+fn send_from(
+    segment: Segment,
+    host: &mut impl HostIo,
+    port: DatagramPort,
+    payload: &[u8],
+    how: &DatagramSend,
+) -> DatagramWrite {
+    let sent = send_twice(host, port, payload, how);
+    match (sent, segment) {
+        (DatagramWrite::Failed(HostError::MessageTooLong { .. }), Segment::Shared(_))
+            if how.dont_fragment =>
+        {
+            send_twice(host, port, payload, &DatagramSend { dont_fragment: false, ..*how })
+        }
+        (_, Segment::Private | Segment::Shared(_)) => sent,
     }
 }
 

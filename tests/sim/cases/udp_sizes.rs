@@ -1,5 +1,6 @@
 //! UDP: empty, large, fragmented and joined datagrams.
 
+use netferry::config::{AddressPair, Aliases, Segment};
 use netferry::stack::drop_reason::DropReason;
 use netferry::wire::vnet_header::Offload;
 
@@ -213,6 +214,29 @@ fn datagrams_given_up_in_a_flood_of_fragments_are_counted() {
     world.run_for(ms(1));
     assert_eq!(world.host.datagrams[0].sent.len(), 1);
     world.finish_within(secs(301));
+}
+
+#[test]
+fn in_the_hosts_place_what_its_link_does_not_take_leaves_in_fragments() {
+    both_families(|target| {
+        let settings = Settings::default().with(|config| {
+            config.link.mtu = 9_000;
+            let none = AddressPair { ipv4: None, ipv6: None };
+            config.link.segment = Segment::Shared(Aliases { loopback: none, host: none });
+        });
+        let mut world = World::new(settings);
+        world.host.datagram_peers.insert(target, DatagramPeer::TooLong { mtu: 1_500 });
+        let ip = Ip::new(world_source(target), target.ip(), UDP).whole();
+        for bytes in [4_000, 1_000, 4_000] {
+            world.inject(&ip.carrying(udp((7_000, target.port()), &vec![1; bytes])));
+            world.run_for(ms(1));
+        }
+        let sent = world.host.datagrams[0].sent.iter();
+        let sent: Vec<_> = sent.map(|sent| (sent.bytes.len(), sent.how.dont_fragment)).collect();
+        assert_eq!(sent, [(4_000, false), (1_000, true), (4_000, false)]);
+        assert!(world.icmp_errors().is_empty());
+        world.finish_within(secs(301));
+    });
 }
 
 #[test]
