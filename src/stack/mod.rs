@@ -50,7 +50,7 @@ use self::tcp::memory::Memory;
 use self::tcp::relay::TcpFlow;
 use self::tcp::time_wait::TimeWait;
 use self::tcp::turns::Turns;
-use self::timer::Timers;
+use self::timer::{Alarm, Timers};
 use self::udp::UdpFlow;
 use self::unreachable::{Report, Unreachable};
 use crate::config::{Config, PublishRule};
@@ -68,6 +68,17 @@ enum Flow {
     TimeWait(TimeWait),
     Udp(Box<UdpFlow>),
     Echo(Box<EchoFlow>),
+}
+
+impl Flow {
+    fn alarm(&self) -> &Alarm {
+        match self {
+            Flow::Tcp(tcp) => &tcp.alarm,
+            Flow::TimeWait(time_wait) => &time_wait.alarm,
+            Flow::Udp(udp) => &udp.alarm,
+            Flow::Echo(echo) => &echo.alarm,
+        }
+    }
 }
 
 /// A socket that was not read to its end within its budget.
@@ -368,6 +379,10 @@ impl Stack {
         // Those that want another turn wait for the next call; the emptied vector serves again.
         queue.append(&mut self.queue);
         self.queue = queue;
+        if self.timers.is_crowded(self.flows.len()) {
+            let flows = &self.flows;
+            self.timers.sweep(|flow, at| flows.get(flow).is_some_and(|body| body.alarm().is_set_for(at)));
+        }
     }
 
     /// Does what is due at `now`.
@@ -460,6 +475,12 @@ impl Stack {
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Alarms set, those of flows that are gone included until they ring or are swept out.
+    #[must_use]
+    pub fn alarm_count(&self) -> usize {
+        self.timers.len()
     }
 
     /// Flows alive now, those in TIME-WAIT included.

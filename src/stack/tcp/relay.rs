@@ -86,6 +86,8 @@ pub struct TcpFlow {
     read_bytes: usize,
     host_readable: bool,
     host_writable: bool,
+    /// The host's connection is gone, as a write found.
+    host_failure: Option<HostError>,
     /// The host's FIN has been read.
     host_finished: bool,
     /// Our FIN toward the host has been ordered.
@@ -111,6 +113,7 @@ impl TcpFlow {
             read_bytes: FIRST_READ_BYTES,
             host_readable: false,
             host_writable: false,
+            host_failure: None,
             host_finished: false,
             host_shut: false,
             container_finished: false,
@@ -193,7 +196,7 @@ impl TcpFlow {
         self.probes = 0;
         // What the endpoint delivers has followed a handshake, whether that has been noted or not.
         let may_write = !matches!(self.stage, Stage::Connecting { .. }) && self.host_writable;
-        let host_writable = &mut self.host_writable;
+        let (host_writable, host_failure) = (&mut self.host_writable, &mut self.host_failure);
         self.endpoint.handle_segment(segment, is_marked, link, now, |bytes| {
             if !may_write {
                 return 0;
@@ -204,14 +207,20 @@ impl TcpFlow {
                     *host_writable = false;
                     0
                 }
-                // It shows again, and is dealt with, when the flow is advanced.
-                StreamWrite::Failed(_) => 0,
+                // Told once: what is read after it is an end that nobody sent.
+                StreamWrite::Failed(error) => {
+                    *host_failure = Some(error);
+                    0
+                }
             }
         });
     }
 
     /// Writes to the host what the container has sent, as long as the host takes it.
     fn relay_to_host(&mut self, flow: FlowId, host: &mut impl HostIo) -> Result<(), HostError> {
+        if let Some(error) = self.host_failure {
+            return Err(error);
+        }
         while self.is_relaying() && self.host_writable && self.endpoint.received_bytes() > 0 {
             let mut failure = None;
             let host_writable = &mut self.host_writable;

@@ -178,3 +178,28 @@ fn a_flow_for_each_kind_counts_toward_the_same_limit() {
     world.guest.abort(crate::guest::StreamId(0));
     world.finish_within(secs(301));
 }
+
+#[test]
+fn alarms_of_flows_that_are_gone_are_bounded() {
+    let mut world = World::usual();
+    let mut most = 0;
+    for round in 0..200 {
+        for port in 0..100 {
+            let (ports, sequence) = ((5_000 + 100 * round + port, 80), 1);
+            // Nobody listens there, so that each is refused at once.
+            world.inject(&Ip::new(CONTAINER, target(9).ip(), TCP).carrying(tcp(
+                ports,
+                sequence,
+                0,
+                SYN,
+                &[],
+            )));
+        }
+        world.guest_is_mute = true;
+        world.run_for(ms(1));
+        most = most.max(world.stack.alarm_count());
+    }
+    assert_eq!((world.stack.flow_count(), world.host.opened), (0, 20_000));
+    assert!(most <= 1_024 + 4 * 100 + 100, "{most} alarms");
+    world.finish();
+}

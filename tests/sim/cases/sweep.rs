@@ -1,11 +1,12 @@
-//! Many seeds: random programs, random faults, random moods, and the reference model as the judge.
+//! Many seeds: random programs, random faults, random moods, misfortunes, and the reference model as the judge.
 
 use std::net::SocketAddr;
 
 use netferry::config::PortProtocol;
+use netferry::stack::boundary::{HostError, ListenerId};
 use netferry::wire::vnet_header::Offload;
 
-use crate::app::{Ending, Reading, Script};
+use crate::app::{Ending, Reading, Script, Wish};
 use crate::clock::{ms, secs};
 use crate::guest::StreamId;
 use crate::host::{DatagramPeer, Moods, Target};
@@ -135,13 +136,125 @@ fn seeds() -> Vec<u64> {
     (1..=count).collect()
 }
 
+/// Lives each seed's world, on all processors; the sum of what they return.
+fn live_all(live: impl Fn(u64) -> u64 + Sync) -> (u64, u64) {
+    let (seeds, threads) = (seeds(), std::thread::available_parallelism().map_or(1, usize::from));
+    let share = |first: usize| seeds.iter().skip(first).step_by(threads).map(|seed| live(*seed)).sum::<u64>();
+    let total = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|first| scope.spawn(move || share(first))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("the seed is printed above")).sum()
+    });
+    (seeds.len() as u64, total)
+}
+
 #[test]
 fn random_worlds_keep_the_books() {
-    let (seeds, mut carried) = (seeds(), 0);
-    for seed in &seeds {
-        carried += live(*seed);
+    let (worlds, carried) = live_all(live);
+    assert!(carried > worlds, "the worlds carry something");
+}
+
+/// What waits behind an address of an unlucky world.
+fn random_misfortune(script: Script, prng: &mut Prng) -> Target {
+    let error = prng.pick(&[
+        HostError::Exhausted,
+        HostError::Refused,
+        HostError::TimedOut,
+        HostError::NetworkUnreachable,
+        HostError::Prohibited,
+        HostError::Other,
+    ]);
+    let sends = script.sends;
+    let target = match prng.below(6) {
+        0 => Target { script, ..Target::failing(error) },
+        1 => Target { script, ..Target::hanging() },
+        2 => Target::running(script.ending(Ending::ResetAfterSending)),
+        3 => Target::running(script.ending(Ending::ResetAfterReceiving(prng.below(sends + 2)))),
+        4 => Target::running(script.ending(Ending::Never).reading(Reading::Never)),
+        _ => Target::running(script),
+    };
+    target.after(ms(prng.below(3_000)))
+}
+
+/// One life of a world in which hosts fail, refuse, hang and reset, descriptors and buffers run out, and the clock leaps;
+/// returns how many connections saw an end. An end is never told before every byte.
+fn live_unluckily(seed: u64) -> u64 {
+    let mut prng = Prng::new(seed, "misfortune");
+    let settings = random_settings(seed, &mut prng).publishing(PortProtocol::Udp, at("0.0.0.0:9053"), 9_000);
+    let mut world = World::new(settings);
+    let mut mood = |most| if prng.chance(500) { prng.below(most) as u32 } else { 0 };
+    world.host.moods =
+        Moods { storms: mood(200), short: mood(500), spurious: mood(500), joins: seed.is_multiple_of(2) };
+    let socket = world.guest.udp_bind(9_000);
+    for number in 1..=5u8 {
+        let peer = at(&format!("203.0.113.{}:7", 200 + number));
+        let fate = match prng.below(5) {
+            0 => DatagramPeer::Echoes { after: ms(2) },
+            1 => DatagramPeer::Loses { error: None },
+            2 => DatagramPeer::Reports { error: HostError::Refused },
+            3 => DatagramPeer::OpenFails { error: HostError::Exhausted },
+            _ => DatagramPeer::Silent,
+        };
+        world.host.datagram_peers.insert(peer, fate);
     }
-    assert!(carried > seeds.len() as u64, "the worlds carry something");
+    let mut pairs: Vec<(StreamId, SocketAddr)> = Vec::new();
+    for number in 1..=prng.within(2, 8) {
+        let (container, host) = random_scripts(number, &mut prng);
+        let container = match prng.below(5) {
+            0 => container.ending(Ending::ResetAfterSending),
+            1 => container.ending(Ending::ResetAfterReceiving(prng.below(host.sends + 2))),
+            _ => container,
+        };
+        let outside = at(&format!("203.0.113.{number}:4000"));
+        let target = random_misfortune(host, &mut prng);
+        // A server's sockets are all alike: one client is to meet them.
+        if number == 1 && prng.chance(500) {
+            let stream = world.guest.listen(80, container);
+            world.client_connects(0, outside, target.script);
+            world.run_for(secs(3));
+            pairs.push((stream, outside));
+        } else {
+            pairs.push((world.connect(outside, container, target), outside));
+        }
+        for _ in 0..prng.below(4) {
+            let peer = at(&format!("203.0.113.{}:7", 201 + prng.below(5)));
+            world.guest.udp_send(socket, peer, &vec![number as u8; prng.below(1_200) as usize]);
+            let (client, local) = (at("198.51.100.77:777"), "203.0.113.1".parse().unwrap());
+            world.host.send_to_listener(ListenerId(2), client, local, &[number as u8; 40]);
+            world.run_for(ms(prng.below(200)));
+        }
+        if prng.chance(300) {
+            // As after a suspension: whatever was due is late.
+            world.now += prng.pick(&[secs(1), secs(90), secs(3_600), secs(86_400)]);
+        }
+    }
+    world.run_for(secs(120));
+    let mut ends = 0;
+    for (stream, outside) in &pairs {
+        let Some(peer) = world.host.connections_to(*outside).next() else { continue };
+        let (container, host) = (world.guest.app(*stream), &peer.app);
+        for (listener, speaker) in [(container, host), (host, container)] {
+            assert!(listener.received <= speaker.sent, "bytes that nobody sent");
+            let Some(after) = listener.peer_ended else { continue };
+            let told = (Some(Wish::Finish), speaker.sent);
+            assert_eq!((speaker.ended, after), told, "an end that was none: {listener:?} of {speaker:?}");
+            ends += 1;
+        }
+    }
+    for (_, bytes) in world.guest.udp_received(socket) {
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a datagram nobody sent");
+    }
+    (world.link.up, world.link.down) = (Faults::default(), Faults::default());
+    for place in 0..world.guest.streams.len() {
+        world.guest.abort(StreamId(place));
+    }
+    world.finish_within(secs(100_000));
+    ends
+}
+
+#[test]
+fn random_worlds_of_misfortune_keep_the_books() {
+    let (worlds, ends) = live_all(live_unluckily);
+    assert!(ends > worlds / 2, "{ends} ends in {worlds} worlds");
 }
 
 #[test]
