@@ -260,7 +260,7 @@ fn a_flood_of_syns_harms_no_established_connection() {
     sealed(|ground| {
         serve_streams(ground.world_listener(WORLD4, 7000), echo);
         let script = "\
-s = socket.create_connection((SERVER, 7000), timeout=10)
+s = socket.create_connection((SERVER, 7000), timeout=10, source_address=('', 40000))
 p = Peer()
 for n in range(20000):
     p.port = 45000 + n; p.send(SYN, options=USUAL, ack=0)
