@@ -578,6 +578,7 @@ impl Ports {
             offers: facts.offers.clone(),
             local_clients: plan.forwarding.local_clients,
             outbound: facts.outbound,
+            closed_ports: plan.closed_ports,
             udp_mapping: plan.udp_mapping,
             publish: self.rules,
             host_addresses: facts.host_addresses.clone(),

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use etherparse::PacketBuilder;
 use netferry::config::{
-    Config, Ipv4Link, Limits, LinkConfig, OutboundAddresses, Services, Timeouts, UdpMapping,
+    ClosedPorts, Config, Ipv4Link, Limits, LinkConfig, OutboundAddresses, Services, Timeouts, UdpMapping,
 };
 use netferry::stack::Stack;
 use netferry::stack::boundary::{
@@ -243,6 +243,7 @@ fn config() -> Config {
         local_clients: Default::default(),
         services: Services::default(),
         outbound: OutboundAddresses::default(),
+        closed_ports: ClosedPorts::Accept,
         udp_mapping: UdpMapping::Connected,
         publish: Vec::new(),
         host_addresses: Vec::new(),

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config::address::ExplicitSubnets;
 use crate::config::{
-    InterfaceName, LinkConfig, Offers, PortForwarding, PublishRule, Services, Timeouts, Transports,
-    UdpMapping,
+    ClosedPorts, InterfaceName, LinkConfig, Offers, PortForwarding, PublishRule, Services, Timeouts,
+    Transports, UdpMapping,
 };
 
 /// What was asked for, complete and consistent in itself.
@@ -45,6 +45,8 @@ pub struct Plan {
     pub host_loopback: bool,
     /// How UDP endpoints are mapped.
     pub udp_mapping: UdpMapping,
+    /// What published TCP ports do that nobody listens on in the container.
+    pub closed_ports: ClosedPorts,
     /// How long silence is tolerated.
     pub timeouts: Timeouts,
     /// What the segment offers beside the way out.

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
 use crate::config::{
-    InterfaceName, Limits, LinkConfig, LocalClients, Offers, PortForwarding, PortProtocol, Segment, Services,
-    Timeouts, Transports, UdpMapping,
+    ClosedPorts, InterfaceName, Limits, LinkConfig, LocalClients, Offers, PortForwarding, PortProtocol,
+    Segment, Services, Timeouts, Transports, UdpMapping,
 };
 use crate::wire::MacAddr;
 
@@ -366,6 +366,7 @@ impl Cli {
             transports: Transports { tcp: !self.no_tcp, udp: !self.no_udp, icmp: !self.no_icmp },
             host_loopback: false,
             udp_mapping: UdpMapping::default(),
+            closed_ports: ClosedPorts::default(),
             timeouts: Timeouts::default(),
             services,
             offers: self.offers()?,

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
 use crate::config::{
-    DhcpPool, LinkConfig, Offers, PortForwarding, Segment, Services, Timeouts, Transports, UdpMapping,
+    ClosedPorts, DhcpPool, LinkConfig, Offers, PortForwarding, Segment, Services, Timeouts, Transports,
+    UdpMapping,
 };
 
 /// The name that selects this face.
@@ -231,6 +232,7 @@ impl Cli {
             transports: Transports::default(),
             host_loopback: !self.disable_host_loopback,
             udp_mapping: UdpMapping::default(),
+            closed_ports: ClosedPorts::default(),
             timeouts: Timeouts::default(),
             services: Services { dns: !self.disable_dns, dhcp, dhcpv6, ..Services::default() },
             offers: Offers::default(),

@@ -20,6 +20,12 @@ pub const API_SURPLUS_BYTES: usize = 1 << 20;
 /// Questions whether the container is still there that it may leave unanswered; as many as Linux asks (tcp(7)).
 pub const KEEPALIVE_PROBES: u8 = 9;
 
+/// Questions a second about published ports that nobody listens on in the container, all ports together.
+pub const PORT_QUESTIONS_PER_SECOND: u32 = 1_000;
+
+/// Questions about a published port that may be left unanswered before it is taken for one that somebody listens on.
+pub const PORT_QUESTIONS_UNANSWERED: u8 = 10;
+
 /// Clients of the API socket at a time; the one that came first gives way to another.
 pub const API_CONNECTIONS: usize = 16;
 

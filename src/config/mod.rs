@@ -34,6 +34,8 @@ pub struct Config {
     pub local_clients: LocalClients,
     /// Where host sockets send from.
     pub outbound: OutboundAddresses,
+    /// What published TCP ports do that nobody listens on in the container.
+    pub closed_ports: ClosedPorts,
     /// How UDP endpoints are mapped.
     pub udp_mapping: UdpMapping,
     /// Ports of the host that lead into the container; a listener's identifier is its place here.
@@ -119,6 +121,16 @@ pub struct Offers {
     pub hostname: Option<String>,
     /// The container's name in full (RFC 4702, RFC 4704).
     pub fqdn: Option<String>,
+}
+
+/// What a published TCP port does while nobody listens on it in the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClosedPorts {
+    /// It accepts them, and resets those that the container then refuses.
+    #[default]
+    Accept,
+    /// It refuses clients, as the container would.
+    Refuse,
 }
 
 /// Mapping behaviour of UDP, RFC 4787 §4.1.

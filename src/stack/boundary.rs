@@ -104,6 +104,16 @@ pub enum Action {
         /// Questions.
         probes: u8,
     },
+    /// Listen on a published port again.
+    Listen {
+        /// Which.
+        listener: ListenerId,
+    },
+    /// Listen on a published port no longer, but keep it: the host's kernel refuses its clients.
+    Refuse {
+        /// Which.
+        listener: ListenerId,
+    },
     /// Close the socket and forget the flow; nothing, where there is no such socket (after a fault).
     Close {
         /// Whose socket.
@@ -114,16 +124,17 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whose socket it is about.
+    /// Whose socket it is about, where it is a flow's.
     #[must_use]
-    pub fn flow(&self) -> FlowId {
+    pub fn flow(&self) -> Option<FlowId> {
         match self {
             Action::ConnectStream { flow, .. }
             | Action::OpenDatagram { flow, .. }
             | Action::OpenEcho { flow, .. }
             | Action::ShutdownWrite { flow }
             | Action::KeepAlive { flow, .. }
-            | Action::Close { flow, .. } => *flow,
+            | Action::Close { flow, .. } => Some(*flow),
+            Action::Listen { .. } | Action::Refuse { .. } => None,
         }
     }
 }
@@ -182,6 +193,11 @@ pub enum HostEvent {
         count: u64,
         /// What the host said of them, and by which socket they were to leave; nothing where it had no room.
         refused: Option<(DatagramPort, NetworkErrorReport)>,
+    },
+    /// A published port could not be listened on, as [`Action::Listen`] asks; it refuses its clients.
+    NotListening {
+        /// Which.
+        listener: ListenerId,
     },
     /// The host's resolvers have changed.
     ResolversChanged(Vec<SocketAddr>),

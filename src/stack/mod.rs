@@ -39,6 +39,7 @@ use self::emit::{Emitter, Transport};
 use self::flow::{FlowKey, FlowProtocol, FlowTable};
 use self::icmp::EchoFlow;
 use self::neighbor::Neighbor;
+use self::publish::watch::Watches;
 use self::reassembly::Reassembler;
 use self::service::dhcp::DhcpServer;
 use self::service::dns::Resolvers;
@@ -104,6 +105,8 @@ pub struct Stack {
     /// Published ports, by the number of their listener. No number is given twice.
     published: BTreeMap<u32, PublishRule>,
     next_listener: u32,
+    /// Which of them somebody listens on in the container.
+    watches: Watches,
     /// Flows of published UDP ports by who their client is.
     clients: HashMap<(ListenerId, SocketAddr, Option<IpAddr>), FlowId, RandomState>,
     timers: Timers,
@@ -136,7 +139,8 @@ impl Stack {
     ) -> Self {
         let [a, b, c, d] = secret;
         let advertisement = Advertisement::new(&config);
-        Stack {
+        let mut stack = Stack {
+            watches: Watches::new(RandomState::with_seeds(d, a, b, c)),
             offload,
             hasher: RandomState::with_seeds(b, c, d, a),
             neighbor: Neighbor::new(&config.link, advertisement.clone()),
@@ -164,7 +168,10 @@ impl Stack {
             scratch: vec![0; 65_535].into(),
             turns: Turns::default(),
             config,
-        }
+        };
+        let published: Vec<u32> = stack.published.keys().copied().collect();
+        published.into_iter().for_each(|listener| stack.watch_port(listener));
+        stack
     }
 
     /// Takes one frame of the container: `header` is its virtio-net header (ten zero bytes on a link without),
@@ -348,6 +355,7 @@ impl Stack {
                     self.network_error(port, &report, now, io.frames);
                 }
             }
+            HostEvent::NotListening { listener } => self.port_not_listening(listener, now),
             HostEvent::ResolversChanged(list) => {
                 self.resolvers = Resolvers::new(list);
                 self.no_resolver_told = false;
@@ -395,6 +403,7 @@ impl Stack {
         while let Some((flow, at)) = self.timers.pop_due(now) {
             self.enter(io, now, |stack, io| stack.ring(flow, at, now, io));
         }
+        self.enter(io, now, |stack, io| stack.ask_about_ports(now, io.frames));
         self.enter(io, now, |stack, io| stack.give_up_fragments(now, io.frames));
         // Any number will do to spread the advertisements of many instances; this one is the instance's own.
         let jitter = self.hasher.hash_one(now.total_micros());
@@ -455,10 +464,13 @@ impl Stack {
         if !self.unread.is_empty() || !self.queue.is_empty() {
             return Some(Instant::ZERO);
         }
-        [self.timers.earliest(), self.reassembler.poll_timeout(), self.router_advert.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let deadlines = [
+            self.timers.earliest(),
+            self.reassembler.poll_timeout(),
+            self.router_advert.poll_timeout(),
+            self.watches.poll_timeout(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The next thing the driver is to do.

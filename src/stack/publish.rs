@@ -1,5 +1,7 @@
 //! Published ports: which there are, and finding a name for a client's flow.
 
+pub mod watch;
+
 use std::net::SocketAddr;
 
 use super::boundary::{FlowId, ListenerId};
@@ -38,6 +40,7 @@ impl Stack {
         let listener = self.next_listener;
         self.next_listener = listener.checked_add(1).ok_or(PublishRefusal::TooMany(limit))?;
         self.published.insert(listener, rule);
+        self.watch_port(listener);
         Ok(ListenerId(listener))
     }
 
@@ -45,6 +48,7 @@ impl Stack {
     /// datagrams end, since they live by the listener's socket. `None` if there is no such port.
     pub fn unpublish(&mut self, listener: ListenerId) -> Option<PublishRule> {
         let rule = self.published.remove(&listener.0)?;
+        self.unwatch_port(listener.0);
         let over: Vec<FlowId> =
             self.clients.iter().filter(|((via, ..), _)| *via == listener).map(|(_, flow)| *flow).collect();
         for flow in over {

@@ -419,6 +419,7 @@ fn bind_published(
 #[derive(Debug)]
 pub struct StreamListener {
     fd: OwnedFd,
+    is_listening: bool,
 }
 
 /// Outcome of accepting.
@@ -445,8 +446,30 @@ impl StreamListener {
     ) -> Result<StreamListener, ListenError> {
         bind_published(address, options, Type::STREAM, Protocol::TCP)
             .and_then(|socket| socket.listen(LISTEN_BACKLOG).map(|()| socket))
-            .map(|socket| StreamListener { fd: socket.into() })
+            .map(|socket| StreamListener { fd: socket.into(), is_listening: true })
             .map_err(|error| ListenError::new(address, "tcp", error))
+    }
+
+    /// Listens no longer but keeps the port, so that the kernel refuses whoever comes; those that wait are reset. Linux lets
+    /// a socket that was shut down for reading listen again.
+    pub fn refuse(&mut self) {
+        let socket = SockRef::from(&self.fd);
+        // With it, another could bind the port as long as nobody listens.
+        if socket.set_reuse_address(false).is_ok() && socket.shutdown(std::net::Shutdown::Read).is_ok() {
+            self.is_listening = false;
+        }
+    }
+
+    /// Listens again.
+    pub fn listen(&mut self) -> io::Result<()> {
+        if !self.is_listening {
+            let socket = SockRef::from(&self.fd);
+            // As when it was bound: its connections have the port, too.
+            socket.set_reuse_address(true)?;
+            socket.listen(LISTEN_BACKLOG)?;
+            self.is_listening = true;
+        }
+        Ok(())
     }
 
     /// The address it is bound to, with the port the host chose where none was asked for.
@@ -456,6 +479,9 @@ impl StreamListener {
 
     /// Takes the next connection.
     pub fn accept(&self) -> Accepted {
+        if !self.is_listening {
+            return Accepted::Blocked;
+        }
         loop {
             match self.accept_once() {
                 Ok((stream, client, local)) => return Accepted::Connection(stream, client, local),

@@ -593,7 +593,10 @@ impl Worker {
             while budget > 0 {
                 let Some(action) = self.stack.poll_action() else { break };
                 budget -= 1;
-                let outcome = self.with_sockets(action.flow(), |sockets| sockets.execute(action));
+                let outcome = match action.flow() {
+                    Some(flow) => self.with_sockets(flow, |sockets| sockets.execute(action)),
+                    None => Some(self.sockets.execute(action)),
+                };
                 if let Some(event) = outcome.flatten() {
                     if matches!(event, HostEvent::ConnectFailed { error: HostError::Exhausted, .. }) {
                         self.scarcity.tell(self.now);

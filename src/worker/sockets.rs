@@ -215,6 +215,16 @@ impl Sockets {
                 }
                 None
             }
+            Action::Listen { listener } => {
+                let Some(Listener::Stream(socket)) = self.listeners.get_mut(&listener.0) else { return None };
+                socket.listen().is_err().then_some(HostEvent::NotListening { listener })
+            }
+            Action::Refuse { listener } => {
+                if let Some(Listener::Stream(socket)) = self.listeners.get_mut(&listener.0) {
+                    socket.refuse();
+                }
+                None
+            }
             Action::Close { flow, how } => {
                 match (self.remove(flow), how) {
                     (Some(FlowSocket::Stream(stream)), CloseKind::Reset) => stream.socket.reset(),

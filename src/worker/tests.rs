@@ -40,6 +40,7 @@ impl Ground {
             local_clients: Default::default(),
             services: Services::default(),
             outbound: OutboundAddresses::default(),
+            closed_ports: crate::config::ClosedPorts::Accept,
             udp_mapping: UdpMapping::Connected,
             publish: Vec::new(),
             host_addresses: Vec::new(),

@@ -8,7 +8,9 @@ use netferry::cli::{
     Verbosity,
 };
 use netferry::config::address::{self, ExplicitSubnets};
-use netferry::config::{LinkConfig, Offers, PortForwarding, Services, Timeouts, Transports, UdpMapping};
+use netferry::config::{
+    ClosedPorts, LinkConfig, Offers, PortForwarding, Services, Timeouts, Transports, UdpMapping,
+};
 use rstest::rstest;
 
 fn parse(words: &[&str]) -> Result<Plan, CliError> {
@@ -44,6 +46,7 @@ fn run_without_options_has_the_documented_defaults() {
         transports: Transports::default(),
         host_loopback: false,
         udp_mapping: UdpMapping::Connected,
+        closed_ports: ClosedPorts::Accept,
         timeouts: Timeouts::default(),
         services: Services::default(),
         offers: Offers::default(),
@@ -170,6 +173,11 @@ fn attach_takes_a_process_or_a_path() {
     assert_eq!(plan(&["attach", "1"]).tap_name, "tap0");
     // Attach has no command: options may follow.
     assert_eq!(plan(&["attach", "1", "tap1", "--mtu", "9000"]).link.mtu, 9_000);
+}
+
+#[test]
+fn closed_ports_refuse_where_that_is_asked_for() {
+    assert_eq!(plan(&["run", "--closed-ports", "refuse"]).closed_ports, ClosedPorts::Refuse);
 }
 
 #[test]

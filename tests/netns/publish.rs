@@ -143,22 +143,86 @@ fn a_range_of_ports_is_published_port_by_port() {
     });
 }
 
+/// Listens on port 80 of the container whenever it is sent USR1, for both families, and closes at USR2.
+const SWITCHED_SERVER: &str = "\
+import select, signal, socket, sys, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2])
+def listen(family, any):
+    s = socket.socket(family); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    s.bind((any, 80)); s.listen(); return s
+open_now = []; accepted = 0
+print('up', flush=True)
+while True:
+    which = signal.sigtimedwait([signal.SIGUSR1, signal.SIGUSR2], 0 if open_now else 60)
+    if which and which.si_signo == signal.SIGUSR1:
+        open_now = [listen(socket.AF_INET, '0.0.0.0'), listen(socket.AF_INET6, '::')]
+        print('listens', flush=True)
+    elif which:
+        for s in open_now: s.close()
+        open_now = []; print('closed after', accepted, flush=True)
+    for s in select.select(open_now, [], [], 0.01)[0] if open_now else []:
+        c, _ = s.accept(); accepted += 1; c.sendall(b'hello'); c.close()";
+
+/// How a client fares that comes to the host's port 8080.
+fn fare(dialled: std::io::Result<TcpStream>) -> String {
+    let mut greeting = String::new();
+    match dialled.and_then(|mut stream| stream.read_to_string(&mut greeting)) {
+        Ok(_) => greeting,
+        Err(error) => format!("{:?}", error.kind()),
+    }
+}
+
 #[test]
-fn a_published_port_nobody_listens_on_in_the_container_answers_with_an_end() {
+fn a_port_nobody_listens_on_in_the_container_refuses_until_somebody_does_and_again_afterwards() {
     sealed(|ground| {
-        let mut idle =
-            start(ground.netferry(&["run", "-p", "8080:80", "--", "sh", "-c", "echo up; sleep 30"]));
+        let options =
+            ["run", "-p", "8080:80", "--closed-ports", "refuse", "--", PYTHON, "-c", SWITCHED_SERVER];
+        let mut server = start(ground.netferry(&options));
+        server.wait_for(Stream::Out, "up");
+        let inside = ground.text_of("pgrep", &["-f", "^/usr/bin/python3 -c import select"]);
+        let inside: i32 = inside.lines().last().expect("the server runs").trim().parse().unwrap();
+        let tell = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(inside), signal).unwrap();
+        let clients = |expected: &[&str]| {
+            for address in [IpAddr::V4(HOST4), IpAddr::V6(HOST6)] {
+                let fared = fare(ground.dial_from_world(address, 8080));
+                assert!(expected.contains(&&*fared), "from the world to {address}: {fared}");
+            }
+            for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+                let fared = fare(TcpStream::connect((address, 8080)));
+                assert!(expected.contains(&&*fared), "from the host to {address}: {fared}");
+            }
+        };
+        for round in 1..=3 {
+            clients(&["ConnectionRefused"]);
+            // The port is ours all the same.
+            let stolen = TcpListener::bind("0.0.0.0:8080").expect_err("it is taken");
+            assert_eq!(stolen.kind(), std::io::ErrorKind::AddrInUse);
+            tell(nix::sys::signal::Signal::SIGUSR1);
+            server.wait_for(Stream::Out, "listens");
+            // It is looked for ten times a second at least.
+            std::thread::sleep(Duration::from_millis(150));
+            clients(&["hello"]);
+            tell(nix::sys::signal::Signal::SIGUSR2);
+            // Only who was served was ever accepted: the questions are not seen.
+            server.wait_for(Stream::Out, &format!("closed after {}", 4 * round));
+            // The first for each family shows that the server is gone.
+            let first = ["ConnectionReset", "ConnectionRefused"];
+            clients(&first);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+}
+
+#[test]
+fn by_default_a_client_of_a_port_nobody_listens_on_in_the_container_is_reset() {
+    sealed(|ground| {
+        let options = ["run", "-p", "8080:80", "--", "sh", "-c", "echo up; sleep 30"];
+        let mut idle = start(ground.netferry(&options));
         idle.wait_for(Stream::Out, "up");
-        let end = ground.dial_from_world(HOST4, 8080).and_then(|mut stream| stream.read(&mut [0; 1]));
-        // Refused, reset or closed; but answered, and within the read's time.
-        let kind = end.as_ref().map_err(std::io::Error::kind);
-        assert!(
-            matches!(
-                kind,
-                Ok(0) | Err(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::ConnectionRefused)
-            ),
-            "{end:?}"
-        );
+        for _ in 0..3 {
+            assert_eq!(fare(ground.dial_from_world(HOST4, 8080)), "ConnectionReset");
+        }
     });
 }
 

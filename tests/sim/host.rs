@@ -123,6 +123,8 @@ pub struct SimHost {
     pub datagrams: Vec<DatagramSocket>,
     /// What published UDP ports sent: which, and what.
     pub listener_sent: Vec<(ListenerId, SentDatagram)>,
+    /// Published TCP ports that refuse their clients.
+    pub shut: HashSet<ListenerId>,
     /// Every action, as it came.
     pub actions: Vec<Action>,
     pub violations: Vec<String>,
@@ -157,6 +159,7 @@ impl SimHost {
             connections: Vec::new(),
             datagrams: Vec::new(),
             listener_sent: Vec::new(),
+            shut: HashSet::new(),
             actions: Vec::new(),
             violations: Vec::new(),
             opened: 0,
@@ -237,6 +240,16 @@ impl SimHost {
                     self.happenings.push(self.now + until, Happening::GivenUp(flow));
                 }
             }
+            Action::Refuse { listener } => {
+                if !self.shut.insert(listener) {
+                    self.violations.push(format!("{listener:?} is to refuse, and does"));
+                }
+            }
+            Action::Listen { listener } => {
+                if !self.shut.remove(&listener) {
+                    self.violations.push(format!("{listener:?} is to be listened on, and is"));
+                }
+            }
             Action::Close { flow, how } => match self.sockets.remove(&flow) {
                 Some(socket) => {
                     self.closed += 1;
@@ -307,6 +320,7 @@ impl SimHost {
             | HostEvent::ConnectFailed { .. }
             | HostEvent::NetworkError { port: DatagramPort::Listener(_), .. }
             | HostEvent::ListenerReadable { .. }
+            | HostEvent::NotListening { .. }
             | HostEvent::DatagramsLost { .. }
             | HostEvent::ResolversChanged(_) => true,
         });

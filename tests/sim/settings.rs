@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netferry::config::{
-    Config, Ipv4Link, Ipv6Link, Limits, LinkConfig, OutboundAddresses, PortProtocol, PublishRule, Services,
-    Timeouts, UdpMapping,
+    ClosedPorts, Config, Ipv4Link, Ipv6Link, Limits, LinkConfig, OutboundAddresses, PortProtocol,
+    PublishRule, Services, Timeouts, UdpMapping,
 };
 use netferry::wire::MacAddr;
 use netferry::wire::vnet_header::Offload;
@@ -116,6 +116,7 @@ pub fn config() -> Config {
         local_clients: Default::default(),
         services: Services::default(),
         outbound: OutboundAddresses::default(),
+        closed_ports: ClosedPorts::Accept,
         udp_mapping: UdpMapping::Connected,
         publish: Vec::new(),
         host_addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8:7::7".parse().unwrap()],

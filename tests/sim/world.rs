@@ -103,8 +103,11 @@ impl World {
         self.link.inject_up([0; VNET_HEADER_LEN], frame, self.now);
     }
 
-    /// A client connects to a published port of the host.
+    /// A client connects to a published port of the host; `None` where the host's kernel or the core refuses it.
     pub fn client_connects(&mut self, listener: u32, client: SocketAddr, script: Script) -> Option<FlowId> {
+        if self.host.shut.contains(&ListenerId(listener)) {
+            return None;
+        }
         // One that has just been published no longer may still have somebody in its queue.
         let local = self.stack.published().find(|(id, _)| id.0 == listener);
         let local =

@@ -36,6 +36,7 @@ pub(crate) fn config(host_loopback: bool) -> Config {
         local_clients: Default::default(),
         services: Services::default(),
         outbound: OutboundAddresses::default(),
+        closed_ports: crate::config::ClosedPorts::Accept,
         udp_mapping: UdpMapping::Connected,
         publish: Vec::new(),
         host_addresses: Vec::new(),

@@ -69,6 +69,7 @@ pub(in crate::stack) mod tests {
             local_clients: Default::default(),
             services: Services::default(),
             outbound: OutboundAddresses::default(),
+            closed_ports: crate::config::ClosedPorts::Accept,
             udp_mapping: UdpMapping::Connected,
             publish: Vec::new(),
             host_addresses: Vec::new(),

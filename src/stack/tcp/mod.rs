@@ -62,6 +62,9 @@ impl Stack {
         };
         let link = self.link_view()?;
         let Some(flow) = self.flows.find(&key) else {
+            if let Some(heard) = self.hear_of_port(&key, packet, &segment, now, io.frames) {
+                return heard;
+            }
             return self.open_from_container(key, packet, &segment, None, &link, now, io);
         };
         let active_before = self.flows.touch(flow, now);
@@ -268,6 +271,8 @@ impl Stack {
         let outcome = tcp.advance(flow, &link, now, io, &mut self.actions, &mut turn);
         self.turns.end(turn.moved, now);
         self.memory.charge(tcp);
+        // A client's connection that ends before it began.
+        let is_refused = matches!(tcp.stage, Stage::Opening { via: Some(_) });
         if tcp.is_relaying() {
             self.handshakes.end(handshake);
         }
@@ -277,7 +282,12 @@ impl Stack {
                 self.schedule_tcp(flow, now);
                 self.queue_tcp(flow);
             }
-            Outcome::Over(how) => self.close_tcp(flow, how),
+            Outcome::Over(how) => {
+                if is_refused && let Some(key) = self.flows.key(flow) {
+                    self.suspect_ports(key.container, now);
+                }
+                self.close_tcp(flow, how);
+            }
             Outcome::TimeWait => self.rest_in_time_wait(flow, now),
         }
     }
@@ -485,7 +495,7 @@ impl Stack {
     }
 
     /// Sends a segment without options in answer to `packet`, from the address it was sent to.
-    fn send_bare(
+    pub(super) fn send_bare(
         &mut self,
         packet: &ip::Packet<'_>,
         segment: &BareSegment,

@@ -60,7 +60,7 @@ impl InnerSockets {
     /// A listening stream socket.
     pub fn listen(&self, address: SocketAddr) -> Result<StreamListener, ListenError> {
         match self.ask(Request::Listen(address)) {
-            Ok(fd) => Ok(StreamListener { fd }),
+            Ok(fd) => Ok(StreamListener { fd, is_listening: true }),
             Err(error) => Err(ListenError::new(address, "tcp", error)),
         }
     }

@@ -324,3 +324,45 @@ fn whatever_the_host_has_run_out_of_is_told_as_the_same() {
     }
     assert_eq!(SocketError::from_errno(libc::ECONNREFUSED), SocketError::Refused);
 }
+
+#[test]
+fn a_port_that_refuses_stays_ours_and_listens_again_beside_its_connections() {
+    in_private_network(
+        "sys::socket::tests::a_port_that_refuses_stays_ours_and_listens_again_beside_its_connections",
+        || {
+            // A port that the kernel had chosen would go with the listening.
+            for any in ["0.0.0.0:8080", "[::]:8080"] {
+                let mut listener = StreamListener::bind(any.parse().unwrap()).unwrap();
+                let address = listener.local_address().unwrap();
+                let local = match address {
+                    SocketAddr::V4(_) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+                    SocketAddr::V6(_) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
+                };
+                let client = std::net::TcpStream::connect(local).unwrap();
+                wait(&listener, PollFlags::POLLIN);
+                let Accepted::Connection(server, ..) = listener.accept() else { panic!("nobody came") };
+                for round in 0..3 {
+                    listener.refuse();
+                    let error = std::net::TcpStream::connect(local).unwrap_err();
+                    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+                    // Its poll says that it is hung up; there is nobody to accept.
+                    assert!(matches!(listener.accept(), Accepted::Blocked));
+                    for other in [address, local] {
+                        let stolen = StreamListener::bind(other);
+                        assert!(
+                            matches!(stolen, Err(ListenError::InUse { .. })),
+                            "{round}: {other}: {stolen:?}"
+                        );
+                    }
+                    listener.listen().unwrap();
+                    let other = std::net::TcpStream::connect(local).unwrap();
+                    wait(&listener, PollFlags::POLLIN);
+                    assert!(matches!(listener.accept(), Accepted::Connection(..)));
+                    drop(other);
+                }
+                assert_eq!(server.send(b"still there"), Transfer::Bytes(11));
+                drop((client, server));
+            }
+        },
+    );
+}

@@ -379,6 +379,7 @@ impl Bench {
                 assert_eq!(self.host.sockets.get(&flow), Some(&Socket::Stream));
                 self.host.dead.insert(flow);
             }
+            Action::Listen { .. } | Action::Refuse { .. } => {}
             Action::Close { flow, .. } => {
                 assert!(self.host.sockets.contains_key(&flow), "{action:?} without a socket");
                 self.host.close(flow);

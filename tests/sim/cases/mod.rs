@@ -1,5 +1,6 @@
 //! The behaviours, by what they are about.
 
+mod closed_ports;
 mod control;
 mod days;
 mod dhcp;
