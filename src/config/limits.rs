@@ -67,6 +67,9 @@ pub struct Limits {
     pub evict_idle: Duration,
     /// Datagrams of one flow that wait for its host socket.
     pub datagrams_pending_per_flow: usize,
+    /// Peers of one UDP endpoint of the container that see it at the same port of the host; others see it at ports of their own.
+    /// Older kernels look through all of them for each datagram.
+    pub peers_per_mapping: usize,
     /// Queries of one DNS client endpoint that wait for an answer.
     pub dns_pending_per_flow: usize,
     /// Addresses leased over DHCP, whatever the pool.
@@ -94,6 +97,7 @@ impl Default for Limits {
             tcp_buffer_min_bytes: 2 << 10,
             evict_idle: Duration::from_secs(10),
             datagrams_pending_per_flow: 16,
+            peers_per_mapping: 256,
             dns_pending_per_flow: 4,
             dhcp_leases: 256,
             icmp_errors_per_second: 1_000,

@@ -76,6 +76,8 @@ pub enum Action {
         target: SocketAddr,
         /// The container's own source port; 0 for any.
         preferred_port: u16,
+        /// A flow of the same endpoint of the container: its socket's port is the new one's, too.
+        beside: Option<FlowId>,
     },
     /// Open a ping socket for `flow`, with the identifier where that is free; answered by `Connected` or
     /// `ConnectFailed` (`Prohibited` where `ping_group_range` forbids it).

@@ -97,6 +97,7 @@ impl Stack {
         assert!(self.flows.is_sound(), "a fault has left the flow table in disorder");
         let flows = &self.flows;
         self.clients.retain(|_, flow| flows.get(*flow).is_some());
+        self.mappings.retain(|flow| flows.get(flow).is_some());
         let tcp =
             || flows.bodies().filter_map(|body| if let Flow::Tcp(tcp) = body { Some(&**tcp) } else { None });
         self.memory.recount(tcp().map(|tcp| tcp.charged_bytes).sum());

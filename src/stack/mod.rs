@@ -53,6 +53,7 @@ use self::tcp::time_wait::TimeWait;
 use self::tcp::turns::Turns;
 use self::timer::{Alarm, Timers};
 use self::udp::UdpFlow;
+use self::udp::mapping::Mappings;
 use self::unreachable::{Report, Unreachable};
 use crate::config::{Config, PublishRule};
 use crate::wire::frame::{self, Body};
@@ -109,6 +110,8 @@ pub struct Stack {
     watches: Watches,
     /// Flows of published UDP ports by who their client is.
     clients: HashMap<(ListenerId, SocketAddr, Option<IpAddr>), FlowId, RandomState>,
+    /// UDP flows that share a port of the host, by their endpoint of the container.
+    mappings: Mappings,
     timers: Timers,
     /// TCP flows that something happened to since the last flush.
     queue: Vec<FlowId>,
@@ -154,6 +157,7 @@ impl Stack {
             published: (0..).zip(config.publish.iter().copied()).collect(),
             next_listener: u32::try_from(config.publish.len()).unwrap_or(u32::MAX).max(1),
             clients: HashMap::with_hasher(RandomState::with_seeds(c, d, a, b)),
+            mappings: Mappings::new(RandomState::with_seeds(b, a, d, c)),
             timers: Timers::default(),
             queue: Vec::new(),
             unread: VecDeque::new(),
@@ -551,7 +555,10 @@ impl Stack {
                 Some(client) => {
                     self.clients.remove(&client);
                 }
-                None => self.actions.push_back(Action::Close { flow, how: CloseKind::Graceful }),
+                None => {
+                    self.mappings.leave(key.container, flow);
+                    self.actions.push_back(Action::Close { flow, how: CloseKind::Graceful });
+                }
             },
             Some(Flow::Echo(_)) => {
                 self.actions.push_back(Action::Close { flow, how: CloseKind::Graceful });

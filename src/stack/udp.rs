@@ -1,13 +1,16 @@
 //! UDP flows: datagrams between the container and a host socket of their own.
 //!
 //! By default a flow is a pair of endpoints with one connected host socket, so that only the peer that was
-//! asked may answer and its ICMP errors find their way back. With endpoint-independent mapping
-//! (RFC 4787 §4.1) one unconnected socket serves all peers of a container endpoint. Clients of a published
+//! asked may answer and its ICMP errors find their way back. The sockets of one container endpoint share one port of the
+//! host ([`mapping`]), so that all peers see it at the same (RFC 4787 §4.1); filtering is address and port dependent
+//! (§5). With `--udp-mapping endpoint-independent` one unconnected socket serves all peers and anyone may answer. Clients of a published
 //! port share the port's socket; their flows hold only who they are.
 //!
 //! The first datagrams of a flow wait, bounded, for the driver to open the socket. After that every datagram
 //! goes straight through, runs of equal ones together. Nothing is queued: what the host or the link does not
 //! take is dropped and counted, as a router would.
+
+pub mod mapping;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -167,7 +170,17 @@ impl Stack {
                 let flow = self.add_udp(key, Via::Opening(Vec::new()), dns, now);
                 // RFC 4787 REQ-4 and the resolver's own need: queries leave from a port nobody can guess.
                 let preferred_port = if key.remote == target || independent { container.port() } else { 0 };
-                self.actions.push_back(Action::OpenDatagram { flow, target: connect_to, preferred_port });
+                let beside = if independent || preferred_port == 0 {
+                    None
+                } else {
+                    self.mappings.join(container, flow, self.config.limits.peers_per_mapping)
+                };
+                self.actions.push_back(Action::OpenDatagram {
+                    flow,
+                    target: connect_to,
+                    preferred_port,
+                    beside,
+                });
                 self.tell_opened(flow, key, target);
                 flow
             }
@@ -298,6 +311,7 @@ impl Stack {
         } else {
             DropReason::HostRefused
         });
+        self.mappings.leave(key.container, flow);
         self.flows.remove(flow);
         self.tell_closed(flow, FlowProtocol::Udp);
     }
@@ -500,7 +514,12 @@ impl Stack {
                 if was_open {
                     self.actions.push_back(Action::Close { flow, how: CloseKind::Graceful });
                 }
-                self.actions.push_back(Action::OpenDatagram { flow, target, preferred_port: 0 });
+                self.actions.push_back(Action::OpenDatagram {
+                    flow,
+                    target,
+                    preferred_port: 0,
+                    beside: None,
+                });
                 self.wake_udp(flow);
             }
             None => {

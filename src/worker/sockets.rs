@@ -191,10 +191,11 @@ impl Sockets {
                     }),
                 )
             }
-            Action::OpenDatagram { flow, target, preferred_port } => {
+            Action::OpenDatagram { flow, target, preferred_port, beside } => {
+                let shared_port = beside.and_then(|beside| self.port_of(beside));
                 let (source, device) = self.origin_for(target.ip());
                 let device = device.as_ref().map(InterfaceName::as_str);
-                let opened = DatagramSocket::open_by(target, source, preferred_port, device);
+                let opened = DatagramSocket::open_by(target, source, (preferred_port, shared_port), device);
                 self.install(flow, opened.map(FlowSocket::Datagram))
             }
             Action::OpenEcho { flow, target, identifier } => {
@@ -233,6 +234,14 @@ impl Sockets {
                 }
                 None
             }
+        }
+    }
+
+    /// The host's port of a flow's datagram socket.
+    fn port_of(&mut self, flow: FlowId) -> Option<u16> {
+        match self.socket(flow)? {
+            FlowSocket::Datagram(socket) => socket.local_address().ok().map(|address| address.port()),
+            FlowSocket::Connecting { .. } | FlowSocket::Stream(_) => None,
         }
     }
 

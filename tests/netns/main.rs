@@ -48,4 +48,5 @@ mod timeouts;
 mod trace;
 mod transfer;
 mod udp;
+mod udp_nat;
 mod web;

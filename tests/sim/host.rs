@@ -219,8 +219,8 @@ impl SimHost {
                     self.happenings.push(self.now + script.after, Happening::ConnectEnds(flow, self.opened));
                 }
             }
-            Action::OpenDatagram { flow, target, preferred_port } => {
-                self.open_datagram(flow, target, preferred_port);
+            Action::OpenDatagram { flow, target, preferred_port, beside } => {
+                self.open_datagram(flow, target, preferred_port, beside);
             }
             Action::OpenEcho { flow, target, identifier } => self.open_echo(flow, target, identifier),
             Action::ShutdownWrite { flow } => match self.sockets.get(&flow) {

@@ -128,14 +128,15 @@ impl DatagramSocket {
         source: Option<IpAddr>,
         preferred_port: u16,
     ) -> Result<DatagramSocket, SocketError> {
-        Self::open_by(target, source, preferred_port, None)
+        Self::open_by(target, source, (preferred_port, None), None)
     }
 
-    /// The same, by this interface only.
+    /// The same, by this interface only; from `shared_port` if there is one, which another socket has that was opened here
+    /// with a preferred port and is connected to another peer.
     pub fn open_by(
         target: SocketAddr,
         source: Option<IpAddr>,
-        preferred_port: u16,
+        (preferred_port, shared_port): (u16, Option<u16>),
         device: Option<&str>,
     ) -> Result<DatagramSocket, SocketError> {
         let kind = Type::DGRAM.nonblocking().cloexec();
@@ -146,9 +147,21 @@ impl DatagramSocket {
         prepare(&socket, target.is_ipv6())?;
         bind_device(&socket, device)?;
         let source = source.unwrap_or(unspecified_like(target.ip()));
-        let preferred = SockAddr::from(SocketAddr::new(source, preferred_port));
-        if preferred_port == 0 || socket.bind(&preferred).is_err() {
-            socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+        let bind = |port| socket.bind(&SockAddr::from(SocketAddr::new(source, port)));
+        let is_shared =
+            shared_port.is_some_and(|port| socket.set_reuse_port(true).is_ok() && bind(port).is_ok());
+        if !is_shared {
+            if shared_port.is_some() {
+                // A port is begun alone, or it might be shared with a stranger of the same user.
+                socket.set_reuse_port(false)?;
+            }
+            if preferred_port == 0 || bind(preferred_port).is_err() {
+                bind(0)?;
+            }
+            if preferred_port != 0 {
+                // For those that share it later; where it cannot be, each has its own.
+                let _ = socket.set_reuse_port(true);
+            }
         }
         let peer = (!target.ip().is_unspecified()).then_some(target);
         if let Some(peer) = peer {

@@ -201,7 +201,12 @@ fn refused_datagram_is_reported_once() {
     in_private_network("worker::sockets::tests::refused_datagram_is_reported_once", || {
         let mut ground = Ground::new(Vec::new());
         let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9);
-        let opened = ground.sockets.execute(Action::OpenDatagram { flow: FLOW, target, preferred_port: 0 });
+        let opened = ground.sockets.execute(Action::OpenDatagram {
+            flow: FLOW,
+            target,
+            preferred_port: 0,
+            beside: None,
+        });
         assert_eq!(opened, Some(HostEvent::Connected { flow: FLOW }));
         let how = DatagramSend {
             to: None,

@@ -24,6 +24,7 @@ mod tcp_reset;
 mod tcp_send;
 mod tcp_transfer;
 mod udp;
+mod udp_mapping;
 mod udp_sizes;
 
 use std::net::SocketAddr;

@@ -85,12 +85,23 @@ pub struct DatagramSocket {
 }
 
 impl SimHost {
-    pub(super) fn open_datagram(&mut self, flow: FlowId, target: SocketAddr, preferred: u16) {
+    pub(super) fn open_datagram(
+        &mut self,
+        flow: FlowId,
+        target: SocketAddr,
+        preferred: u16,
+        beside: Option<FlowId>,
+    ) {
         self.open(flow, Socket::Datagram(self.datagrams.len()));
         if let Some(DatagramPeer::OpenFails { error }) = self.datagram_peers.get(&target) {
             return self.fail(flow, *error, None);
         }
         self.add_datagram_socket(flow, target, preferred, false);
+        let sibling = beside.and_then(|beside| self.sockets.get(&beside).copied());
+        if let Some(Socket::Datagram(place)) = sibling {
+            let port = self.datagrams[place].local_port;
+            self.datagrams.last_mut().unwrap().local_port = port;
+        }
     }
 
     pub(super) fn open_echo(&mut self, flow: FlowId, target: IpAddr, identifier: u16) {
