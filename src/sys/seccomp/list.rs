@@ -52,7 +52,7 @@ const SOCKETS: &[&[Argument]] = &[
     &[is(0, libc::AF_INET6), masked(1, SOCKET_TYPE, libc::SOCK_DGRAM), is(2, 0)],
 ];
 
-const OPTION_REASON: &str = "SOL_SOCKET: SO_BINDTODEVICE, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE, SO_RCVBUF, SO_REUSEADDR; IPPROTO_TCP: \
+const OPTION_REASON: &str = "SOL_SOCKET: SO_BINDTODEVICE, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE, SO_RCVBUF, SO_REUSEADDR, SO_REUSEPORT; IPPROTO_TCP: \
                              TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY; IPPROTO_IP: IP_BIND_ADDRESS_NO_PORT, IP_FREEBIND, \
                              IP_MTU_DISCOVER, IP_PKTINFO, IP_RECVERR, IP_RECVTOS, IP_RECVTTL, IP_TOS, IP_TTL; \
                              IPPROTO_IPV6: IPV6_MTU_DISCOVER, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVPKTINFO, \
@@ -66,6 +66,7 @@ const OPTIONS: &[&[Argument]] = &[
     &[is(1, libc::SOL_SOCKET), is(2, libc::SO_OOBINLINE)],
     &[is(1, libc::SOL_SOCKET), is(2, libc::SO_RCVBUF)],
     &[is(1, libc::SOL_SOCKET), is(2, libc::SO_REUSEADDR)],
+    &[is(1, libc::SOL_SOCKET), is(2, libc::SO_REUSEPORT)],
     &[is(1, libc::IPPROTO_TCP), is(2, libc::TCP_CONGESTION)],
     &[is(1, libc::IPPROTO_TCP), is(2, libc::TCP_KEEPCNT)],
     &[is(1, libc::IPPROTO_TCP), is(2, libc::TCP_KEEPIDLE)],
