@@ -27,6 +27,8 @@ while gateway is None:
         word = line.split()
         if word[0] == "10.0.2.2" and word[3] != "00:00:00:00:00:00":
             gateway = bytes.fromhex(word[3].replace(":", ""))
+own6 = [line.split()[0] for line in open("/proc/net/if_inet6") if line.split()[3] == "00" and link in line][0]
+own6 = socket.inet_ntop(10, bytes.fromhex(own6))
 chance = random.Random(7)
 def total(data):
     data += b"\0" * (len(data) % 2)
@@ -37,8 +39,8 @@ def ip4(payload, proto, source="10.0.2.100", to="203.0.113.9", ihl=5, field=0, i
     head = struct.pack("!BBHHHBBH4s4s", 0x40 | ihl, 0, length or 20 + len(payload), ident, field, 64, proto, 0,
                        socket.inet_aton(source), socket.inet_aton(to))
     head = head[:10] + struct.pack("!H", total(head)) + head[12:]
-    return mine and gateway + mine + b"\x08\0" + head + payload
-def ip6(payload, proto, source="fd00::64", to="2001:db8:1::9", length=None):
+    return gateway + mine + b"\x08\0" + head + payload
+def ip6(payload, proto, source=own6, to="2001:db8:1::9", length=None):
     head = struct.pack("!IHBB", 6 << 28, length or len(payload), proto, 64)
     return gateway + mine + b"\x86\xdd" + head + socket.inet_pton(10, source) + socket.inet_pton(10, to) + payload
 def udp(length=None):

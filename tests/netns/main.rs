@@ -28,6 +28,7 @@ mod hostile;
 mod isolation;
 mod lifecycle;
 mod load;
+mod oracle;
 mod output;
 mod pasta;
 mod pasta_dhcp;
