@@ -325,7 +325,7 @@ impl Stack {
         io: &mut Io<'_, H, F>,
     ) {
         if self.tcp_idle_deadline(flow) > now {
-            self.advance_tcp(flow, now, io);
+            self.queue_tcp(flow);
             return;
         }
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
@@ -338,7 +338,7 @@ impl Stack {
                 tcp.probes += 1;
                 tcp.endpoint.probe();
                 self.keep_host_alive(flow);
-                self.advance_tcp(flow, now, io);
+                self.queue_tcp(flow);
             }
             Awaited::Host => {
                 // Its kernel finds out whether there is still somebody to take them.
