@@ -133,8 +133,8 @@ struct LinkOptions {
 
     /// What a published TCP port does while nobody listens on it in the container.
     ///
-    /// With refuse, a server is found within a thousandth of the time it took to begin, a tenth of a second at most; a client
-    /// that comes before is refused.
+    /// Where clients are refused, a server that begins to listen is found within a thousandth of the time it took, a tenth of a
+    /// second at most; a client that comes before is refused.
     #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Ports and DNS")]
     closed_ports: ClosedPortsArg,
 
@@ -208,8 +208,10 @@ struct LinkOptions {
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum ClosedPortsArg {
     /// Accept clients, and reset those that the container refuses.
-    #[default]
     Accept,
+    /// Refuse clients as soon as the container has refused one, until somebody listens, for ten seconds at most.
+    #[default]
+    Learn,
     /// Refuse clients, as the container would.
     Refuse,
 }
@@ -218,6 +220,7 @@ impl From<ClosedPortsArg> for ClosedPorts {
     fn from(mode: ClosedPortsArg) -> Self {
         match mode {
             ClosedPortsArg::Refuse => ClosedPorts::Refuse,
+            ClosedPortsArg::Learn => ClosedPorts::Learn,
             ClosedPortsArg::Accept => ClosedPorts::Accept,
         }
     }

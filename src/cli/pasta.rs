@@ -366,7 +366,8 @@ impl Cli {
             transports: Transports { tcp: !self.no_tcp, udp: !self.no_udp, icmp: !self.no_icmp },
             host_loopback: false,
             udp_mapping: UdpMapping::default(),
-            closed_ports: ClosedPorts::default(),
+            // Clients on loopback may be served where the others are not.
+            closed_ports: ClosedPorts::Accept,
             timeouts: Timeouts::default(),
             services,
             offers: self.offers()?,

@@ -126,10 +126,13 @@ pub struct Offers {
 /// What a published TCP port does while nobody listens on it in the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClosedPorts {
-    /// It accepts them, and resets those that the container then refuses.
-    #[default]
+    /// It accepts clients, and resets those that the container then refuses.
     Accept,
-    /// It refuses clients, as the container would.
+    /// The same until the container has refused one; then it refuses the next itself, until somebody listens, and for ten
+    /// seconds at most.
+    #[default]
+    Learn,
+    /// It refuses clients from the beginning, as the container would.
     Refuse,
 }
 

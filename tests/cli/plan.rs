@@ -46,7 +46,7 @@ fn run_without_options_has_the_documented_defaults() {
         transports: Transports::default(),
         host_loopback: false,
         udp_mapping: UdpMapping::Connected,
-        closed_ports: ClosedPorts::Accept,
+        closed_ports: ClosedPorts::Learn,
         timeouts: Timeouts::default(),
         services: Services::default(),
         offers: Offers::default(),

@@ -215,9 +215,32 @@ fn a_port_nobody_listens_on_in_the_container_refuses_until_somebody_does_and_aga
 }
 
 #[test]
-fn by_default_a_client_of_a_port_nobody_listens_on_in_the_container_is_reset() {
+fn by_default_the_first_client_of_a_port_nobody_listens_on_is_reset_and_the_next_are_refused() {
     sealed(|ground| {
-        let options = ["run", "-p", "8080:80", "--", "sh", "-c", "echo up; sleep 30"];
+        let mut server =
+            start(ground.netferry(&["run", "-p", "8080:80", "--", PYTHON, "-c", SWITCHED_SERVER]));
+        server.wait_for(Stream::Out, "up");
+        let inside = ground.text_of("pgrep", &["-f", "^/usr/bin/python3 -c import select"]);
+        let inside: i32 = inside.lines().last().expect("the server runs").trim().parse().unwrap();
+        assert_eq!(fare(ground.dial_from_world(HOST4, 8080)), "ConnectionReset");
+        // The container is asked once more before the port is shut.
+        std::thread::sleep(Duration::from_millis(100));
+        for _ in 0..3 {
+            assert_eq!(fare(ground.dial_from_world(HOST4, 8080)), "ConnectionRefused");
+        }
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(inside), nix::sys::signal::Signal::SIGUSR1)
+            .unwrap();
+        server.wait_for(Stream::Out, "listens");
+        std::thread::sleep(Duration::from_millis(150));
+        assert_eq!(fare(ground.dial_from_world(HOST4, 8080)), "hello");
+    });
+}
+
+#[test]
+fn closed_ports_that_are_to_accept_reset_every_client() {
+    sealed(|ground| {
+        let options =
+            ["run", "-p", "8080:80", "--closed-ports", "accept", "--", "sh", "-c", "echo up; sleep 30"];
         let mut idle = start(ground.netferry(&options));
         idle.wait_for(Stream::Out, "up");
         for _ in 0..3 {

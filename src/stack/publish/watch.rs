@@ -7,7 +7,8 @@
 //! A port is *open*, and asked about only when the container has refused a client; or it is *shut*, and asked about again and
 //! again: at once, then ever less often by the time it has been shut. Without an answer, as from a packet filter, it is open.
 //! A server that begins to listen is found within a thousandth of the time it let wait for it, a millisecond at least and a
-//! tenth of a second at most.
+//! tenth of a second at most. With [`ClosedPorts::Refuse`] a port is asked about from the beginning. With
+//! [`ClosedPorts::Learn`] it begins open, and opens again after a while: an instance that nobody talks to asks nothing.
 //!
 //! RFC 9293 §3.10.7.3 (what a SYN earns), RFC 1122 §4.2.
 
@@ -29,6 +30,8 @@ use crate::wire::tcp::{self, BareSegment, Flags, Segment};
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 /// The part of the time a port has been shut that may pass until the next question.
 const PART_OF_AGE: u64 = 1_024;
+/// How long a port refuses because the container has refused a client, where it does so for that reason only.
+const LEARNT_FOR: Duration = Duration::from_secs(10);
 /// A link of one hop answers at once.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Questions at once, that a link with a short queue has room for the answers.
@@ -108,7 +111,9 @@ impl Stack {
         }
         let watch = Watch { shut_since: None, question: None, unanswered: 0, due: None };
         self.watches.ports.insert(listener, watch);
-        self.watches.wake(listener, Instant::ZERO);
+        if self.config.closed_ports == ClosedPorts::Refuse {
+            self.watches.wake(listener, Instant::ZERO);
+        }
     }
 
     /// A port is published no longer.
@@ -188,6 +193,10 @@ impl Stack {
                 }
             }
         }
+        if self.has_learnt_enough(listener, now) {
+            self.settle_port(listener, true, now);
+            return;
+        }
         let Some(key) = self.server_of(listener) else { return };
         if self.link_view().is_err() {
             // There is no container yet.
@@ -218,6 +227,13 @@ impl Stack {
             self.watches.questions.insert(key, listener);
             self.watches.wake(listener, now + PATIENCE);
         }
+    }
+
+    /// Whether a port that a refused client has shut is opened again, whoever listens: no longer asked about, it costs
+    /// nothing until another client comes.
+    fn has_learnt_enough(&self, listener: u32, now: Instant) -> bool {
+        let since = self.watches.ports.get(&listener).and_then(|watch| watch.shut_since);
+        self.config.closed_ports == ClosedPorts::Learn && since.is_some_and(|since| since + LEARNT_FOR <= now)
     }
 
     /// Takes a segment of no flow if it answers a question.

@@ -222,3 +222,42 @@ fn where_closed_ports_are_to_accept_nothing_is_asked() {
     assert_eq!((questions(&world), is_shut(&world)), (0, false));
     world.finish();
 }
+
+#[test]
+fn a_port_that_learns_is_open_until_a_client_is_refused_and_asks_nothing_before() {
+    let settings = Settings::default().publishing(Tcp, at("0.0.0.0:8080"), 80);
+    let mut world = World::new(settings.with(|config| config.closed_ports = ClosedPorts::Learn));
+    world.run_for(secs(60));
+    assert_eq!((is_shut(&world), questions(&world)), (false, 0));
+    let client = at("198.51.100.9:33333");
+    world.client_connects(0, client, Script::host(1, 100)).unwrap();
+    world.run_for(ms(50));
+    assert_eq!(world.peer(client).closed, Some(CloseKind::Reset));
+    assert!(is_shut(&world));
+    assert!(world.client_connects(0, at("198.51.100.9:33334"), Script::host(2, 100)).is_none());
+    // A server that begins is found; its first client is served.
+    let stream = world.guest.listen(80, Script::container(3, 1_000));
+    world.run_for(ms(5));
+    let next = at("198.51.100.9:33335");
+    world.client_connects(0, next, Script::host(3, 1_000)).unwrap();
+    world.run_until(secs(20), "both ends", |world| world.guest.streams[stream.0].app.peer_ended.is_some());
+    world.assert_exchanged(stream, world.peer(next));
+}
+
+#[test]
+fn what_a_port_has_learnt_it_forgets_after_ten_seconds() {
+    let settings = Settings::default().publishing(Tcp, at("0.0.0.0:8080"), 80);
+    let mut world = World::new(settings.with(|config| config.closed_ports = ClosedPorts::Learn));
+    world.run_for(KNOWN);
+    world.client_connects(0, at("198.51.100.9:33333"), Script::host(1, 100)).unwrap();
+    world.run_for(secs(9));
+    assert!(is_shut(&world));
+    world.run_for(secs(3));
+    let asked = questions(&world);
+    assert!(!is_shut(&world));
+    world.run_for(secs(600));
+    assert_eq!(questions(&world), asked, "whom nobody visits is left alone");
+    world.client_connects(0, at("198.51.100.9:33334"), Script::host(2, 100)).unwrap();
+    world.run_for(secs(2));
+    assert!(is_shut(&world));
+}
