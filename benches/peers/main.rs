@@ -16,7 +16,7 @@
 //! | `PEERS_SCALE` | numbers of idle connections | `1 100 10000 100000` |
 //! | `PEERS_RELAYS` | who takes part | `netferry slirp4netns pasta kernel` |
 //! | `PEERS_SLIRP4NETNS`, `PEERS_PASTA` | the peers | as found |
-//! | `PEERS_OUT` | directory for peers.md, peers.json, peers.svg | `target/peers` |
+//! | `PEERS_OUT` | directory for peers.md, peers.json, peers.svg; not below /tmp, which the ground has for itself | `target/peers` |
 //! | `NETFERRY_BIN` | ours | as built |
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used)]
