@@ -1,7 +1,8 @@
 //! The link to the container as the core's frame sink: a TAP, or the socket of a User Mode Linux guest.
 //!
 //! One buffer, with room for the virtio-net header in front of the frame, so that a frame leaves in one
-//! `write` and is never copied; the payload of a TCP segment leaves from where it waits to be acknowledged, by `writev`. What the link does not take is dropped and counted, as a full queue would.
+//! `write` and is never copied; the payload of a TCP segment leaves from where it waits to be acknowledged, by
+//! `writev`. What the link does not take is dropped and counted, as a full queue would.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,8 +1,9 @@
 //! One TCP flow: bytes between the container's endpoint and the host's socket.
 //!
 //! The relay owns no buffer. Toward the host it writes straight from the frame, or from the endpoint's receive buffer
-//! when the host had no room; toward the container it reads straight into the transmit buffer, and it stops when the other side blocks: so what one
-//! side has not taken is bounded by the endpoint's window, and a slow reader slows its writer.
+//! when the host had no room; toward the container it reads straight into the transmit buffer, as much as its turn
+//! allows ([`super::turns`]), and it stops when the other side blocks: so what one side has not taken is bounded by the
+//! endpoint's window, and a slow reader slows its writer.
 //!
 //! Halves close separately. The container's FIN becomes a FIN of the host socket once every byte before it has
 //! been written; the host's end of stream becomes a FIN of the endpoint. A failure of either side is a RST to
