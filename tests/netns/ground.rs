@@ -62,6 +62,8 @@ pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 pub const WORLD4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 /// See [`WORLD4`].
 pub const WORLD6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
+const HOST_MAC: &str = "02:00:cb:00:71:01";
+const WORLD_MAC: &str = "02:00:cb:00:71:02";
 /// Addresses of the world that only the default route leads to.
 pub const FAR4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// See [`FAR4`].
@@ -270,15 +272,19 @@ impl Ground {
         self.privilege == Privilege::Root
     }
 
+    /// The two know each other: now and then the kernel leaves the first neighbor solicitation over a new link
+    /// unanswered, and what waits for the next one arrives a second late.
     fn set_up_host(&self) {
         set_up_namespace();
         let world = path_of(&self.world);
         ip_batch(&format!(
             "link set lo up\n\
-             link add host0 type veth peer name world0 netns {world}\n\
+             link add host0 address {HOST_MAC} type veth peer name world0 address {WORLD_MAC} netns {world}\n\
              address add {HOST4}/24 dev host0\n\
              address add {HOST6}/64 dev host0 nodad\n\
              link set host0 up\n\
+             neighbor add fe80::1 lladdr {WORLD_MAC} dev host0 nud permanent\n\
+             neighbor add {WORLD6} lladdr {WORLD_MAC} dev host0 nud permanent\n\
              route add default via {WORLD4}\n\
              route add unreachable {UNREACHABLE4}/32\n\
              route add unreachable {UNREACHABLE6}/128\n"
@@ -291,7 +297,8 @@ impl Ground {
                  address add {WORLD4}/24 dev world0\n\
                  address add {WORLD6}/64 dev world0 nodad\n\
                  address add fe80::1/64 dev world0 nodad\n\
-                 link set world0 up\n"
+                 link set world0 up\n\
+                 neighbor add {HOST6} lladdr {HOST_MAC} dev world0 nud permanent\n"
             ));
         });
         ip_batch("route add default via fe80::1 dev host0\n");

@@ -13,6 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::ground::{Ground, ip_batch, make_world, path_of, sysctl, within};
 
+/// How the Ethernet addresses on the way begin. Everybody knows their neighbors, as on [`Ground`].
+const MAC: &str = "02:00:c0:00:02";
+
 /// The host at the end of the way.
 pub const END4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// See [`END4`].
@@ -50,10 +53,11 @@ impl Ground {
         self.in_world(|| {
             forward();
             ip_batch(&format!(
-                "link add w1 type veth peer name r0 netns {first}\n\
+                "link add w1 address {MAC}:11 type veth peer name r0 address {MAC}:12 netns {first}\n\
                  address add 192.0.2.1/30 dev w1\n\
                  address add 2001:db8:a1::1/64 dev w1 nodad\n\
-                 link set w1 up\n",
+                 link set w1 up\n\
+                 neighbor add 2001:db8:a1::2 lladdr {MAC}:12 dev w1 nud permanent\n",
                 first = path_of(&first),
             ));
         });
@@ -61,13 +65,15 @@ impl Ground {
             forward();
             ip_batch(&format!(
                 "link set lo up\n\
-                 link add r1 mtu {mtu} type veth peer name s0 mtu {mtu} netns {second}\n\
+                 link add r1 address {MAC}:21 mtu {mtu} type veth peer name s0 address {MAC}:22 mtu {mtu} netns {second}\n\
                  address add 192.0.2.2/30 dev r0\n\
                  address add 2001:db8:a1::2/64 dev r0 nodad\n\
                  address add 192.0.2.5/30 dev r1\n\
                  address add 2001:db8:a2::1/64 dev r1 nodad\n\
                  link set r0 up\n\
-                 link set r1 up\n",
+                 neighbor add 2001:db8:a1::1 lladdr {MAC}:11 dev r0 nud permanent\n\
+                 link set r1 up\n\
+                 neighbor add 2001:db8:a2::2 lladdr {MAC}:22 dev r1 nud permanent\n",
                 second = path_of(&second),
             ));
         });
@@ -75,13 +81,15 @@ impl Ground {
             forward();
             ip_batch(&format!(
                 "link set lo up\n\
-                 link add s1 type veth peer name e0 netns {end}\n\
+                 link add s1 address {MAC}:31 type veth peer name e0 address {MAC}:32 netns {end}\n\
                  address add 192.0.2.6/30 dev s0\n\
                  address add 2001:db8:a2::2/64 dev s0 nodad\n\
                  address add 192.0.2.9/30 dev s1\n\
                  address add 2001:db8:a3::1/64 dev s1 nodad\n\
                  link set s0 up\n\
-                 link set s1 up\n",
+                 neighbor add 2001:db8:a2::1 lladdr {MAC}:21 dev s0 nud permanent\n\
+                 link set s1 up\n\
+                 neighbor add 2001:db8:a3::2 lladdr {MAC}:32 dev s1 nud permanent\n",
                 end = path_of(&end),
             ));
         });
@@ -93,6 +101,7 @@ impl Ground {
                  address add 192.0.2.10/30 dev e0\n\
                  address add 2001:db8:a3::2/64 dev e0 nodad\n\
                  link set e0 up\n\
+                 neighbor add 2001:db8:a3::1 lladdr {MAC}:31 dev e0 nud permanent\n\
                  route add default via 192.0.2.9 mtu {mtu}\n\
                  route add default via 2001:db8:a3::1 mtu {mtu}\n",
             ));
