@@ -272,7 +272,7 @@ impl Facts {
             let [random, ..] = host::random_secret().doing("draw a random number")?;
             match link.segment {
                 Segment::Private => link.adopt_container_mac(random_mac(random)),
-                Segment::Shared(_) => link.container_mac = Some(random_mac(random)),
+                Segment::Shared(_) | Segment::Bridged { .. } => link.container_mac = Some(random_mac(random)),
             }
         }
         let outbound = outbound_addresses(&plan.outbound, &interfaces)?;

@@ -46,6 +46,12 @@ pub enum Segment {
     /// Everybody whom the host reaches: the container stands in the host's place, with the host's own addresses, and
     /// whatever address it asks for is reached through us. The gateway is the host's, and not us.
     Shared(Aliases),
+    /// The other containers of a network, whose gateway and resolver we are; they reach each other past us. The
+    /// container has the addresses it was given, and no others.
+    Bridged {
+        /// Whether there is no way out.
+        internal: bool,
+    },
 }
 
 /// Addresses that the container has for the host, whose own it has taken.
@@ -174,7 +180,7 @@ impl LinkConfig {
     #[must_use]
     pub fn is_answered_for(&self, address: IpAddr) -> bool {
         match self.segment {
-            Segment::Private => self.is_gateway(address) || self.is_dns(address),
+            Segment::Private | Segment::Bridged { .. } => self.is_gateway(address) || self.is_dns(address),
             Segment::Shared(_) => {
                 !address.is_unspecified() && self.container_like(address).is_some_and(|own| own != address)
             }
@@ -186,7 +192,7 @@ impl LinkConfig {
     #[must_use]
     pub fn is_routed(&self, address: IpAddr) -> bool {
         match self.segment {
-            Segment::Private => !self.is_on_link(address),
+            Segment::Private | Segment::Bridged { .. } => !self.is_on_link(address),
             Segment::Shared(_) => false,
         }
     }
@@ -197,6 +203,33 @@ impl LinkConfig {
         match address {
             IpAddr::V4(v4) => v4.is_broadcast() || self.ipv4.is_some_and(|link| link.is_broadcast(v4)),
             IpAddr::V6(_) => false,
+        }
+    }
+
+    /// Whether `address` is one that the container was given, or makes for itself of what it was given (RFC 4862 §5.3,
+    /// §5.5).
+    #[must_use]
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        if self.container_like(address) == Some(address) {
+            return true;
+        }
+        match address {
+            IpAddr::V4(_) => false,
+            // Which of these are others' is known to whoever sees all of the link.
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => !self.is_gateway(address),
+            IpAddr::V6(v6) => {
+                let made = self.ipv6.zip(self.container_mac);
+                made.is_some_and(|(ipv6, mac)| eui64_address(ipv6.prefix, mac) == v6)
+            }
+        }
+    }
+
+    /// Whether nothing but the segment itself is to be reached.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        match self.segment {
+            Segment::Private | Segment::Shared(_) => false,
+            Segment::Bridged { internal } => internal,
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod forwarding;
 pub mod limits;
+pub mod network;
 pub mod publish;
 pub mod timeouts;
 

@@ -86,6 +86,16 @@ pub enum DropReason {
     DhcpNotServed,
     /// Every address that may be leased is.
     DhcpPoolEmpty,
+    /// The network has no way out.
+    NoWayOut,
+    /// Another container of the network, from which this one is kept apart.
+    Isolated,
+    /// The frame says it is from our link address, or from another container's.
+    SpoofedMac,
+    /// An offer of what only the gateway offers: a router advertisement, a redirect, an answer of a DHCP server.
+    RogueServer,
+    /// More frames for several containers, or for one that nobody knows, than may be passed on.
+    FloodLimit,
     /// A fault of the program's own: what it was working on is lost, and the flow in hand.
     Fault,
 }
@@ -95,7 +105,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons by slot; for reasons with details, one of each kind.
-    pub const ALL: [DropReason; 49] = [
+    pub const ALL: [DropReason; 54] = [
         DropReason::Frame(FrameError::Truncated),
         DropReason::Frame(FrameError::UnknownEthertype(0)),
         DropReason::Frame(FrameError::Version),
@@ -145,6 +155,11 @@ impl DropReason {
         DropReason::DhcpNotServed,
         DropReason::DhcpPoolEmpty,
         DropReason::Fault,
+        DropReason::NoWayOut,
+        DropReason::Isolated,
+        DropReason::SpoofedMac,
+        DropReason::RogueServer,
+        DropReason::FloodLimit,
     ];
 
     /// The reason's place in an array of [`Self::COUNT`].
@@ -201,6 +216,11 @@ impl DropReason {
             DropReason::DhcpNotServed => (46, "dhcp_not_served"),
             DropReason::DhcpPoolEmpty => (47, "dhcp_pool_empty"),
             DropReason::Fault => (48, "fault"),
+            DropReason::NoWayOut => (49, "no_way_out"),
+            DropReason::Isolated => (50, "isolated"),
+            DropReason::SpoofedMac => (51, "spoofed_mac"),
+            DropReason::RogueServer => (52, "rogue_server"),
+            DropReason::FloodLimit => (53, "flood_limit"),
         }
     }
 }

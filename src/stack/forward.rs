@@ -19,7 +19,12 @@
 //!    IPv4-mapped and IPv4-compatible IPv6, reserved (RFC 1122 §3.2.1.3, RFC 4291 §2.5.5, RFC 6890), and IPv6 that has a
 //!    translator or a tunnel make such an IPv4 address of it;
 //! 7. multicast and broadcast stay on the segment;
-//! 8. all else goes where it says.
+//! 8. all else goes where it says, unless the segment is an internal one.
+//!
+//! On the segment of a network of several containers the first five are those of a private one, with three differences:
+//! the source must be the container's own, not any of the segment; the gateway is the resolver as well, and has both
+//! meanings; and other containers are not reached this way at all, as frames for them do not come to us. An internal
+//! network has no way out (not to the host's loopback either), and none of its ports can be published.
 
 pub mod splice;
 
@@ -80,7 +85,7 @@ pub fn outbound(
     }
     let address = destination.ip();
     let decided = match link.segment {
-        Segment::Private => to_private(config, protocol, destination),
+        Segment::Private | Segment::Bridged { .. } => to_private(config, protocol, destination),
         Segment::Shared(aliases) => to_shared(config, aliases, protocol, destination),
     };
     if let Some(decided) = decided {
@@ -96,12 +101,15 @@ pub fn outbound(
         return Outbound::Drop(DropReason::Multicast);
     }
     let is_nobodys = match link.segment {
-        Segment::Private => link.is_on_link(address),
+        Segment::Private | Segment::Bridged { .. } => link.is_on_link(address),
         // It has a meaning on one link only, and which of the host's is not known.
         Segment::Shared(_) => is_ipv6_link_local(address),
     };
     if is_nobodys {
         return Outbound::Unreachable(DropReason::NotForUs);
+    }
+    if link.is_internal() {
+        return Outbound::Unreachable(DropReason::NoWayOut);
     }
     Outbound::Host(destination)
 }
@@ -109,21 +117,25 @@ pub fn outbound(
 /// Our own addresses on a private segment.
 fn to_private(config: &Config, protocol: FlowProtocol, destination: SocketAddr) -> Option<Outbound> {
     let address = destination.ip();
-    if config.link.is_dns(address) {
-        if !config.services.dns {
-            return Some(Outbound::Unreachable(DropReason::NotForUs));
-        }
+    let (is_gateway, is_dns) = (config.link.is_gateway(address), config.link.is_dns(address));
+    if is_dns && config.services.dns && protocol != FlowProtocol::Echo && destination.port() == DNS_PORT {
+        return Some(Outbound::Resolver);
+    }
+    if is_dns && !is_gateway {
         return Some(match protocol {
+            _ if !config.services.dns => Outbound::Unreachable(DropReason::NotForUs),
             FlowProtocol::Echo => Outbound::Gateway,
-            FlowProtocol::Tcp | FlowProtocol::Udp if destination.port() == DNS_PORT => Outbound::Resolver,
             FlowProtocol::Tcp | FlowProtocol::Udp => Outbound::Closed(DropReason::Denied),
         });
     }
-    if !config.link.is_gateway(address) {
+    if !is_gateway {
         return None;
     }
     Some(match protocol {
         FlowProtocol::Echo => Outbound::Gateway,
+        FlowProtocol::Tcp | FlowProtocol::Udp if config.link.is_internal() => {
+            Outbound::Closed(DropReason::NoWayOut)
+        }
         FlowProtocol::Tcp | FlowProtocol::Udp if config.host_loopback => {
             Outbound::Host(SocketAddr::new(loopback_like(address), destination.port()))
         }
@@ -164,7 +176,7 @@ fn to_shared(
 pub fn can_publish(link: &LinkConfig, rule: &PublishRule) -> bool {
     let Some(own) = link.container_like(rule.host_address) else { return false };
     let server = rule.container_address.unwrap_or(own);
-    server.is_ipv4() == own.is_ipv4() && is_container_source(link, server)
+    server.is_ipv4() == own.is_ipv4() && is_container_source(link, server) && !link.is_internal()
 }
 
 /// Decides how a client that reached the host at `local` under `rule` appears in the container.
@@ -179,6 +191,9 @@ pub fn inbound(config: &Config, rule: &PublishRule, client: SocketAddr) -> Resul
     if !is_container_source(link, server) {
         // Nobody but the container is to be reached this way.
         return Err(DropReason::Denied);
+    }
+    if link.is_internal() {
+        return Err(DropReason::NoWayOut);
     }
     let address = client.ip().to_canonical();
     if address.is_ipv4() != server.is_ipv4() || address.is_multicast() || address.is_unspecified() {
@@ -220,8 +235,13 @@ enum Mask {
 fn mask(link: &LinkConfig, address: IpAddr) -> Mask {
     let gateway = link.gateway_like(address);
     match link.segment {
-        Segment::Private if is_loopback(address) || link.is_on_link(address) => Mask::As(gateway),
-        Segment::Private => Mask::None,
+        Segment::Private | Segment::Bridged { .. } => {
+            if is_loopback(address) || link.is_on_link(address) {
+                Mask::As(gateway)
+            } else {
+                Mask::None
+            }
+        }
         Segment::Shared(aliases) => {
             if is_loopback(address) {
                 Mask::As(aliases.loopback.like(address).or(gateway))
@@ -260,6 +280,7 @@ pub fn is_container_source(link: &LinkConfig, source: IpAddr) -> bool {
         return false;
     }
     match link.segment {
+        Segment::Bridged { .. } => link.is_own(source),
         Segment::Private => link.is_on_link(source) && !link.is_gateway(source),
         // It may have several of the host's addresses, and give itself others.
         Segment::Shared(aliases) => {

@@ -178,7 +178,7 @@ impl Neighbor {
     /// we know.
     fn is_claimed(&self, address: IpAddr) -> bool {
         match self.link.segment {
-            Segment::Private => self.is_ours(address),
+            Segment::Private | Segment::Bridged { .. } => self.is_ours(address),
             Segment::Shared(_) => {
                 self.link.gateway_like(address) == Some(address) || self.link.is_dns(address)
             }
@@ -189,6 +189,7 @@ impl Neighbor {
     fn is_containers(&self, address: IpAddr) -> bool {
         match self.link.segment {
             Segment::Private => self.link.is_on_link(address) && !self.is_ours(address),
+            Segment::Bridged { .. } => self.link.is_own(address),
             // It may have more of the host's addresses than the one we know.
             Segment::Shared(_) => {
                 !address.is_unspecified() && !address.is_multicast() && !self.link.is_broadcast(address)

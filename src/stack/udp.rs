@@ -559,7 +559,7 @@ fn send_from(
         {
             send_twice(host, port, payload, &DatagramSend { dont_fragment: false, ..*how })
         }
-        (_, Segment::Private | Segment::Shared(_)) => sent,
+        (_, Segment::Private | Segment::Shared(_) | Segment::Bridged { .. }) => sent,
     }
 }
 

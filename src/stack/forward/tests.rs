@@ -417,3 +417,94 @@ fn on_a_shared_segment_clients_are_who_they_are(#[case] client: &str, #[case] sh
     assert_eq!(inbound.server, "192.0.2.10:80".parse().expect("literal"));
     assert_eq!(shown_peer(&shared(), client), shown);
 }
+
+/// The segment of a network: the gateway is the resolver, too.
+fn bridged(internal: bool, host_loopback: bool) -> Config {
+    let mut config = config(host_loopback);
+    let link = &mut config.link;
+    link.segment = Segment::Bridged { internal };
+    link.container_mac = Some(MacAddr([2, 0x6e, 10, 0, 2, 100]));
+    let (Some(ipv4), Some(ipv6)) = (&mut link.ipv4, &mut link.ipv6) else { unreachable!() };
+    ipv4.dns = Some(ipv4.gateway);
+    ipv6.dns = Some(ipv6.gateway);
+    config
+}
+
+#[rstest]
+#[case::neighbor("10.0.2.77")]
+#[case::gateway("10.0.2.2")]
+#[case::elsewhere("192.0.2.1")]
+#[case::neighbor_6("fd00:2::77")]
+#[case::gateway_by_link("fe80::2")]
+fn a_container_of_a_network_speaks_for_itself_alone(#[case] source: &str) {
+    let decided = outbound(
+        &bridged(false, false),
+        FlowProtocol::Udp,
+        source.parse().expect("literal"),
+        if source.contains(':') { "[2001:db8::1]:80" } else { "203.0.113.2:80" }.parse().expect("literal"),
+    );
+    assert_eq!(decided, Outbound::Drop(DropReason::SpoofedSource));
+}
+
+#[rstest]
+#[case("10.0.2.100", "203.0.113.2:80")]
+#[case("fd00:2::100", "[2001:db8::1]:80")]
+#[case::as_it_makes_it_of_an_advertised_prefix("fd00:2::6e:aff:fe00:264", "[2001:db8::1]:80")]
+fn an_internal_network_has_no_way_out(#[case] source: &str, #[case] destination: &str) {
+    let decide = |internal| {
+        let (source, destination) = (source.parse().expect("literal"), destination.parse().expect("literal"));
+        outbound(&bridged(internal, false), FlowProtocol::Tcp, source, destination)
+    };
+    assert_eq!(decide(false), Outbound::Host(destination.parse().expect("literal")));
+    assert_eq!(decide(true), Outbound::Unreachable(DropReason::NoWayOut));
+}
+
+#[rstest]
+#[case("10.0.2.100", "10.0.2.2", "127.0.0.1:80")]
+#[case("fd00:2::100", "fd00:2::2", "[::1]:80")]
+fn a_gateway_that_is_the_resolver_has_both_meanings(
+    #[case] source: &str,
+    #[case] gateway: &str,
+    #[case] loopback: &str,
+) {
+    let source = source.parse().expect("literal");
+    let gateway: IpAddr = gateway.parse().expect("literal");
+    let decide = |internal, host_loopback, protocol, port| {
+        outbound(&bridged(internal, host_loopback), protocol, source, SocketAddr::new(gateway, port))
+    };
+    for internal in [false, true] {
+        assert_eq!(decide(internal, true, FlowProtocol::Udp, 53), Outbound::Resolver);
+        assert_eq!(decide(internal, false, FlowProtocol::Echo, 0), Outbound::Gateway);
+    }
+    let (tcp, closed) = (FlowProtocol::Tcp, Outbound::Closed);
+    assert_eq!(decide(false, true, tcp, 80), Outbound::Host(loopback.parse().expect("literal")));
+    assert_eq!(decide(false, false, tcp, 80), closed(DropReason::HostLoopback));
+    assert_eq!(decide(true, true, tcp, 80), closed(DropReason::NoWayOut));
+}
+
+#[test]
+fn other_containers_are_not_reached_through_the_gateway() {
+    let decide = |destination: &str| {
+        let source = "10.0.2.100".parse().expect("literal");
+        outbound(&bridged(false, true), FlowProtocol::Tcp, source, destination.parse().expect("literal"))
+    };
+    assert_eq!(decide("10.0.2.77:80"), Outbound::Unreachable(DropReason::NotForUs));
+}
+
+#[test]
+fn ports_of_an_internal_network_are_not_published_and_those_of_others_lead_to_the_container_alone() {
+    let rule = |container_address: Option<&str>| PublishRule {
+        protocol: PortProtocol::Tcp,
+        host_address: "0.0.0.0".parse().expect("literal"),
+        host_port: 8080,
+        interface: None,
+        container_address: container_address.map(|address| address.parse().expect("literal")),
+        container_port: 80,
+    };
+    let client = "198.51.100.7:4000".parse().expect("literal");
+    let (open, internal) = (bridged(false, false), bridged(true, false));
+    assert!(can_publish(&open.link, &rule(None)) && !can_publish(&internal.link, &rule(None)));
+    assert!(!can_publish(&open.link, &rule(Some("10.0.2.77"))));
+    assert_eq!(inbound(&open, &rule(None), client).map(|inbound| inbound.client), Ok(client));
+    assert_eq!(inbound(&internal, &rule(None), client), Err(DropReason::NoWayOut));
+}
