@@ -26,6 +26,13 @@ pub const PORT_QUESTIONS_PER_SECOND: u32 = 1_000;
 /// Questions about a published port that may be left unanswered before it is taken for one that somebody listens on.
 pub const PORT_QUESTIONS_UNANSWERED: u8 = 10;
 
+/// What waits in a worker's mailbox, and as much again that it has taken out and not come to yet. What may be lost finds the
+/// box full at half of it.
+pub const MAILBOX: MailboxLimits = MailboxLimits { letters: 16_384, bytes: 8 << 20 };
+
+/// Letters that a worker opens before the others have their turn.
+pub const LETTERS_PER_TURN: usize = 64;
+
 /// Clients of the API socket at a time; the one that came first gives way to another.
 pub const API_CONNECTIONS: usize = 16;
 
@@ -145,6 +152,15 @@ impl Limits {
 /// What one flow may take in all, in the worst of cases: the core's own, and the kernel's for its socket and its place
 /// in the poll.
 const BYTES_PER_FLOW: u64 = 6 << 10;
+
+/// Bounds of a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MailboxLimits {
+    /// Letters.
+    pub letters: usize,
+    /// Bytes that they carry.
+    pub bytes: usize,
+}
 
 /// Bounds of IP reassembly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

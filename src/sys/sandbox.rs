@@ -105,6 +105,7 @@ fn step<T, E: Into<io::Error>>(doing: impl Into<String>, result: Result<T, E>) -
 /// Confines the calling, single-threaded process for good. Open descriptors keep working, save those of directories,
 /// which are closed. After an error the process is to end: it may be anywhere on the way.
 pub fn enter(plan: &SandboxPlan<'_>) -> Result<Sandboxed, SandboxError> {
+    step("be the only thread", check_alone())?;
     close_directories()?;
     let host_identity = make_namespace(plan.container_userns.as_ref())?;
     let keeps_low_ports = plan.low_ports && host_identity && namespace::owns_own_network();
@@ -116,6 +117,16 @@ pub fn enter(plan: &SandboxPlan<'_>) -> Result<Sandboxed, SandboxError> {
     // Last: a change of credentials sets it anew.
     step("hide the memory", prctl::set_dumpable(false))?;
     Ok(Sandboxed::entered())
+}
+
+/// What another thread has would stay as it is: see [`super::confined`].
+fn check_alone() -> io::Result<()> {
+    match fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        threads => {
+            Err(io::Error::other(format!("there are {threads} threads; this is a bug, please report it")))
+        }
+    }
 }
 
 /// A descriptor of a directory leads out of every mount namespace. We hold none ourselves; what whoever started us has

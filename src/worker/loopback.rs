@@ -242,6 +242,7 @@ impl Loopback {
             Subject::Link
             | Subject::Source(_)
             | Subject::Control
+            | Subject::Mailbox
             | Subject::Listener(_)
             | Subject::Flow(_) => {}
         }

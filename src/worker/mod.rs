@@ -8,14 +8,18 @@
 //! The clock is read here and nowhere else, once a turn.
 
 mod accept;
+mod clock;
 mod fault;
 mod link;
 pub mod loopback;
+pub mod mailbox;
+mod requests;
 mod scarcity;
 mod sockets;
 mod spin;
 pub mod splice;
 mod token;
+mod told;
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,22 +30,23 @@ use std::sync::Arc;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
-use tracing::{debug, error, warn};
+use tracing::debug;
 
+use self::clock::Clock;
 use self::link::{Link, LinkRead};
 use self::loopback::follow::Change;
 use self::loopback::{Loopback, LoopbackPaths};
+use self::mailbox::{Letter, Mailbox};
 use self::scarcity::Scarcity;
 use self::sockets::{Noticed, Sockets};
 use self::spin::Spin;
 use self::token::{FlowMark, Subject};
-use crate::config::{Config, PortForwarding, PublishRule};
-use crate::control::{Server, slirp4netns};
+use self::told::{Obituary, log_event};
+use crate::config::{Config, PortForwarding};
+use crate::control::Server;
 use crate::observe::capture::Capture;
 use crate::stack::Stack;
-use crate::stack::boundary::{
-    DatagramPort, Duration, FlowId, HostError, HostEvent, Instant, Io, ListenerId, Reply, Request, StackEvent,
-};
+use crate::stack::boundary::{DatagramPort, Duration, FlowId, HostError, HostEvent, Instant, Io, ListenerId};
 use crate::stack::isolation::caught;
 use crate::sys::confined::Confined;
 use crate::sys::socket::ListenError;
@@ -134,40 +139,13 @@ pub struct Worker {
     control: Option<Server>,
     /// Requests may wait that were not taken in their turn.
     is_control_ready: bool,
+    mailbox: Option<Mailbox<Letter>>,
     loopback: Option<Box<Loopback>>,
     /// Listeners on addresses that the host does not have.
     freebind: bool,
     /// A source has asked for the end: the exit status, and until when what is under way may arrive.
     finish: Option<(u8, Instant)>,
     spin: Spin,
-}
-
-/// The process's monotonic clock, from zero at start-up.
-struct Clock {
-    started: std::time::Instant,
-}
-
-impl Clock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
-    fn read() -> std::time::Instant {
-        std::time::Instant::now()
-    }
-
-    /// The time since 1970.
-    #[expect(clippy::disallowed_methods, reason = "the same place")]
-    fn epoch_micros() -> u64 {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
-    }
-
-    fn start() -> Clock {
-        Clock { started: Self::read() }
-    }
-
-    fn now(&self) -> Instant {
-        let elapsed = Self::read().duration_since(self.started);
-        Instant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
-    }
 }
 
 impl Worker {
@@ -204,6 +182,7 @@ impl Worker {
             flows_refused: 0,
             control: None,
             is_control_ready: false,
+            mailbox: None,
             loopback: None,
             freebind: false,
             finish: None,
@@ -282,24 +261,17 @@ impl Worker {
                     }
                     Some(Subject::Source(place)) => {
                         let Some(source) = sources.get_mut(place as usize) else { continue };
-                        match (source.on_readable)() {
-                            Reaction::Continue => {}
-                            Reaction::ResolversChanged(resolvers) => {
-                                debug!(?resolvers, "the host's resolvers changed");
-                                self.tell_stack(HostEvent::ResolversChanged(resolvers));
-                            }
-                            Reaction::Finish(status) => self.finish = Some((status, self.now)),
-                            Reaction::FinishDelivered(status) => {
-                                self.finish.get_or_insert((status, self.now + LINGER));
-                            }
-                        }
+                        let reaction = (source.on_readable)();
+                        self.react(reaction);
                     }
+                    Some(Subject::Mailbox) => self.note_bell(),
                     None => {}
                 }
             }
             self.read_link();
             self.accept();
             self.serve_control();
+            self.open_letters();
             self.serve_loopback();
             self.expire();
             self.settle();
@@ -361,6 +333,7 @@ impl Worker {
         if self.is_link_ready
             || self.is_behind
             || self.is_control_ready
+            || self.has_letters()
             || self.loopback.as_ref().is_some_and(|loopback| loopback.is_behind(&self.scarcity))
             || self.next_to_accept().is_some()
             || (self.scarcity.is_waiting() && self.has_closed())
@@ -467,76 +440,6 @@ impl Worker {
         }
     }
 
-    /// Answers some requests, if there are any, and gives up clients that took too long.
-    fn serve_control(&mut self) {
-        let Some(mut control) = self.control.take() else { return };
-        let is_late = control.poll_timeout().is_some_and(|deadline| deadline <= self.now);
-        if self.is_control_ready || is_late {
-            let config = Arc::clone(&self.config);
-            let now = self.now;
-            let answer = |request: &[u8]| {
-                slirp4netns::answer(request, &config.link, |request| self.carry_out(request))
-            };
-            self.is_control_ready = control.handle_events(now, answer);
-        }
-        self.control = Some(control);
-    }
-
-    fn carry_out(&mut self, request: Request) -> Reply {
-        match request {
-            Request::List => {
-                Reply::Listed(self.stack.published().map(|(listener, rule)| (listener, *rule)).collect())
-            }
-            Request::Unpublish(listener) => match self.unpublish(listener) {
-                Some(rule) => {
-                    debug!(%rule, "published no longer");
-                    Reply::Unpublished
-                }
-                None => Reply::NoSuchPort,
-            },
-            Request::Publish(rules) => {
-                let mut published = Vec::new();
-                for rule in &rules {
-                    match self.publish(rule) {
-                        Ok(listener) => published.push(listener),
-                        Err(reason) => {
-                            for listener in published {
-                                self.unpublish(listener);
-                            }
-                            return Reply::Refused(reason);
-                        }
-                    }
-                    debug!(%rule, "published");
-                }
-                Reply::Published(published)
-            }
-        }
-    }
-
-    fn publish(&mut self, rule: &PublishRule) -> Result<ListenerId, String> {
-        let listener = self.stack.publish(*rule).map_err(|refusal| refusal.to_string())?;
-        let opened = Listener::bind(rule, self.freebind).map_err(|error| error.to_string());
-        let watched = opened.and_then(|socket| {
-            self.sockets.add_listener(listener, socket).map_err(|error| format!("cannot watch it: {error}"))
-        });
-        if let Err(reason) = watched {
-            self.stack.unpublish(listener);
-            return Err(reason);
-        }
-        if let Some(loopback) = &mut self.loopback {
-            loopback.publish(&self.config, listener, rule, &mut self.sockets);
-        }
-        Ok(listener)
-    }
-
-    fn unpublish(&mut self, listener: ListenerId) -> Option<PublishRule> {
-        if let Some(loopback) = &mut self.loopback {
-            loopback.unpublish(listener);
-        }
-        self.sockets.remove_listener(listener);
-        self.stack.unpublish(listener)
-    }
-
     /// Lets what goes past the link go on, and follows the ports that come and go.
     fn serve_loopback(&mut self) {
         let Some(mut loopback) = self.loopback.take() else { return };
@@ -610,41 +513,6 @@ impl Worker {
                 return;
             }
         }
-    }
-}
-
-/// Says so when the driver ends by a panic, which may have been told of before it was fatal.
-struct Obituary;
-
-impl Drop for Obituary {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            error!("netferry ends by a fault of its own, and the container's network with it");
-        }
-    }
-}
-
-fn log_event(event: &StackEvent) {
-    match event {
-        StackEvent::FlowOpened { flow, protocol, container, remote, target } => {
-            debug!(slot = flow.slot, protocol, %container, %remote, %target, "flow opened");
-        }
-        StackEvent::FlowClosed { flow } => debug!(slot = flow.slot, "flow closed"),
-        StackEvent::EchoForbidden => warn!(
-            "ping does not work: the host's sysctl net.ipv4.ping_group_range leaves this user's groups out; as its \
-             administrator run `sysctl -w net.ipv4.ping_group_range='0 2147483647'`"
-        ),
-        StackEvent::Faulted { ended: Some((container, remote)) } => {
-            error!(
-                "the connection of {container} to {remote} was ended by a fault of netferry's own; all others go on"
-            );
-        }
-        StackEvent::Faulted { ended: None } => {
-            error!("a packet was lost by a fault of netferry's own; all connections go on");
-        }
-        StackEvent::NoResolver => warn!(
-            "DNS does not work: /etc/resolv.conf of the host names no resolver; add one there or give --dns ADDRESS"
-        ),
     }
 }
 

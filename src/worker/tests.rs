@@ -9,8 +9,13 @@ use std::thread::JoinHandle;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, setsockopt, socketpair, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::mailbox::{Answer, Postbox};
 use super::*;
-use crate::config::{Limits, LinkConfig, OutboundAddresses, Services, Timeouts, UdpMapping};
+use crate::config::limits::MAILBOX;
+use crate::config::{
+    Limits, LinkConfig, OutboundAddresses, PortProtocol, PublishRule, Services, Timeouts, UdpMapping,
+};
+use crate::stack::boundary::{Reply, Request};
 use crate::sys::bess::BessSocket;
 use crate::sys::confined::{Sandboxed, Waiver};
 use crate::sys::socket::tests::in_private_network;
@@ -21,6 +26,7 @@ type StdDuration = std::time::Duration;
 /// A driver at work, the guest's end of its link, and where it takes requests.
 struct Ground {
     worker: JoinHandle<io::Result<ExitReason>>,
+    postbox: Postbox<Letter>,
     guest: OwnedFd,
     path: PathBuf,
 }
@@ -49,9 +55,11 @@ impl Ground {
         };
         let device = BessSocket::from_fd(ours).unwrap();
         let worker = Worker::new(Arc::new(config), device, Vec::new(), Vec::new(), [1, 2, 3, 4]).unwrap();
-        let worker = worker.with_control(Server::bind(&path).unwrap()).unwrap();
+        let mut worker = worker.with_control(Server::bind(&path).unwrap()).unwrap();
+        let postbox = worker.postbox().unwrap();
         let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
-        Ground { worker: std::thread::spawn(move || worker.run(Vec::new(), confined)), guest, path }
+        let worker = confined.spawn(move |confined| worker.run(Vec::new(), confined)).unwrap();
+        Ground { worker, postbox, guest, path }
     }
 
     fn connect(&self) -> UnixStream {
@@ -190,5 +198,39 @@ fn clients_that_never_stop_stop_nobody() {
         for client in endless {
             client.join().unwrap();
         }
+    });
+}
+
+#[test]
+fn another_thread_asks_and_ends_it() {
+    in_private_network("worker::tests::another_thread_asks_and_ends_it", || {
+        let ground = Ground::new("letters", 8);
+        let mut poll = Poll::new().unwrap();
+        let mut answers = Mailbox::open(poll.registry(), mio::Token(0), MAILBOX).unwrap();
+        let rule: PublishRule = PublishRule {
+            protocol: PortProtocol::Udp,
+            host_address: "127.0.0.1".parse().unwrap(),
+            host_port: 8080,
+            interface: None,
+            container_address: None,
+            container_port: 53,
+        };
+        let mut ask = |ticket, request| {
+            ground.postbox.post(Letter::Ask { ticket, request, answers: answers.postbox() }).unwrap();
+            let mut events = Events::with_capacity(1);
+            poll.poll(&mut events, Some(StdDuration::from_secs(30))).unwrap();
+            answers.note_bell();
+            let Answer { ticket: answered, reply } = answers.next_letter().expect("an answer");
+            assert_eq!(answered, ticket);
+            reply
+        };
+        assert_eq!(ask(5, Request::Publish(vec![rule])), Reply::Published(vec![ListenerId(1)]));
+        assert_eq!(ask(6, Request::List), Reply::Listed(vec![(ListenerId(1), rule)]));
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"question", "127.0.0.1:8080").unwrap();
+        ground.wait_for(17, 53);
+        ground.postbox.post(Letter::React(Reaction::Finish(3))).unwrap();
+        assert_eq!(ground.worker.join().unwrap().unwrap(), ExitReason::Finished(3));
+        assert!(ground.postbox.post(Letter::React(Reaction::Continue)).is_err(), "it is gone");
     });
 }

@@ -20,6 +20,8 @@ pub enum Subject {
     Source(u32),
     /// The API socket and its clients.
     Control,
+    /// Letters of other threads.
+    Mailbox,
     /// A published port.
     Listener(ListenerId),
     /// A flow's socket.
@@ -72,6 +74,7 @@ impl Subject {
             Subject::Outward(place) => (7, 0, place),
             Subject::Relay(place) => (8, 0, place),
             Subject::Exchange(mark) => (9, mark.generation, mark.slot),
+            Subject::Mailbox => (10, 0, 0),
         };
         mio::Token((kind << KIND_SHIFT) | ((generation as usize) << GENERATION_SHIFT) | slot as usize)
     }
@@ -92,6 +95,7 @@ impl Subject {
             7 => Some(Subject::Outward(slot)),
             8 => Some(Subject::Relay(slot)),
             9 => Some(Subject::Exchange(FlowMark { slot, generation })),
+            10 => Some(Subject::Mailbox),
             _ => None,
         }
     }
@@ -106,6 +110,7 @@ mod tests {
         for subject in [
             Subject::Link,
             Subject::Control,
+            Subject::Mailbox,
             Subject::Source(3),
             Subject::Listener(ListenerId(u32::MAX)),
             Subject::Flow(FlowMark::new(FlowId { slot: u32::MAX, generation: 1 })),

@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     ("sandbox_without_any_namespace_says_so", of_nothing),
     ("sandbox_shows_nothing_where_nothing_is_needed", of_no_files),
     ("sandbox_keeps_the_low_ports_of_a_root_of_its_network", low_ports),
+    ("sandbox_is_refused_to_a_process_of_several_threads", of_threads),
     ("sandbox_reaches_no_process_and_no_abstract_socket_outside", landlock),
 ];
 
@@ -34,6 +35,20 @@ const RESOLV_CONF: &str = resolv_conf::PATH;
 
 fn tmpfs(target: &str) {
     mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), Some("mode=0777")).unwrap();
+}
+
+fn of_threads() {
+    contained(|| {
+        let end = child_of_this(|| {
+            let (sender, receiver) = std::sync::mpsc::channel::<()>();
+            let other = std::thread::spawn(move || receiver.recv());
+            let error = enter(&SandboxPlan::default()).unwrap_err().to_string();
+            assert!(error.contains("there are 2 threads"), "{error}");
+            drop(sender);
+            drop(other.join());
+        });
+        assert_eq!(end.wait().unwrap(), ExitKind::Exited(0));
+    });
 }
 
 /// So that a test that fails leaves nobody waiting.

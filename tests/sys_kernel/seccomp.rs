@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 
-use netferry::sys::confined::{Sandboxed, Waiver};
+use netferry::sys::confined::{Confined, Sandboxed, Waiver};
 use netferry::sys::process::{ExitKind, Signal, SignalMask, exec, fork_child};
 use netferry::sys::resolv_conf::{self, ResolvConfWatch};
 use netferry::sys::seccomp::{Calls, install};
@@ -20,6 +20,7 @@ use crate::container::{contained, output_of};
 pub const CASES: &[Case] = &[
     ("seccomp_lets_pass_what_the_loop_does", allowed),
     ("seccomp_ends_whoever_does_anything_else", forbidden),
+    ("seccomp_lets_several_workers_make_threads_and_nothing_else", threads),
     ("seccomp_names_the_call_that_is_missing", told),
     ("seccomp_lets_a_panic_and_an_abort_be_told", bugs),
 ];
@@ -109,6 +110,65 @@ fn forbidden() {
         assert_eq!(filtered(body), VIOLATION, "{name}");
     }
     assert!(Path::new(&path).exists());
+}
+
+fn threads() {
+    let workers = |body: &dyn Fn(Confined)| {
+        let child = fork_child(|| {
+            body(install(Calls::Workers, Sandboxed::waived(Waiver::OfTest)).unwrap());
+            0
+        });
+        child.unwrap().wait().unwrap()
+    };
+    let served = workers(&|confined| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let asked = std::sync::Condvar::new();
+        let lock = std::sync::Mutex::new(0);
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let (sender, asked, lock) = (sender.clone(), &asked, &lock);
+                let body = move |_| {
+                    // An allocator's heap of its own, something to wait for, and a bell.
+                    let poll = mio::Poll::new().unwrap();
+                    let bell = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+                    bell.wake().unwrap();
+                    *lock.lock().unwrap() += 1;
+                    asked.notify_one();
+                    sender.send(vec![number; 1 << 20]).unwrap();
+                };
+                confined.spawn_scoped(scope, body).unwrap();
+            }
+            let guard = asked.wait_while(lock.lock().unwrap(), |done| *done < 8).unwrap();
+            drop(guard);
+            let sum: usize = receiver.iter().take(8).map(|bytes| bytes[0]).sum();
+            assert_eq!(sum, 28);
+        });
+        // Its thread is confined as it is, and makes others likewise.
+        let inner = confined.spawn(|confined| confined.spawn(|_| 5).unwrap().join().unwrap());
+        assert_eq!(inner.unwrap().join().unwrap(), 5);
+    });
+    assert_eq!(served, ExitKind::Exited(0));
+    let told = workers(&|confined| {
+        assert!(confined.spawn(|_| panic!("on purpose")).unwrap().join().is_err());
+    });
+    assert_eq!(told, ExitKind::Exited(0));
+    type Body = fn(Confined);
+    let forbidden: [(&str, Body); 5] = [
+        ("fork", |_| drop(fork_child(|| 0))),
+        ("program", |_| drop(Command::new("true").status())),
+        ("program of a thread", |confined| {
+            drop(confined.spawn(|_| drop(Command::new("true").status())).unwrap().join());
+        }),
+        ("thread with a name", |_| {
+            drop(std::thread::Builder::new().name("a".into()).spawn(|| ()).unwrap().join());
+        }),
+        ("open for writing in a thread", |confined| {
+            drop(confined.spawn(|_| drop(fs::File::create("/tmp/new"))).unwrap().join());
+        }),
+    ];
+    for (name, body) in forbidden {
+        assert_eq!(workers(&body), VIOLATION, "{name}");
+    }
 }
 
 fn told() {

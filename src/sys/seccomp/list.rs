@@ -92,6 +92,20 @@ const OPTIONS: &[&[Argument]] = &[
     &[is(1, libc::SOL_UDP), is(2, libc::UDP_GRO)],
 ];
 
+/// `futex(2)`: the operation without its flags.
+const FUTEX_OPERATION: c_int = !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME);
+
+/// `clone(2)`: what the C library gives a thread, and no process: all is shared.
+pub const THREAD_FLAGS: c_int = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID;
+
 const CLOSING_REASON: &str = "debug builds look at what they close: F_GETFD";
 
 /// Of the relay: everything that the loop does.
@@ -178,10 +192,16 @@ pub const RELAY: &[Allowed] = &[
     any("mremap", libc::SYS_mremap, "a table grows"),
     any("munmap", libc::SYS_munmap, "memory of flows is given back"),
     any("madvise", libc::SYS_madvise, "the same"),
-    any(
+    only(
         "futex",
         libc::SYS_futex,
-        "locks of the standard library (standard error's), should they ever be contended",
+        "locks of the standard library (standard error's), should they ever be contended: FUTEX_WAIT, FUTEX_WAKE, \
+         FUTEX_WAIT_BITSET",
+        &[
+            &[masked(1, FUTEX_OPERATION, libc::FUTEX_WAIT)],
+            &[masked(1, FUTEX_OPERATION, libc::FUTEX_WAKE)],
+            &[masked(1, FUTEX_OPERATION, libc::FUTEX_WAIT_BITSET)],
+        ],
     ),
     any("getrandom", libc::SYS_getrandom, "keys of hash tables; identifiers"),
     // The end, in order or not.
@@ -200,6 +220,37 @@ pub const RELAY: &[Allowed] = &[
         &[&[own_process(0), is(2, libc::SIGABRT)]],
     ),
     any("getcwd", libc::SYS_getcwd, "the report of a panic with RUST_BACKTRACE set"),
+];
+
+/// Of a relay with several workers, beside what each of them does.
+pub const WORKERS: &[Allowed] = &[
+    only(
+        "clone",
+        libc::SYS_clone,
+        "a worker is a thread: with all the flags that the C library gives one, and no others; clone3, whose flags cannot \
+         be looked at, is answered as by a kernel without it",
+        &[&[is(0, THREAD_FLAGS)]],
+    ),
+    any("set_robust_list", libc::SYS_set_robust_list, "the C library begins a thread"),
+    any("rseq", libc::SYS_rseq, "the same"),
+    any(
+        "sched_getaffinity",
+        libc::SYS_sched_getaffinity,
+        "the same, and its allocator counts the processors",
+    ),
+    any("sched_yield", libc::SYS_sched_yield, "the standard library waits for another thread"),
+    only(
+        "epoll_create1",
+        libc::SYS_epoll_create1,
+        "a worker that begins later has a poll of its own: EPOLL_CLOEXEC",
+        &[&[is(0, libc::EPOLL_CLOEXEC)]],
+    ),
+    only(
+        "eventfd2",
+        libc::SYS_eventfd2,
+        "and something to be woken by: EFD_CLOEXEC, EFD_NONBLOCK",
+        &[&[is(1, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)]],
+    ),
 ];
 
 /// Of the process in the container that opens sockets for us (`crate::sys::socket::inner`).

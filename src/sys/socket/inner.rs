@@ -276,7 +276,7 @@ mod tests {
         let (sockets, inside) = InnerSockets::pair().unwrap();
         let tables = Tables::open().unwrap();
         let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
-        let server = std::thread::spawn(move || serve(inside.as_fd(), &[], &tables, confined));
+        let server = confined.spawn(move |confined| serve(inside.as_fd(), &[], &tables, confined)).unwrap();
         body(&sockets);
         drop(sockets);
         server.join().unwrap().unwrap();

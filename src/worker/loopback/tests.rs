@@ -65,8 +65,9 @@ fn with_driver(rules: &[PublishRule], limits: SpliceLimits, body: impl FnOnce(&m
     let (inside, line) = InnerSockets::pair().unwrap();
     let tables = Tables::open().unwrap();
     let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
-    let server =
-        std::thread::spawn(move || crate::sys::socket::inner::serve(line.as_fd(), &[], &tables, confined));
+    let server = confined
+        .spawn(move |confined| crate::sys::socket::inner::serve(line.as_fd(), &[], &tables, confined))
+        .unwrap();
     let poll = Poll::new().unwrap();
     let mut config = config(false);
     config.limits.splice = limits;

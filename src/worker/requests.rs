@@ -1,0 +1,137 @@
+//! What is asked of a worker while it serves: by clients of the API socket, and by other threads in letters.
+
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::mailbox::{Answer, Letter, Mailbox, Postbox};
+use super::token::Subject;
+use super::{Listener, Reaction, Worker};
+use crate::config::PublishRule;
+use crate::config::limits::{LETTERS_PER_TURN, MAILBOX};
+use crate::control::slirp4netns;
+use crate::stack::boundary::{HostEvent, ListenerId, Reply, Request};
+
+impl Worker {
+    /// Where other threads post to this worker, now and while it runs. The box is made with the first call.
+    pub fn postbox(&mut self) -> std::io::Result<Postbox<Letter>> {
+        if let Some(mailbox) = &self.mailbox {
+            return Ok(mailbox.postbox());
+        }
+        let mailbox = Mailbox::open(self.poll.registry(), Subject::Mailbox.token(), MAILBOX)?;
+        let postbox = mailbox.postbox();
+        self.mailbox = Some(mailbox);
+        Ok(postbox)
+    }
+
+    pub(super) fn has_letters(&self) -> bool {
+        self.mailbox.as_ref().is_some_and(Mailbox::is_ready)
+    }
+
+    pub(super) fn note_bell(&mut self) {
+        if let Some(mailbox) = &mut self.mailbox {
+            mailbox.note_bell();
+        }
+    }
+
+    /// Opens some letters, if there are any.
+    pub(super) fn open_letters(&mut self) {
+        for _ in 0..LETTERS_PER_TURN {
+            let Some(letter) = self.mailbox.as_mut().and_then(Mailbox::next_letter) else { return };
+            match letter {
+                Letter::React(reaction) => self.react(reaction),
+                Letter::Ask { ticket, request, answers } => {
+                    let reply = self.carry_out(request);
+                    if answers.post(Answer { ticket, reply }).is_err() {
+                        debug!(ticket, "nobody takes an answer");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what a source, or a letter, asks for.
+    pub(super) fn react(&mut self, reaction: Reaction) {
+        match reaction {
+            Reaction::Continue => {}
+            Reaction::ResolversChanged(resolvers) => {
+                debug!(?resolvers, "the host's resolvers changed");
+                self.tell_stack(HostEvent::ResolversChanged(resolvers));
+            }
+            Reaction::Finish(status) => self.finish = Some((status, self.now)),
+            Reaction::FinishDelivered(status) => {
+                self.finish.get_or_insert((status, self.now + super::LINGER));
+            }
+        }
+    }
+
+    /// Answers some requests, if there are any, and gives up clients that took too long.
+    pub(super) fn serve_control(&mut self) {
+        let Some(mut control) = self.control.take() else { return };
+        let is_late = control.poll_timeout().is_some_and(|deadline| deadline <= self.now);
+        if self.is_control_ready || is_late {
+            let config = Arc::clone(&self.config);
+            let now = self.now;
+            let answer = |request: &[u8]| {
+                slirp4netns::answer(request, &config.link, |request| self.carry_out(request))
+            };
+            self.is_control_ready = control.handle_events(now, answer);
+        }
+        self.control = Some(control);
+    }
+
+    fn carry_out(&mut self, request: Request) -> Reply {
+        match request {
+            Request::List => {
+                Reply::Listed(self.stack.published().map(|(listener, rule)| (listener, *rule)).collect())
+            }
+            Request::Unpublish(listener) => match self.unpublish(listener) {
+                Some(rule) => {
+                    debug!(%rule, "published no longer");
+                    Reply::Unpublished
+                }
+                None => Reply::NoSuchPort,
+            },
+            Request::Publish(rules) => {
+                let mut published = Vec::new();
+                for rule in &rules {
+                    match self.publish(rule) {
+                        Ok(listener) => published.push(listener),
+                        Err(reason) => {
+                            for listener in published {
+                                self.unpublish(listener);
+                            }
+                            return Reply::Refused(reason);
+                        }
+                    }
+                    debug!(%rule, "published");
+                }
+                Reply::Published(published)
+            }
+        }
+    }
+
+    pub(super) fn publish(&mut self, rule: &PublishRule) -> Result<ListenerId, String> {
+        let listener = self.stack.publish(*rule).map_err(|refusal| refusal.to_string())?;
+        let opened = Listener::bind(rule, self.freebind).map_err(|error| error.to_string());
+        let watched = opened.and_then(|socket| {
+            self.sockets.add_listener(listener, socket).map_err(|error| format!("cannot watch it: {error}"))
+        });
+        if let Err(reason) = watched {
+            self.stack.unpublish(listener);
+            return Err(reason);
+        }
+        if let Some(loopback) = &mut self.loopback {
+            loopback.publish(&self.config, listener, rule, &mut self.sockets);
+        }
+        Ok(listener)
+    }
+
+    pub(super) fn unpublish(&mut self, listener: ListenerId) -> Option<PublishRule> {
+        if let Some(loopback) = &mut self.loopback {
+            loopback.unpublish(listener);
+        }
+        self.sockets.remove_listener(listener);
+        self.stack.unpublish(listener)
+    }
+}
