@@ -47,6 +47,12 @@ pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 /// burst of ten thousand connects, which then took five seconds of retransmissions in place of one.
 pub const LINK_QUEUE_FRAMES: u32 = 8_192;
 
+/// Containers on one network.
+pub const NETWORK_MEMBERS: usize = 512;
+
+/// Names of a container beside its own.
+pub const ALIASES_PER_MEMBER: usize = 16;
+
 /// Largest frame on the link, Ethernet header included: a 64 KiB super-segment.
 pub const MAX_FRAME_BYTES: usize = 14 + 65_535;
 

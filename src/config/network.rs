@@ -4,6 +4,11 @@
 //! names, rules of published ports belong to families that the network has. The gateway is the resolver as well, so
 //! that every other address of the subnet is free for a container.
 
+pub mod lease;
+#[cfg(test)]
+mod tests;
+pub mod wish;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};

@@ -122,7 +122,8 @@ fn ipv6_candidate(subnet_id: u128) -> Ipv6Net {
     Ipv6Net::new_assert(address, 64)
 }
 
-fn check_subnet(subnet: IpNet, host: HostNetworks<'_>) -> Result<(), AddressError> {
+/// Whether `subnet` is clear of all that the host has.
+pub(in crate::config) fn check_subnet(subnet: IpNet, host: HostNetworks<'_>) -> Result<(), AddressError> {
     for (taken, prefix_len) in host.interfaces.iter().copied() {
         // An impossible prefix length still leaves the address itself.
         let network = IpNet::new(taken, prefix_len).unwrap_or_else(|_| IpNet::from(taken));
