@@ -109,15 +109,27 @@ for name in open('/proc/sys/net/ipv4/tcp_available_congestion_control').read().s
     for _ in range(64): s.sendall(bytes(1 << 20))
     s.close(); print('used', name)";
         let arguments = ["run", "--", PYTHON, "-c", script, &WORLD4.to_string()];
-        let outcome = start(ground.netferry(&arguments)).finish(Duration::from_secs(60)).expect_success();
-        let used: Vec<_> = outcome.stdout.lines().filter_map(|line| line.strip_prefix("used ")).collect();
-        assert!(!used.is_empty(), "{outcome}");
-        for name in used {
-            let (total, longest) = received.recv_timeout(SOON).unwrap();
-            println!("{name}: {total} bytes, longest gap {longest:?}");
-            assert_eq!(total, 64 << 20, "{name}");
-            assert!(longest < Duration::from_millis(900), "{name} stalled for {longest:?}");
+        // A busy machine may leave one waiting now and then, hardly three times.
+        let mut stalls = Vec::new();
+        while stalls.len() < 3 {
+            let outcome = start(ground.netferry(&arguments)).finish(Duration::from_secs(60)).expect_success();
+            let used: Vec<_> = outcome.stdout.lines().filter_map(|line| line.strip_prefix("used ")).collect();
+            assert!(!used.is_empty(), "{outcome}");
+            let mut stalled = Vec::new();
+            for name in used {
+                let (total, longest) = received.recv_timeout(SOON).unwrap();
+                println!("{name}: {total} bytes, longest gap {longest:?}");
+                assert_eq!(total, 64 << 20, "{name}");
+                if longest >= Duration::from_millis(900) {
+                    stalled.push(format!("{name} for {longest:?}"));
+                }
+            }
+            if stalled.is_empty() {
+                return;
+            }
+            stalls.push(stalled);
         }
+        panic!("senders stalled: {stalls:?}");
     });
 }
 

@@ -82,29 +82,55 @@ fn hears_hello(stream: &mut TcpStream) {
     assert_eq!(&heard, b"hello");
 }
 
+/// Fails if whoever waits is not served before they would be looked at again in any case, a second later. A busy
+/// machine may be late now and then, hardly three times.
+#[track_caller]
+fn assert_soon(mut wait: impl FnMut() -> Duration) {
+    let soon = Duration::from_millis(700);
+    let mut waits = Vec::new();
+    while waits.len() < 3 {
+        let waited = wait();
+        if waited < soon {
+            return;
+        }
+        waits.push(waited);
+    }
+    panic!("it was waited for more than a descriptor: {waits:?}");
+}
+
 #[test]
 fn who_is_new_waits_for_a_descriptor_and_who_is_connected_goes_on() {
     sealed(|ground| {
         serve(ground);
-        let mut container = start(ground.netferry(&["run", "-p", "8080:80", "--", PYTHON, "-c", CONTAINER]));
-        container.wait_for(Stream::Out, "connected 20");
-        let pid = container.pid();
-        leave_descriptors(ground, pid, 5);
-        phase("short");
-        container.wait_for(Stream::Out, "short: True connected, 0 refused, 20 old echo");
-        let mut client = ground.dial_from_world(HOST4, 8080).expect("the host's queue takes it");
-        hears_nothing(&mut client);
-        let began = Instant::now();
-        phase("ends");
-        container.wait_for(Stream::Out, "ended");
-        hears_hello(&mut client);
-        assert!(began.elapsed() < Duration::from_millis(700), "it waited for more than the first descriptor");
-        leave_descriptors(ground, pid, 1_000);
-        phase("plenty");
-        container.wait_for(Stream::Out, "plenty: 30 echo, 10 old, datagram True");
-        let said = container.so_far(Stream::Err);
-        assert_eq!(said.matches("no descriptor, port or memory left").count(), 1, "{said}");
+        assert_soon(|| who_is_new_waits(ground));
     });
+}
+
+/// How long a client waited once there was a descriptor for it.
+fn who_is_new_waits(ground: &Ground) -> Duration {
+    for name in ["short", "ends", "plenty"] {
+        // Of an attempt before this one.
+        let _ = fs::remove_file(format!("/mnt/scratch/{name}"));
+    }
+    let mut container = start(ground.netferry(&["run", "-p", "8080:80", "--", PYTHON, "-c", CONTAINER]));
+    container.wait_for(Stream::Out, "connected 20");
+    let pid = container.pid();
+    leave_descriptors(ground, pid, 5);
+    phase("short");
+    container.wait_for(Stream::Out, "short: True connected, 0 refused, 20 old echo");
+    let mut client = ground.dial_from_world(HOST4, 8080).expect("the host's queue takes it");
+    hears_nothing(&mut client);
+    let began = Instant::now();
+    phase("ends");
+    container.wait_for(Stream::Out, "ended");
+    hears_hello(&mut client);
+    let waited = began.elapsed();
+    leave_descriptors(ground, pid, 1_000);
+    phase("plenty");
+    container.wait_for(Stream::Out, "plenty: 30 echo, 10 old, datagram True");
+    let said = container.so_far(Stream::Err);
+    assert_eq!(said.matches("no descriptor, port or memory left").count(), 1, "{said}");
+    waited
 }
 
 #[test]
@@ -116,19 +142,21 @@ l = socket.socket(); l.bind(('0.0.0.0', 8080)); l.listen(64); print('listening',
 def until_end(s): s.sendall(b'hello'); s.recv(1); s.close()
 while True: threading.Thread(target=until_end, args=l.accept()[:1]).start()";
         let arguments = ["pasta", "--config-net", "-t", "8080", "--", PYTHON, "-c", script];
-        let mut container = start(ground.netferry(&arguments));
-        container.wait_for(Stream::Out, "listening");
-        let dial = || TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).expect("the host's queue takes it");
-        let mut first: Vec<TcpStream> = (0..4).map(|_| dial()).collect();
-        first.iter_mut().for_each(hears_hello);
-        // Room for the accepted socket, and none for the other.
-        leave_descriptors(ground, container.pid(), 1);
-        let mut late: Vec<TcpStream> = (0..3).map(|_| dial()).collect();
-        late.iter_mut().for_each(hears_nothing);
-        let began = Instant::now();
-        drop(first);
-        late.iter_mut().for_each(hears_hello);
-        assert!(began.elapsed() < Duration::from_millis(700), "they waited for more than a descriptor");
+        assert_soon(|| {
+            let mut container = start(ground.netferry(&arguments));
+            container.wait_for(Stream::Out, "listening");
+            let dial = || TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).expect("the host's queue takes it");
+            let mut first: Vec<TcpStream> = (0..4).map(|_| dial()).collect();
+            first.iter_mut().for_each(hears_hello);
+            // Room for the accepted socket, and none for the other.
+            leave_descriptors(ground, container.pid(), 1);
+            let mut late: Vec<TcpStream> = (0..3).map(|_| dial()).collect();
+            late.iter_mut().for_each(hears_nothing);
+            let began = Instant::now();
+            drop(first);
+            late.iter_mut().for_each(hears_hello);
+            began.elapsed()
+        });
     });
 }
 

@@ -124,7 +124,8 @@ fn assert_unharmed(output: &str) {
     let (blocks, rest) = line.split_once(" blocks, longest pause ").unwrap();
     assert!(blocks.parse::<u64>().unwrap() > 256, "the transfer starved: {line}");
     let pause = rest.trim_end_matches(" s");
-    assert!(pause.parse::<f64>().unwrap() < 2.0, "the transfer stood still: {line}");
+    // Beside other work on the machine it may wait for seconds; one that was lost never goes on.
+    assert!(pause.parse::<f64>().unwrap() < 10.0, "the transfer stood still: {line}");
     assert!(output.contains(&format!("rested {RESTING}\n")), "{output}");
 }
 
