@@ -190,6 +190,16 @@ fn privilege() -> Privilege {
     })
 }
 
+/// The exit status of a whole program that ran on its ground.
+#[allow(dead_code, reason = "only the target that is one case asks")]
+pub fn verdict_of(name: &str, status: std::process::ExitStatus) -> std::process::ExitCode {
+    if status.code() == Some(CANNOT_RUN) {
+        pass_over(name, "CANNOT RUN: see above");
+        return std::process::ExitCode::SUCCESS;
+    }
+    if status.success() { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+}
+
 fn pass_over(name: &str, output: &str) {
     // The harness may have begun the line with the name of the case.
     let said = output.lines().find_map(|line| line.find("CANNOT RUN").map(|at| &line[at..]));
@@ -384,16 +394,22 @@ impl Ground {
 
     /// Waits a moment for the last children to go, then fails unless all is as it was in `before`.
     pub fn assert_nothing_left(&self, before: &Belongings) {
+        let now = self.belongings_after(before);
+        assert_eq!(&now, before, "something was left behind (left: now, right: before)");
+        let text = self.text_of("ss", &["--no-header", "--listening", "--tcp", "--udp", "--numeric"]);
+        let listening: Vec<_> = text.lines().filter(|line| line.contains("netferry")).collect();
+        assert!(listening.is_empty(), "sockets left behind: {listening:?}");
+    }
+
+    /// What there is when the last children have had a moment to go.
+    pub fn belongings_after(&self, before: &Belongings) -> Belongings {
         let deadline = Instant::now() + Duration::from_secs(3);
         let mut now = self.belongings();
         while now != *before && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(20));
             now = self.belongings();
         }
-        assert_eq!(&now, before, "something was left behind (left: now, right: before)");
-        let text = self.text_of("ss", &["--no-header", "--listening", "--tcp", "--udp", "--numeric"]);
-        let listening: Vec<_> = text.lines().filter(|line| line.contains("netferry")).collect();
-        assert!(listening.is_empty(), "sockets left behind: {listening:?}");
+        now
     }
 
     /// Standard output of a short host command.

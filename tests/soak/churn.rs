@@ -1,0 +1,189 @@
+//! Instances and published ports that come and go. What must not happen panics, which the shift reports.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::ground::{Ground, HOST4, HOST6, WORLD4, WORLD6};
+use crate::instances::{api_socket, hold};
+use crate::process::{Running, Stream, start};
+use crate::shift::{End, PATIENCE, Tally};
+
+/// What a container that ends by itself fetches, and how it sums it up.
+const FETCH: &str = "curl -sS --max-time 60 http://203.0.113.2:8080/bytes/300000 | sha256sum";
+/// What one fetches that is ended before it is done.
+const ENDLESS: &str =
+    "echo up; exec curl -sS -o /dev/null --limit-rate 2M http://203.0.113.2:8080/bytes/1000000000";
+
+/// How an instance ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// Its command has done its work.
+    ByItself,
+    /// The relay is asked to.
+    Terminated,
+    /// The relay is killed; the command must not stay behind.
+    Killed,
+    /// It was attached to a container, which ends.
+    ContainerEnds,
+}
+
+/// Four at a time, each of which ends in another way while it is in use.
+pub fn instances(ground: &Ground, end: End) -> Tally {
+    let mut tally = Tally::default();
+    while !end.has_come() {
+        let endings = [Ending::ByItself, Ending::Terminated, Ending::Killed, Ending::ContainerEnds];
+        let all: Vec<_> = endings.map(|ending| (ending, begin(ground, ending))).into_iter().collect();
+        // Some traffic goes through all of them first.
+        thread::sleep(Duration::from_millis(300));
+        for (ending, (running, container)) in all {
+            finish(ground, ending, running, container);
+            tally.rounds += 1;
+        }
+        end.pause(Duration::from_millis(700));
+    }
+    tally
+}
+
+fn begin(ground: &Ground, ending: Ending) -> (Running, Option<Running>) {
+    match ending {
+        // The port is published by one instance after the other.
+        Ending::ByItself => {
+            (start(ground.netferry(&["run", "-p", "7900:80", "--", "sh", "-c", FETCH])), None)
+        }
+        Ending::Terminated | Ending::Killed => {
+            let mut running = start(ground.netferry(&["run", "--", "sh", "-c", ENDLESS]));
+            running.wait_for(Stream::Out, "up");
+            (running, None)
+        }
+        Ending::ContainerEnds => {
+            let (container, pid) = hold(ground);
+            let mut running = start(ground.netferry(&["attach", &pid]));
+            running.wait_for(Stream::Err, "gateway");
+            (running, Some(container))
+        }
+    }
+}
+
+fn finish(ground: &Ground, ending: Ending, running: Running, container: Option<Running>) {
+    match ending {
+        Ending::ByItself => {
+            let outcome = running.finish(PATIENCE).expect_success();
+            assert_eq!(outcome.stdout, fetched_without(ground), "another body: {outcome}");
+        }
+        Ending::Terminated => {
+            running.signal(Signal::SIGTERM);
+            let outcome = running.finish(PATIENCE);
+            assert_eq!(outcome.status.code(), Some(128 + Signal::SIGTERM as i32), "{outcome}");
+        }
+        Ending::Killed => {
+            running.signal(Signal::SIGKILL);
+            // The output ends with the last process that holds it, the command.
+            running.finish(PATIENCE).expect_signal(Signal::SIGKILL);
+        }
+        Ending::ContainerEnds => {
+            drop(container);
+            running.finish(PATIENCE).expect_success();
+        }
+    }
+}
+
+/// What [`FETCH`] says on the host.
+fn fetched_without(ground: &Ground) -> &'static str {
+    static SAID: OnceLock<String> = OnceLock::new();
+    SAID.get_or_init(|| {
+        let mut command: Command = ground.user("sh");
+        command.args(["-c", FETCH]);
+        start(command).finish(PATIENCE).expect_success().stdout
+    })
+}
+
+/// Published through the API, used, and withdrawn: both protocols, both families.
+pub fn ports(ground: &Ground, end: End) -> Tally {
+    let mut tally = Tally::default();
+    while !end.has_come() {
+        let round = tally.rounds;
+        let port = 7300 + u16::try_from(round % 200).expect("small");
+        let (udp, six) = (round % 2 == 1, round % 4 >= 2);
+        let (proto, host, client): (_, IpAddr, IpAddr) = match (udp, six) {
+            (false, false) => ("tcp", HOST4.into(), WORLD4.into()),
+            (true, false) => ("udp", HOST4.into(), WORLD4.into()),
+            (false, true) => ("tcp", HOST6.into(), WORLD6.into()),
+            (true, true) => ("udp", HOST6.into(), WORLD6.into()),
+        };
+        let asked = format!(
+            r#"{{"execute":"add_hostfwd","arguments":{{"proto":"{proto}","host_addr":"{host}","host_port":{port},"guest_port":7}}}}"#
+        );
+        let said = ask(&asked);
+        let id = said.strip_prefix(r#"{"return":{"id":"#).and_then(|rest| rest.strip_suffix("}}"));
+        let id = id.unwrap_or_else(|| panic!("{asked} is answered by {said}"));
+        let listed = ask(r#"{"execute":"list_hostfwd"}"#);
+        assert!(listed.contains(&format!("\"host_port\":{port},")), "{port} is not in {listed}");
+        if udp {
+            greet_by_datagram(ground, client, host, port);
+        } else {
+            tally.bytes += greet(ground.dial_from_world(host, port).expect("it is published"));
+        }
+        let removed = ask(&format!(r#"{{"execute":"remove_hostfwd","arguments":{{"id":{id}}}}}"#));
+        assert_eq!(removed, r#"{"return":{}}"#, "of {id}");
+        if !udp {
+            let kind = ground.dial_from_world(host, port).map(drop).map_err(|error| error.kind());
+            assert_eq!(kind, Err(std::io::ErrorKind::ConnectionRefused), "it was withdrawn");
+        }
+        // Clients that say nothing, or nonsense.
+        let mut client = connect();
+        if round % 3 == 0 {
+            client.write_all(b"{{{{").expect("it is read");
+        }
+        tally.rounds += 1;
+        end.pause(Duration::from_millis(100));
+    }
+    tally
+}
+
+fn connect() -> UnixStream {
+    let stream = UnixStream::connect(api_socket()).expect("the API listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream
+}
+
+fn ask(request: &str) -> String {
+    let mut stream = connect();
+    stream.write_all(request.as_bytes()).expect("it is read");
+    stream.shutdown(Shutdown::Write).expect("a socket");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it is answered");
+    answer.trim_end().to_owned()
+}
+
+fn greet(mut stream: TcpStream) -> u64 {
+    let data: Vec<u8> = (0..5_000_u32).map(|place| (place * place / 7) as u8).collect();
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream.write_all(&data).expect("it is taken");
+    stream.shutdown(Shutdown::Write).expect("a socket");
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).expect("it is answered");
+    assert!(back == data, "{} bytes came back", back.len());
+    2 * data.len() as u64
+}
+
+/// Asks again where nothing comes: datagrams may be lost.
+fn greet_by_datagram(ground: &Ground, client: IpAddr, host: IpAddr, port: u16) {
+    let socket = ground.in_world(|| UdpSocket::bind((client, 0))).expect("a port is free");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+    for _ in 0..10 {
+        socket.send_to(b"good day", (host, port)).expect("it is taken");
+        let mut room = [0; 99];
+        if let Ok((len, from)) = socket.recv_from(&mut room) {
+            assert_eq!((&room[..len], from.ip(), from.port()), (&b"good day"[..], host, port));
+            return;
+        }
+    }
+    panic!("no datagram to {host} {port} is answered");
+}

@@ -1,0 +1,299 @@
+"""One shift of mixed traffic: `traffic.py SECONDS KIND=ADDRESS/PORT...`, each kind on a thread of its own.
+
+Each kind loops until the shift is over and counts its rounds, the bytes whose arrival it has compared, and the
+datagrams that were lost. What must not happen ends the kind with a line `FAILED KIND: why`; the last lines are
+`KIND ROUNDS BYTES SENT LOST`. Waits are long: the machine may be busy with other things.
+"""
+import os, random, select, socket, struct, subprocess, sys, threading, time, traceback, zlib
+
+PATIENCE = 60
+END = time.monotonic() + float(sys.argv[1])
+BODY = random.Random(1).randbytes(1 << 22)
+
+
+class Tally:
+    def __init__(self):
+        self.rounds = self.bytes = self.sent = self.lost = 0
+
+
+def going():
+    return time.monotonic() < END
+
+
+def family(address):
+    return socket.AF_INET6 if ':' in address else socket.AF_INET
+
+
+def dial(address, port):
+    s = socket.create_connection((address, port), PATIENCE)
+    s.settimeout(PATIENCE)
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return s
+
+
+def read_to_end(s):
+    blocks = []
+    while block := s.recv(1 << 18):
+        blocks.append(block)
+    return b''.join(blocks)
+
+
+def exchange(s, data):
+    """Sends `data`, half-closes, and must get all of it back, and the end, while it is still sending."""
+    def send():
+        s.sendall(data)
+        s.shutdown(socket.SHUT_WR)
+    sender = threading.Thread(target=send)
+    sender.start()
+    back = read_to_end(s)
+    sender.join()
+    assert back == data, f'{len(back)} of {len(data)} bytes came back, or others'
+
+
+def short(address, port, tally):
+    """Many small connections, some at the same time."""
+    while going():
+        streams = [dial(address, port) for _ in range(random.randrange(1, 16))]
+        for s in streams:
+            data = os.urandom(random.randrange(1, 3000))
+            exchange(s, data)
+            tally.bytes += 2 * len(data)
+            tally.rounds += 1
+            s.close()
+        time.sleep(0.05)
+
+
+def bulk(address, port, tally):
+    """Both ways at once, compared."""
+    while going():
+        with dial(address, port) as s:
+            start = random.randrange(len(BODY) // 2)
+            data = BODY[start:start + random.randrange(1 << 21)]
+            exchange(s, data)
+            tally.bytes += 2 * len(data)
+            tally.rounds += 1
+        time.sleep(0.3)
+
+
+def http(address, port, tally):
+    """Downloads and uploads with their checksums: what the same length gave the first time, what the server counted."""
+    known = {}
+    while going():
+        size = random.choice([0, 1, 1460, 100_000, 4_000_000])
+        with dial(address, port) as s:
+            s.sendall(f'GET /bytes/{size} HTTP/1.1\r\n\r\n'.encode())
+            body = read_to_end(s).partition(b'\r\n\r\n')[2]
+        assert len(body) == size, f'{len(body)} of {size} bytes'
+        assert known.setdefault(size, zlib.crc32(body)) == zlib.crc32(body), 'another body'
+        with dial(address, port) as s:
+            data = BODY[random.randrange(1000):][:size]
+            s.sendall(f'PUT / HTTP/1.1\r\nContent-Length: {len(data)}\r\n\r\n'.encode() + data)
+            said = read_to_end(s).partition(b'\r\n\r\n')[2].decode().split()
+        assert said == [str(len(data)), f'{zlib.crc32(data):08x}'], f'{said} of {len(data)}'
+        tally.bytes += 2 * size
+        tally.rounds += 1
+        time.sleep(0.3)
+
+
+def datagrams(address, port, tally):
+    """One at a time, each must be what was sent; few may be lost."""
+    with socket.socket(family(address), socket.SOCK_DGRAM) as s:
+        s.connect((address, port))
+        s.settimeout(2)
+        number = 0
+        while going():
+            number += 1
+            data = struct.pack('!Q', number) + os.urandom(random.choice([0, 50, 1000, 1400, 9000]))
+            s.send(data)
+            tally.sent += 1
+            try:
+                while (back := s.recv(65536))[:8] != data[:8]:
+                    pass
+                assert back == data, 'another datagram'
+                tally.bytes += 2 * len(data)
+            except TimeoutError:
+                tally.lost += 1
+            tally.rounds += 1
+            time.sleep(0.05)
+
+
+def storm(address, port, tally):
+    """Bursts from fresh sockets; what is lost is lost, what comes must be right."""
+    while going():
+        sockets = []
+        for _ in range(8):
+            s = socket.socket(family(address), socket.SOCK_DGRAM)
+            s.connect((address, port))
+            s.setblocking(False)
+            sockets.append(s)
+        for number in range(200):
+            for s in sockets:
+                try:
+                    s.send(struct.pack('!Q', number) + bytes([number]) * 500)
+                    tally.sent += 1
+                except BlockingIOError:
+                    pass
+        until, came = time.monotonic() + 0.5, 0
+        while (left := until - time.monotonic()) > 0:
+            for s in select.select(sockets, [], [], left)[0]:
+                back = s.recv(65536)
+                number = struct.unpack('!Q', back[:8])[0]
+                assert back[8:] == bytes([number]) * 500, 'another datagram'
+                came += 1
+        tally.lost += 8 * 200 - came
+        tally.bytes += came * 2 * 508
+        tally.rounds += 1
+        for s in sockets:
+            s.close()
+        time.sleep(3)
+
+
+def resets(address, port, tally):
+    """Connections that end in RST, in the middle of a transfer or before anything was sent."""
+    while going():
+        s = dial(address, port)
+        if random.random() < 0.7:
+            s.setblocking(False)
+            try:
+                s.send(BODY[:1 << 20])
+            except BlockingIOError:
+                pass
+            time.sleep(random.random() / 20)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        s.close()
+        tally.rounds += 1
+        time.sleep(0.1)
+
+
+def reset_by_peer(address, port, tally):
+    """A server that answers the first bytes with RST: it must be seen as that."""
+    while going():
+        with dial(address, port) as s:
+            try:
+                s.sendall(b'x')
+                assert s.recv(9) != b'', 'ended, not reset'
+                raise AssertionError('nothing was to come')
+            except ConnectionResetError:
+                tally.rounds += 1
+        time.sleep(0.2)
+
+
+def half_closes(address, port, tally):
+    """The client is silent after its FIN for a while, and again the server's answer is complete."""
+    while going():
+        with dial(address, port) as s:
+            s.shutdown(socket.SHUT_WR)
+            time.sleep(random.random() / 2)
+            assert read_to_end(s) == b''
+        with dial(address, port) as s:
+            data = BODY[:random.randrange(1, 1 << 18)]
+            s.sendall(data[:-1])
+            time.sleep(random.random() / 2)
+            s.sendall(data[-1:])
+            s.shutdown(socket.SHUT_WR)
+            time.sleep(random.random() / 2)
+            assert read_to_end(s) == data
+            tally.bytes += 2 * len(data)
+        tally.rounds += 1
+
+
+def killed(address, port, tally):
+    """Clients that are killed while they fetch."""
+    url = f'http://[{address}]:{port}' if ':' in address else f'http://{address}:{port}'
+    while going():
+        client = subprocess.Popen(['curl', '-s', '-o', '/dev/null', '--limit-rate', '1M', f'{url}/bytes/100000000'])
+        time.sleep(0.2 + random.random() / 2)
+        client.kill()
+        client.wait()
+        tally.rounds += 1
+        time.sleep(0.5)
+
+
+def refused(address, port, tally):
+    """A port nobody listens on says so."""
+    while going():
+        try:
+            dial(address, port).close()
+            raise AssertionError('somebody answered')
+        except ConnectionRefusedError:
+            tally.rounds += 1
+        time.sleep(0.2)
+
+
+def resting(address, port, tally):
+    """Connections that rest for the whole shift and are alive in the end."""
+    streams = [dial(address, port) for _ in range(50)]
+    while going():
+        time.sleep(0.5)
+    for s in streams:
+        exchange(s, b'still there')
+        tally.bytes += 22
+        tally.rounds += 1
+        s.close()
+
+
+def slow(address, port, tally):
+    """Readers so slow that windows close, who leave in the middle."""
+    while going():
+        with socket.socket(family(address)) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            s.settimeout(PATIENCE)
+            s.connect((address, port))
+            s.sendall(b'GET /bytes/50000000 HTTP/1.1\r\n\r\n')
+            until = time.monotonic() + random.random() * 5
+            while going() and time.monotonic() < until:
+                tally.bytes += len(s.recv(2048))
+                time.sleep(0.02)
+            tally.rounds += 1
+
+
+def dig(address, port, tally):
+    """Names of both families, and an answer that takes TCP."""
+    answers = {'A': '203.0.113.2', 'AAAA': '2001:db8:1::2'}
+    def ask(*words):
+        return subprocess.check_output(['dig', f'@{address}', '+short', '+time=10', '+tries=3', *words], text=True).strip()
+    while going():
+        for kind, answer in answers.items():
+            said = ask('www.test', kind)
+            assert said == answer, f'{kind} is {said!r}'
+        said = ask('big.test', 'TXT')
+        assert said.count('x') == 4000, f'{said.count("x")} of 4000'
+        tally.rounds += 3
+        time.sleep(0.5)
+
+
+def ping(address, port, tally):
+    """Echoes of three sizes, whole."""
+    while going():
+        for size in ['56', '1400', '8000']:
+            said = subprocess.run(['ping', '-n', '-c', '3', '-i', '0.2', '-W', '10', '-M', 'dont', '-s', size, '-p', 'a5', address],
+                                  text=True, capture_output=True)
+            assert ' 3 received' in said.stdout and 'wrong data' not in said.stdout, said.stdout + said.stderr
+            tally.rounds += 3
+            tally.bytes += 6 * int(size)
+        time.sleep(1)
+
+
+def work(kind, address, port, tally):
+    try:
+        globals()[kind](address, port, tally)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        print(f'FAILED {kind} {address} {port}: {error!r} in line {where.lineno}', flush=True)
+
+
+def main():
+    workers = []
+    for word in sys.argv[2:]:
+        kind, _, target = word.partition('=')
+        address, _, port = target.rpartition('/')
+        tally = Tally()
+        worker = threading.Thread(target=work, args=(kind, address, int(port), tally))
+        worker.start()
+        workers.append((kind, tally, worker))
+    for kind, tally, worker in workers:
+        worker.join()
+        print(kind, tally.rounds, tally.bytes, tally.sent, tally.lost, flush=True)
+
+
+main()
