@@ -1,6 +1,6 @@
 //! UDP as the world sees it: where the container's datagrams come from, and what they carry.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use crate::ground::{FAR4, FAR6, Ground, HOST4, HOST6, PYTHON, WORLD4, WORLD6, sealed};
@@ -83,6 +83,57 @@ data = os.urandom(int(sys.argv[2])); s.sendto(data, (sys.argv[1], 7000)); assert
                 assert_eq!(run(ground.netferry(&options)).expect_success().stdout, "all\n", "{mtu}");
             }
         }
+    });
+}
+
+/// Echoes in the container on port 53 of both families.
+const ECHO_SERVER: &str = "\
+import socket, threading
+def serve(family, any):
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    if family == socket.AF_INET6: s.setsockopt(41, 26, 1)
+    s.bind((any, 53)); print('listening', any, flush=True)
+    while True: s.sendto(*s.recvfrom(1 << 17))
+threading.Thread(target=serve, args=(socket.AF_INET6, '::')).start()
+serve(socket.AF_INET, '0.0.0.0')";
+
+/// Fails unless the largest datagrams there are come back from `clients`' addresses, byte for byte.
+fn largest_come_back(options: &[&str], ground: &Ground, clients: [IpAddr; 2]) {
+    let mut server = start(ground.netferry(&[options, &["--", PYTHON, "-c", ECHO_SERVER]].concat()));
+    wait_for_server(&mut server);
+    for address in clients {
+        let largest: usize = if address.is_ipv4() { 65_507 } else { 65_527 };
+        let unspecified: IpAddr =
+            if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let client = UdpSocket::bind((unspecified, 0)).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.connect((address, 5300)).unwrap();
+        for size in [largest, 1, largest - 1] {
+            let sent: Vec<u8> = (0..size).map(|place| (place % 251) as u8).collect();
+            client.send(&sent).unwrap();
+            let mut back = vec![0; 1 << 17];
+            let len =
+                client.recv(&mut back).unwrap_or_else(|error| panic!("{address}, {size} bytes: {error}"));
+            assert!(back[..len] == sent, "{address}: {len} bytes of {size}");
+        }
+    }
+}
+
+#[test]
+fn the_largest_datagrams_come_back_through_a_published_port() {
+    sealed(|ground| {
+        for mtu in ["1500", "65520"] {
+            let options = ["run", "--mtu", mtu, "-p", "5300:53/udp"];
+            largest_come_back(&options, ground, [HOST4.into(), HOST6.into()]);
+        }
+    });
+}
+
+#[test]
+fn the_largest_datagrams_come_back_through_a_spliced_port() {
+    sealed(|ground| {
+        let options = ["pasta", "--config-net", "-u", "5300:53"];
+        largest_come_back(&options, ground, [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     });
 }
 
@@ -179,8 +230,8 @@ fn class_congestion_marks_and_emptiness_are_carried_by_a_spliced_port() {
 #[test]
 fn multicast_and_broadcast_stay_on_the_containers_segment() {
     sealed(|ground| {
-        let group: std::net::Ipv4Addr = "224.0.0.251".parse().unwrap();
-        let world = ground.world_datagrams(std::net::Ipv4Addr::UNSPECIFIED, 5353);
+        let group: Ipv4Addr = "224.0.0.251".parse().unwrap();
+        let world = ground.world_datagrams(Ipv4Addr::UNSPECIFIED, 5353);
         world.join_multicast_v4(&group, &WORLD4).unwrap();
         let host = UdpSocket::bind("0.0.0.0:5353").unwrap();
         host.join_multicast_v4(&group, &HOST4).unwrap();
