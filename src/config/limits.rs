@@ -60,6 +60,19 @@ pub const MAX_FRAME_BYTES: usize = 14 + 65_535;
 /// leave in fragments, with its headers in front.
 pub const MAX_ROOM_BYTES: usize = 14 + 40 + 65_535;
 
+/// What one container of a network may hold beside what it was given: Ethernet addresses of what it bridges itself, and
+/// link-local addresses.
+pub const LEARNED_PER_PORT: usize = 8;
+
+/// How long that is remembered without being heard of (IEEE 802.1D has the same).
+pub const LEARNED_AGE: Duration = Duration::from_secs(300);
+
+/// Frames for several that one container of a network may send a second, each of which is copied to all others.
+pub const FLOODS_PER_SECOND: u64 = 200;
+
+/// How many of them it may send at once.
+pub const FLOOD_BURST: u64 = 400;
+
 /// Upper bounds of everything that grows with what the container or the world sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -92,6 +92,8 @@ pub enum DropReason {
     Isolated,
     /// The frame says it is from our link address, or from another container's.
     SpoofedMac,
+    /// More Ethernet or link-local addresses behind one container's interface than are remembered.
+    StationLimit,
     /// An offer of what only the gateway offers: a router advertisement, a redirect, an answer of a DHCP server.
     RogueServer,
     /// More frames for several containers, or for one that nobody knows, than may be passed on.
@@ -105,7 +107,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons by slot; for reasons with details, one of each kind.
-    pub const ALL: [DropReason; 54] = [
+    pub const ALL: [DropReason; 55] = [
         DropReason::Frame(FrameError::Truncated),
         DropReason::Frame(FrameError::UnknownEthertype(0)),
         DropReason::Frame(FrameError::Version),
@@ -160,6 +162,7 @@ impl DropReason {
         DropReason::SpoofedMac,
         DropReason::RogueServer,
         DropReason::FloodLimit,
+        DropReason::StationLimit,
     ];
 
     /// The reason's place in an array of [`Self::COUNT`].
@@ -221,6 +224,7 @@ impl DropReason {
             DropReason::SpoofedMac => (51, "spoofed_mac"),
             DropReason::RogueServer => (52, "rogue_server"),
             DropReason::FloodLimit => (53, "flood_limit"),
+            DropReason::StationLimit => (54, "station_limit"),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! a deadline finds its flow in the table and the flow's kind decides the rest.
 
 pub mod boundary;
+pub mod bridge;
 pub mod drop_reason;
 pub mod emit;
 pub mod flow;
