@@ -245,6 +245,11 @@ impl Tap {
         Ok(nix::sys::uio::writev(&self.fd, &parts.map(io::IoSlice::new))?)
     }
 
+    /// The same queue by another descriptor; it is open until both are closed.
+    pub fn duplicate(&self) -> io::Result<Tap> {
+        Ok(Tap { fd: self.fd.try_clone()?, name: self.name.clone(), features: self.features })
+    }
+
     /// Gives the descriptor away, to be sent to another process.
     pub fn into_fd(self) -> OwnedFd {
         self.fd

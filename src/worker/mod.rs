@@ -18,6 +18,7 @@ mod scarcity;
 mod sockets;
 mod spin;
 pub mod splice;
+pub mod switch;
 mod token;
 mod told;
 
@@ -40,6 +41,7 @@ use self::mailbox::{Letter, Mailbox};
 use self::scarcity::Scarcity;
 use self::sockets::{Noticed, Sockets};
 use self::spin::Spin;
+use self::switch::Port;
 use self::token::{FlowMark, Subject};
 use self::told::{Obituary, log_event};
 use crate::config::{Config, PortForwarding};
@@ -146,6 +148,8 @@ pub struct Worker {
     /// A source has asked for the end: the exit status, and until when what is under way may arrive.
     finish: Option<(u8, Instant)>,
     spin: Spin,
+    /// The way to the other containers of a network.
+    port: Option<Port>,
 }
 
 impl Worker {
@@ -187,6 +191,7 @@ impl Worker {
             freebind: false,
             finish: None,
             spin: Spin::default(),
+            port: None,
         })
     }
 
@@ -215,6 +220,14 @@ impl Worker {
         self.freebind = forwarding.freebind;
         self.loopback = Some(loopback);
         Ok(self)
+    }
+
+    /// The same, on a network: frames for its other containers go to them.
+    #[must_use]
+    pub fn with_port(mut self, mut port: Port) -> Worker {
+        port.set_clock(self.clock.now());
+        self.port = Some(port);
+        self
     }
 
     /// The same, with every frame recorded.
@@ -296,7 +309,8 @@ impl Worker {
         let patience = self.patience();
         let began = self.clock.now();
         let stats = self.stack.stats();
-        let moved = stats.from_container.bytes + stats.to_container.bytes;
+        let switched = self.port.as_ref().map_or(0, Port::moved);
+        let moved = stats.from_container.bytes + stats.to_container.bytes + switched;
         let is_pausing = patience != NOT_AT_ALL;
         if is_pausing && self.spin.is_worth_it(moved) {
             let longest =
@@ -428,7 +442,13 @@ impl Worker {
             match self.link.read(&mut self.read_buffer) {
                 LinkRead::Frame(len) => {
                     bytes += len;
-                    let Some((header, frame)) = self.link.split(&self.read_buffer[..len]) else { continue };
+                    let read = &self.read_buffer[..len];
+                    let Some((header, frame)) = self.link.split(read) else { continue };
+                    if let Some(port) = &mut self.port
+                        && !port.pass(read, frame, self.now)
+                    {
+                        continue;
+                    }
                     let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
                     self.stack.handle_frame(header, frame, self.now, &mut io);
                 }
