@@ -14,6 +14,7 @@ mod container;
 mod handshake;
 mod host_copy;
 mod inside;
+pub mod network;
 mod supervise;
 
 use std::ffi::OsString;

@@ -1,0 +1,3 @@
+//! The process that serves a network of several containers.
+
+pub mod members;
