@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use netferry::cli::Invocation;
 use netferry::{cli, run};
 
 fn main() -> ExitCode {
-    let plan = match cli::parse(std::env::args_os()) {
-        Ok(plan) => plan,
+    let invocation = match cli::read(std::env::args_os()) {
+        Ok(invocation) => invocation,
         Err(error) => {
             // Whoever reads only the beginning of a help text has not made a mistake.
             if let Some(text) = error.standard_output() {
@@ -19,7 +20,11 @@ fn main() -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
-    match run::run(plan) {
+    let outcome = match invocation {
+        Invocation::Serve(plan) => run::run(*plan).map_err(|error| error.to_string()),
+        Invocation::Ask(command) => run::client::run(&command).map_err(|error| error.to_string()),
+    };
+    match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("netferry: {error}");

@@ -10,10 +10,12 @@
 
 mod attach;
 mod banner;
+pub mod client;
 mod container;
 mod handshake;
 mod host_copy;
 mod inside;
+pub mod instance;
 pub mod network;
 mod supervise;
 
@@ -21,15 +23,17 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{debug, info, warn};
 
-use self::container::{Command, Container};
+use self::container::{Command, Container, container_addresses};
 use self::handshake::{HandshakeError, Line, Word};
 use self::host_copy::{Copied, CopyError, HostNetwork};
+use self::instance::Presence;
 use self::supervise::Supervised;
 use crate::cli::{
     self, Announcement, AttachTarget, Collisions, Configuration, Confinement, Lifetime, Mode,
@@ -61,6 +65,7 @@ use crate::sys::seccomp::{self, Calls, SeccompError};
 use crate::sys::socket::ListenError;
 use crate::sys::tap::{Tap, TapError, TapFeatures};
 use crate::sys::user::{UserError, become_user};
+use crate::worker::answer::Identity;
 use crate::worker::loopback::LoopbackPaths;
 use crate::worker::{Device, ExitReason, Listener, LoopbackError, Source, Worker};
 
@@ -147,7 +152,7 @@ pub enum RunError {
         /// The kernel's word.
         source: io::Error,
     },
-    /// `--api-socket`.
+    /// `--api-socket`, `--control`.
     #[error(transparent)]
     Control(#[from] ControlError),
     /// `--enable-sandbox`.
@@ -408,7 +413,8 @@ fn run_command(plan: &Plan, command: Vec<OsString>) -> Result<u8, RunError> {
         }
     };
     let supervised = Supervised { signals, child: &child, messenger };
-    match serve_command(plan, &facts, &mapping, &supervised, line) {
+    let name = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    match serve_command(plan, &facts, &mapping, &supervised, line, &name) {
         Ok(ExitReason::Finished(status)) => Ok(status),
         Ok(ExitReason::LinkGone) => {
             warn!("the container's interface was removed: the command goes on without a network");
@@ -431,6 +437,7 @@ fn serve_command(
     mapping: &IdMapping,
     supervised: &Supervised<'_>,
     line: Line,
+    name: &str,
 ) -> Result<ExitReason, RunError> {
     let ports = Ports::bind(plan, &facts.link)?;
     line.say(Word::Begin)?;
@@ -440,6 +447,13 @@ fn serve_command(
     }
     line.say(Word::Mapped)?;
     let device = receive_device(plan, &line)?;
+    let identity = Identity {
+        container_pid: Some(supervised.child.pid()),
+        container: Some(name.to_owned()),
+        namespace: namespace_of(supervised.child.pid()),
+        ..identity(plan, facts, "run")
+    };
+    let presence = Presence::begin(plan, identity)?;
     let announcement =
         if plan.host_copy.is_some() { Announcement::Nothing } else { Announcement::StandardError };
     tell_user(plan, announcement, facts, &ports.rules);
@@ -450,12 +464,38 @@ fn serve_command(
             worker = worker.with_loopback(paths, &plan.forwarding)?;
         }
     }
+    let mut _janitor = None;
+    if let Some(presence) = presence {
+        (worker, _janitor) = presence
+            .serve(worker)
+            .map(|(worker, janitor)| (worker, Some(janitor)))
+            .doing("watch the control socket")?;
+    }
     let mut sources = supervised.sources().doing("watch the command")?;
     sources.extend(resolver_source(plan, facts));
     let confined = confine_calls(plan, Calls::Relay, confine(plan, None)?)?;
     line.say(Word::Go)?;
     drop(line);
     worker.run(sources, confined).doing("wait for events")
+}
+
+/// What is known of an instance before its container is.
+fn identity(plan: &Plan, facts: &Facts, mode: &'static str) -> Identity {
+    Identity {
+        id: String::new(),
+        face: plan.face.unwrap_or(mode),
+        pid: std::process::id(),
+        container_pid: None,
+        container: None,
+        namespace: None,
+        interface: facts.tap_name.clone(),
+        addresses: container_addresses(&facts.link).into_iter().map(|(address, _)| address).collect(),
+    }
+}
+
+/// The network namespace of a process, by its inode.
+fn namespace_of(pid: i32) -> Option<u64> {
+    std::fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|data| data.ino())
 }
 
 fn shell() -> OsString {

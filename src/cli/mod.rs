@@ -11,6 +11,8 @@ pub mod pasta;
 pub mod slirp4netns;
 pub mod values;
 
+pub use self::native::ClientCommand;
+
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -55,8 +57,12 @@ pub struct Plan {
     pub offers: Offers,
     /// Where host sockets send from.
     pub outbound: OutboundSources,
-    /// Where requests are taken while the network is up.
+    /// The program that we stand for, where we do.
+    pub face: Option<&'static str>,
+    /// Where requests are taken while the network is up, in the manner of slirp4netns.
     pub api_socket: Option<PathBuf>,
+    /// Where requests of `netferry`'s other commands are taken.
+    pub control: ControlPlace,
     /// What we give up before we serve.
     pub confinement: Confinement,
     /// Resolvers to ask instead of the host's own.
@@ -69,6 +75,18 @@ pub struct Plan {
     pub capture: Option<PathBuf>,
     /// How much is told on standard error.
     pub verbosity: Verbosity,
+}
+
+/// Where requests of `netferry`'s other commands are taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ControlPlace {
+    /// Among the user's other instances, if there is a place for them.
+    #[default]
+    Default,
+    /// Nowhere.
+    None,
+    /// Here.
+    Path(PathBuf),
 }
 
 /// How we live as a process.
@@ -359,9 +377,29 @@ impl CliError {
     }
 }
 
+/// What a command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invocation {
+    /// To serve a network.
+    Serve(Box<Plan>),
+    /// To ask those who do.
+    Ask(ClientCommand),
+}
+
+/// Reads a command line that asks for a network, program name first.
+///
+/// # Errors
+/// Also for one that asks for something else.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, CliError> {
+    match read(args)? {
+        Invocation::Serve(plan) => Ok(*plan),
+        Invocation::Ask(_) => Err(CliError::Unusable("this command serves no network".to_owned())),
+    }
+}
+
 /// Reads a command line, program name first. The face is chosen by the name that we are called by, or by the
 /// first word.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, CliError> {
+pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
     let args: Vec<OsString> = args.into_iter().collect();
     let face = |word: Option<&OsStr>| {
         let word = word.and_then(OsStr::to_str)?;
@@ -369,10 +407,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, CliError>
         faces.into_iter().find(|(name, _)| *name == word).map(|(_, parse)| parse)
     };
     if let Some(parse) = face(args.first().and_then(|word| Path::new(word).file_name())) {
-        return parse(args);
+        return parse(args).map(Box::new).map(Invocation::Serve);
     }
     if let Some(parse) = face(args.get(1).map(OsString::as_os_str)) {
-        return parse(args[1..].to_vec());
+        return parse(args[1..].to_vec()).map(Box::new).map(Invocation::Serve);
     }
     native::parse(args)
 }

@@ -1,18 +1,21 @@
-//! `netferry run` and `netferry attach`.
+//! `netferry run` and `netferry attach`; the commands that ask a running instance have a file each.
 //!
 //! The options are texts here, so that each mistake is told in the same words: clap finds what belongs where,
 //! [`values`] judges it. What clap says of a wrong command line is cut down to its first sentence.
 
+pub mod ps;
+pub mod target;
+
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::values::{self, ValueError};
 use super::{
-    Announcement, CliError, Collisions, Configuration, Confinement, Lifetime, Mode, OutboundSources, Plan,
-    ProcessPlan, Verbosity,
+    Announcement, CliError, Collisions, Configuration, Confinement, ControlPlace, Invocation, Lifetime, Mode,
+    OutboundSources, Plan, ProcessPlan, Verbosity,
 };
 use crate::config::address::{self, ExplicitSubnets, Ipv4Link, Ipv6Link};
 use crate::config::limits::MAX_RESOLVERS;
@@ -31,7 +34,9 @@ Examples:
                                                 a server on port 80, reached at the host's port 8080
   netferry attach 4711                          a network for the namespace of process 4711
 
-`netferry run --help` and `netferry attach --help` explain the options. `netferry slirp4netns`, or netferry under the name
+  netferry ps                                   the networks that are there, and who serves them
+
+`netferry COMMAND --help` explains the options. `netferry slirp4netns`, or netferry under the name
 slirp4netns, stands in for that program: `netferry slirp4netns --help`.";
 
 const RUN_EXAMPLES: &str = "\
@@ -74,6 +79,15 @@ struct Cli {
 enum Command {
     Run(Run),
     Attach(Attach),
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// Commands that ask instances which are there.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ClientCommand {
+    /// See [`ps`].
+    Ps(ps::Ps),
 }
 
 /// Run a command in a new network namespace that has a network.
@@ -196,6 +210,13 @@ struct LinkOptions {
     #[arg(long, help_heading = "Interface")]
     no_sandbox: bool,
 
+    /// Take requests of netferry's other commands at this path, or nowhere (none) [default: ID.sock in the user's directory].
+    ///
+    /// The directory is $XDG_RUNTIME_DIR/netferry, /run/user/UID/netferry or /tmp/netferry-UID, the first that can be had. Only
+    /// this user and root are answered. `netferry ps` lists what is there.
+    #[arg(long, value_name = "PATH", help_heading = "Output")]
+    control: Option<PathBuf>,
+
     /// Say nothing but errors.
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     quiet: bool,
@@ -248,41 +269,47 @@ pub(super) fn command() -> clap::Command {
     Cli::command()
 }
 
-pub(super) fn parse(args: Vec<OsString>) -> Result<Plan, CliError> {
+pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, CliError> {
     let command = help_command(&args);
     let cli = Cli::try_parse_from(args).map_err(|error| reduce(&error, command))?;
-    resolve(cli.command).map_err(|error| match error {
+    let plan = match cli.command {
+        Command::Run(run) => run.resolve(),
+        Command::Attach(attach) => attach.resolve(),
+        Command::Client(client) => return Ok(Invocation::Ask(client)),
+    };
+    plan.map(Box::new).map(Invocation::Serve).map_err(|error| match error {
         ValueError::Malformed(message) => CliError::Usage { message, command },
         ValueError::Unusable(message) => CliError::Unusable(message),
     })
 }
 
-fn resolve(command: Command) -> Result<Plan, ValueError> {
-    match command {
-        Command::Run(Run { link, ifname, command }) => {
-            let tap_name = values::interface_name("--ifname", &ifname)?;
-            link.resolve(Mode::Run { command }, tap_name)
+impl Run {
+    fn resolve(self) -> Result<Plan, ValueError> {
+        let tap_name = values::interface_name("--ifname", &self.ifname)?;
+        self.link.resolve(Mode::Run { command: self.command }, tap_name)
+    }
+}
+
+impl Attach {
+    fn resolve(self) -> Result<Plan, ValueError> {
+        let target = values::attach_target(self.target)?;
+        if self.userns.is_some() && matches!(target, super::AttachTarget::Pid(_)) {
+            let message =
+                "--userns is for a PATH, and a PID has its own; leave it out, or give /proc/PID/ns/net";
+            return Err(ValueError::Malformed(message.to_owned()));
         }
-        Command::Attach(Attach { link, userns, ready_fd, target, tap_name }) => {
-            let target = values::attach_target(target)?;
-            if userns.is_some() && matches!(target, super::AttachTarget::Pid(_)) {
-                let message =
-                    "--userns is for a PATH, and a PID has its own; leave it out, or give /proc/PID/ns/net";
-                return Err(ValueError::Malformed(message.to_owned()));
-            }
-            let ready_fd = ready_fd.map(|text| values::ready_fd("--ready-fd", &text)).transpose()?;
-            let tap_name = values::interface_name("TAPNAME", &tap_name)?;
-            let attach = super::Attach {
-                target,
-                userns,
-                configuration: Configuration::Ours,
-                ready_fd,
-                exit_fd: None,
-                lifetime: Lifetime::OfTarget,
-                announcement: Announcement::StandardError,
-            };
-            link.resolve(Mode::Attach(attach), tap_name)
-        }
+        let ready_fd = self.ready_fd.map(|text| values::ready_fd("--ready-fd", &text)).transpose()?;
+        let tap_name = values::interface_name("TAPNAME", &self.tap_name)?;
+        let attach = super::Attach {
+            target,
+            userns: self.userns,
+            configuration: Configuration::Ours,
+            ready_fd,
+            exit_fd: None,
+            lifetime: Lifetime::OfTarget,
+            announcement: Announcement::StandardError,
+        };
+        self.link.resolve(Mode::Attach(attach), tap_name)
     }
 }
 
@@ -301,6 +328,11 @@ impl LinkOptions {
                 "--dns: {asked} resolvers are asked for and {MAX_RESOLVERS} are the limit; name fewer"
             )));
         }
+        let control = match self.control.as_deref().and_then(Path::to_str) {
+            None if self.control.is_none() => ControlPlace::Default,
+            Some("none") => ControlPlace::None,
+            Some(_) | None => self.control.clone().map_or(ControlPlace::None, ControlPlace::Path),
+        };
         let mut timeouts = Timeouts::default();
         for list in &self.timeout {
             values::timeouts("--timeout", list, &mut timeouts)?;
@@ -324,7 +356,9 @@ impl LinkOptions {
             services: Services::default(),
             offers: Offers::default(),
             outbound: OutboundSources::default(),
+            face: None,
             api_socket: None,
+            control,
             confinement: if self.no_sandbox { Confinement::None } else { Confinement::Full },
             resolvers: (!resolvers.is_empty()).then_some(resolvers),
             offload: !self.no_offload,
@@ -377,6 +411,7 @@ fn help_command(args: &[OsString]) -> &'static str {
     match args.get(1).and_then(|word| word.to_str()) {
         Some("run") => "netferry run",
         Some("attach") => "netferry attach",
+        Some("ps") => "netferry ps",
         Some(_) | None => "netferry",
     }
 }

@@ -18,8 +18,8 @@ use clap::{ArgAction, CommandFactory, Parser};
 use self::ports::{Direction, Families};
 use super::values::{self, ValueError, malformed, unusable};
 use super::{
-    Announcement, Attach, AttachTarget, CliError, Collisions, Configuration, Confinement, HostCopy, Lifetime,
-    LogFile, Mode, OutboundSources, Plan, ProcessPlan, Source, Verbosity,
+    Announcement, Attach, AttachTarget, CliError, Collisions, Configuration, Confinement, ControlPlace,
+    HostCopy, Lifetime, LogFile, Mode, OutboundSources, Plan, ProcessPlan, Source, Verbosity,
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
 use crate::config::{
@@ -372,7 +372,9 @@ impl Cli {
             services,
             offers: self.offers()?,
             outbound: self.sources()?,
+            face: Some(NAME),
             api_socket: None,
+            control: ControlPlace::Default,
             confinement: Confinement::Full,
             resolvers: (!resolvers.is_empty())
                 .then(|| resolvers.into_iter().map(|address| (address, DNS_PORT).into()).collect()),

@@ -15,8 +15,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::values::{self, ValueError, malformed, unusable};
 use super::{
-    Announcement, Attach, AttachTarget, CliError, Collisions, Configuration, Confinement, Lifetime, Mode,
-    OutboundSources, Plan, ProcessPlan, Source, Verbosity,
+    Announcement, Attach, AttachTarget, CliError, Collisions, Configuration, Confinement, ControlPlace,
+    Lifetime, Mode, OutboundSources, Plan, ProcessPlan, Source, Verbosity,
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
 use crate::config::{
@@ -249,7 +249,9 @@ impl Cli {
                     .transpose()?,
                 ..OutboundSources::default()
             },
+            face: Some(NAME),
             api_socket: self.api_socket,
+            control: ControlPlace::Default,
             confinement: Confinement::OfFace { sandbox: self.enable_sandbox, filter: self.enable_seccomp },
             resolvers: None,
             offload: true,

@@ -36,6 +36,15 @@ pub const LETTERS_PER_TURN: usize = 64;
 /// Clients of the API socket at a time; the one that came first gives way to another.
 pub const API_CONNECTIONS: usize = 16;
 
+/// Bytes of one request on the control socket; a policy comes in one.
+pub const CONTROL_REQUEST_BYTES: usize = 256 << 10;
+
+/// Clients of the control socket at a time; the one that came first gives way to another.
+pub const CONTROL_CONNECTIONS: usize = 32;
+
+/// Bytes of a stream that wait for a client of the control socket to read them; what comes then is lost, and counted.
+pub const CONTROL_STREAM_BYTES: usize = 256 << 10;
+
 /// How long a client of the API socket may take.
 pub const API_PATIENCE: Duration = Duration::from_secs(10);
 

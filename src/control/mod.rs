@@ -1,11 +1,13 @@
 //! The control plane: requests from outside while the network is up.
 //!
-//! [`server`] owns the socket and its clients and knows nothing of what they say; each codec ([`slirp4netns`])
-//! turns the bytes of one request into a [`Request`](crate::stack::boundary::Request) and what came of it into bytes.
-//! The driver carries requests out between two batches of packets, a few each time, so that no client ever stops
-//! traffic.
+//! [`server`] owns a socket and its clients and knows nothing of what they say. There are two languages: [`single`] is how
+//! a client of slirp4netns speaks, whose requests [`slirp4netns`] understands; [`native`] is ours, which every `netferry`
+//! command speaks. The driver carries requests out between two batches of packets, one in a turn, so that no client ever
+//! stops traffic. docs/control.md tells what may be asked.
 
+pub mod native;
 pub mod server;
+pub mod single;
 pub mod slirp4netns;
 
-pub use server::{ControlError, Server};
+pub use server::{ClientName, ControlError, Server};

@@ -1,17 +1,16 @@
-//! A UNIX socket on which each connection makes one request and gets one answer.
+//! A UNIX socket and its clients, in one dialect or another.
 //!
-//! A request ends with its JSON value, or where the client half-closes, whichever comes first. Nothing here waits:
+//! What a client says and hears is its [`Conversation`]'s; here is what all have in common. Nothing waits:
 //! clients are polled by a poll of their own, whose descriptor is readable in the driver's whenever there is
-//! something to do, and a turn reads a little of one of them. Bounded are a request's bytes and those behind it, a
-//! client's time, and the number of clients: the one that came first gives way.
+//! something to do, and a turn lets one of them get on a little. Bounded are the number of clients, of whom the one that
+//! came first gives way, and by each dialect a request's bytes and a client's time.
 //!
 //! Reference: unix(7).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -19,8 +18,8 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::limits::{API_CONNECTIONS, API_PATIENCE, API_REQUEST_BYTES, API_SURPLUS_BYTES};
 use crate::stack::boundary::{Duration, Instant};
+use crate::sys::user;
 
 const LISTENER: Token = Token(0);
 
@@ -28,8 +27,6 @@ const LISTENER: Token = Token(0);
 const EVENTS_PER_TURN: usize = 32;
 /// Clients let in in one turn.
 const ACCEPTS_PER_TURN: usize = 4;
-/// Bytes read in one turn, in which one client is served.
-const READ_BYTES_PER_TURN: usize = 4_096;
 /// When to try again to let a client in after there was no descriptor for it.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 /// Of the socket: whoever may write to it may publish ports in our name.
@@ -37,22 +34,22 @@ const MODE: u32 = 0o600;
 /// Clients that wait to be let in.
 const BACKLOG: i32 = 128;
 
-const TOO_LARGE: &str = r#"{"error":{"desc":"bad request: too large message"}}"#;
-const TOO_SLOW: &str = r#"{"error":{"desc":"bad request: it did not end in time"}}"#;
-const TOO_MANY: &str = r#"{"error":{"desc":"bad request: too many clients, and this one came first"}}"#;
-
-/// Why there is no API socket.
+/// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The path is taken by something that is no socket.
-    #[error("--api-socket {}: exists and is no socket; choose another path", path.display())]
+    #[error("{option} {}: exists and is no socket; choose another path", path.display())]
     Occupied {
+        /// Who wants it.
+        option: &'static str,
         /// As given.
         path: PathBuf,
     },
     /// Anything else.
-    #[error("--api-socket {}: {source}", path.display())]
+    #[error("{option} {}: {source}", path.display())]
     Bind {
+        /// Who wants it.
+        option: &'static str,
         /// As given.
         path: PathBuf,
         /// The kernel's word.
@@ -60,13 +57,59 @@ pub enum ControlError {
     },
 }
 
+/// Names one client of one server, and never another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientName(usize);
+
+/// How far a client got in its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// To its next event.
+    Waits,
+    /// There is more to do for it, next time.
+    Unread,
+    /// It is gone, or may go.
+    Done,
+}
+
+/// Why a client is sent away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dismissal {
+    /// It took too long.
+    TooSlow,
+    /// Another wanted to come in.
+    TooMany,
+}
+
+/// What one client says and hears.
+pub trait Conversation {
+    /// What it asks.
+    type Request;
+    /// What it is answered.
+    type Answer;
+    /// Clients at a time.
+    const MOST: usize;
+
+    /// With a client that was just let in.
+    fn begin(stream: UnixStream, now: Instant) -> Self;
+
+    /// When it will have taken too long.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// Reads, answers and writes, as far as each goes now, but no more than a share.
+    fn advance(&mut self, now: Instant, answer: &mut dyn FnMut(Self::Request) -> Self::Answer) -> Progress;
+
+    /// Tells it why it has to go, if it may be waiting to hear.
+    fn dismiss(&mut self, why: Dismissal);
+}
+
 /// The socket and its clients.
 #[derive(Debug)]
-pub struct Server {
+pub struct Server<C> {
     poll: Poll,
     listener: UnixListener,
     /// By token; the lowest came first.
-    clients: BTreeMap<usize, Client>,
+    clients: BTreeMap<usize, C>,
     next_token: usize,
     /// Clients that have something to be read or written, each once.
     ready: VecDeque<usize>,
@@ -74,6 +117,8 @@ pub struct Server {
     may_accept: bool,
     /// There was no descriptor for a client; when to try again.
     accept_retry: Option<Instant>,
+    /// Whose clients alone are let in, and root's.
+    owner: Option<u32>,
     path: Option<OwnPath>,
 }
 
@@ -85,42 +130,16 @@ struct OwnPath {
     inode: u64,
 }
 
-#[derive(Debug)]
-struct Client {
-    stream: UnixStream,
-    request: Vec<u8>,
-    reply: Option<Reply>,
-    /// Bytes that came behind the request.
-    surplus: usize,
-    deadline: Instant,
-}
-
-#[derive(Debug)]
-struct Reply {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-/// How far a client got in its turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    /// To its next event.
-    Waits,
-    /// There is more to read, next time.
-    Unread,
-    Done,
-}
-
-impl Server {
+impl<C: Conversation> Server<C> {
     /// Listens at `path`, for its owner alone. A socket that lies there already is replaced, as a former run may
-    /// have left it; so is an empty file, by which `mktemp` reserves a name.
-    pub fn bind(path: &Path) -> Result<Server, ControlError> {
+    /// have left it; so is an empty file, by which `mktemp` reserves a name. `option` is who wants it.
+    pub fn bind(option: &'static str, path: &Path) -> Result<Self, ControlError> {
         match fs::symlink_metadata(path) {
             Ok(metadata) if metadata.file_type().is_socket() || metadata.is_file() && metadata.len() == 0 => {
                 // What is wrong beyond that, binding tells.
                 let _ = fs::remove_file(path);
             }
-            Ok(_) => return Err(ControlError::Occupied { path: path.to_path_buf() }),
+            Ok(_) => return Err(ControlError::Occupied { option, path: path.to_path_buf() }),
             Err(_) => {}
         }
         let open = || {
@@ -130,7 +149,7 @@ impl Server {
             Ok((poll, listener, OwnPath::of(path)?))
         };
         let (poll, listener, own_path) =
-            open().map_err(|source| ControlError::Bind { path: path.to_path_buf(), source })?;
+            open().map_err(|source| ControlError::Bind { option, path: path.to_path_buf(), source })?;
         Ok(Server {
             poll,
             listener,
@@ -139,8 +158,16 @@ impl Server {
             ready: VecDeque::new(),
             may_accept: true,
             accept_retry: None,
+            owner: None,
             path: Some(own_path),
         })
+    }
+
+    /// The same for clients of this user alone, and root's.
+    #[must_use]
+    pub fn for_user(mut self, owner: u32) -> Self {
+        self.owner = Some(owner);
+        self
     }
 
     /// Leaves the socket's path behind at the end: for those who will not be able to remove it.
@@ -151,17 +178,15 @@ impl Server {
     /// When the next client has taken too long, or another may be let in.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.next_deadline().into_iter().chain(self.accept_retry).min()
+        self.clients.values().filter_map(C::deadline).chain(self.accept_retry).min()
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
-        // They are as old as their tokens.
-        self.clients.values().next().map(|client| client.deadline)
-    }
-
-    /// Lets clients in, gives up those that took too long, and serves one: reads a part of what it asks, answers
-    /// by `answer`. Whether there may be more to do at once.
-    pub fn handle_events(&mut self, now: Instant, mut answer: impl FnMut(&[u8]) -> String) -> bool {
+    /// Lets clients in, gives up those that took too long, and lets one get on. Whether there may be more to do at once.
+    pub fn handle_events(
+        &mut self,
+        now: Instant,
+        mut answer: impl FnMut(ClientName, C::Request) -> C::Answer,
+    ) -> bool {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         // An error here is an interrupted call: the events are still there.
         let mut has_more = self.poll.poll(&mut events, Some(std::time::Duration::ZERO)).is_err();
@@ -169,19 +194,35 @@ impl Server {
         for event in &events {
             match event.token() {
                 LISTENER => self.may_accept = true,
-                Token(token) if !self.ready.contains(&token) => self.ready.push_back(token),
-                Token(_) => {}
+                Token(token) => self.make_ready(token),
             }
         }
         // Whoever is let in may have spoken already.
         has_more |= self.accept(now);
-        while self.next_deadline().is_some_and(|deadline| deadline <= now) {
-            self.give_up_oldest(TOO_SLOW);
-        }
+        self.give_up_late(now);
         if let Some(token) = self.ready.pop_front() {
-            self.serve(token, &mut answer);
+            self.serve(token, now, &mut |request| answer(ClientName(token), request));
         }
         has_more || self.may_accept || !self.ready.is_empty()
+    }
+
+    /// Works on one client's conversation, which then gets its turn; `None` if the client has left.
+    pub fn with_client<R>(
+        &mut self,
+        ClientName(token): ClientName,
+        work: impl FnOnce(&mut C) -> R,
+    ) -> Option<R> {
+        let outcome = self.clients.get_mut(&token).map(work);
+        if outcome.is_some() {
+            self.make_ready(token);
+        }
+        outcome
+    }
+
+    fn make_ready(&mut self, token: usize) {
+        if !self.ready.contains(&token) {
+            self.ready.push_back(token);
+        }
     }
 
     /// Whether somebody was let in.
@@ -215,8 +256,16 @@ impl Server {
     }
 
     fn admit(&mut self, mut stream: UnixStream, now: Instant) {
-        if self.clients.len() >= API_CONNECTIONS {
-            self.give_up_oldest(TOO_MANY);
+        // Only root and the owner can reach the socket; should its mode be changed, they are still the only ones let in.
+        let is_welcome = self
+            .owner
+            .is_none_or(|owner| user::peer(stream.as_fd()).is_ok_and(|peer| peer == owner || peer == 0));
+        if !is_welcome {
+            return;
+        }
+        if self.clients.len() >= C::MOST {
+            let oldest = self.clients.first_key_value().map(|(token, _)| *token);
+            oldest.into_iter().for_each(|token| self.give_up(token, Dismissal::TooMany));
         }
         let token = self.next_token;
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -224,13 +273,12 @@ impl Server {
             return;
         }
         self.next_token += 1;
-        let deadline = now + API_PATIENCE.into();
-        self.clients.insert(token, Client { stream, request: Vec::new(), reply: None, surplus: 0, deadline });
+        self.clients.insert(token, C::begin(stream, now));
     }
 
-    fn serve(&mut self, token: usize, answer: &mut impl FnMut(&[u8]) -> String) {
+    fn serve(&mut self, token: usize, now: Instant, answer: &mut dyn FnMut(C::Request) -> C::Answer) {
         let Some(client) = self.clients.get_mut(&token) else { return };
-        match client.advance(answer) {
+        match client.advance(now, answer) {
             Progress::Waits => {}
             Progress::Unread => self.ready.push_back(token),
             Progress::Done => {
@@ -239,94 +287,29 @@ impl Server {
         }
     }
 
-    fn give_up_oldest(&mut self, reason: &str) {
-        if let Some((_, mut client)) = self.clients.pop_first()
-            && client.reply.is_none()
-        {
-            // If it cannot be told it has not been waiting to hear.
-            let _ = client.stream.write(reason.as_bytes());
-            // Left unread, it would turn the end of that into a reset.
-            let _ = client.stream.read(&mut [0; READ_BYTES_PER_TURN]);
-        }
-    }
-}
-
-impl Client {
-    /// Reads, answers, writes, as far as each goes now, but reads no more than its share.
-    fn advance(&mut self, answer: &mut impl FnMut(&[u8]) -> String) -> Progress {
-        let mut room = [0; READ_BYTES_PER_TURN];
-        let (mut is_over, mut may_have_more) = (false, false);
-        match self.stream.read(&mut room) {
-            Ok(0) => is_over = true,
-            Ok(len) => {
-                may_have_more = true;
-                self.take(&room[..len]);
-            }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => {}
-                io::ErrorKind::Interrupted => may_have_more = true,
-                _ => return Progress::Done,
-            },
-        }
-        if self.surplus > API_SURPLUS_BYTES {
-            return Progress::Done;
-        }
-        if self.reply.is_none() && (is_over || is_complete(&self.request)) {
-            let reply = answer(&self.request);
-            self.reply_with(reply);
-        }
-        match self.write() {
-            Err(_) => return Progress::Done,
-            Ok(true) if is_over => return Progress::Done,
-            // There are clients that wait for our end instead of telling their own.
-            Ok(true) => {
-                let _ = self.stream.shutdown(Shutdown::Write);
-            }
-            Ok(false) => {}
-        }
-        if may_have_more { Progress::Unread } else { Progress::Waits }
-    }
-
-    /// What comes behind the request is read, so that closing does not reset, and forgotten.
-    fn take(&mut self, bytes: &[u8]) {
-        if self.reply.is_some() {
-            self.surplus += bytes.len();
-            return;
-        }
-        self.request.extend_from_slice(bytes);
-        if self.request.len() > API_REQUEST_BYTES {
-            self.reply_with(TOO_LARGE.to_owned());
+    fn give_up_late(&mut self, now: Instant) {
+        let is_late = |client: &C| client.deadline().is_some_and(|deadline| deadline <= now);
+        let late = self.clients.iter().filter(|(_, client)| is_late(client));
+        for token in late.map(|(token, _)| *token).collect::<Vec<_>>() {
+            self.give_up(token, Dismissal::TooSlow);
         }
     }
 
-    fn reply_with(&mut self, text: String) {
-        self.request = Vec::new();
-        self.reply = Some(Reply { bytes: text.into_bytes(), sent: 0 });
-    }
-
-    /// Whether there is a reply and all of it has been written.
-    fn write(&mut self) -> io::Result<bool> {
-        let Some(reply) = &mut self.reply else { return Ok(false) };
-        while reply.sent < reply.bytes.len() {
-            match self.stream.write(&reply.bytes[reply.sent..]) {
-                Ok(len) => reply.sent += len,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+    fn give_up(&mut self, token: usize, why: Dismissal) {
+        if let Some(mut client) = self.clients.remove(&token) {
+            client.dismiss(why);
         }
-        Ok(true)
     }
 }
 
 /// Readable in another poll whenever [`Server::handle_events`] has something to do.
-impl AsRawFd for Server {
+impl<C> AsRawFd for Server<C> {
     fn as_raw_fd(&self) -> RawFd {
         self.poll.as_raw_fd()
     }
 }
 
-impl Drop for Server {
+impl<C> Drop for Server<C> {
     fn drop(&mut self) {
         if let Some(own) = &self.path
             && own.is_still_there()
@@ -359,16 +342,6 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     socket.bind(&SockAddr::unix(path)?)?;
     socket.listen(BACKLOG)?;
     Ok(UnixListener::from_std(OwnedFd::from(socket).into()))
-}
-
-/// Whether the request holds its JSON value whole, or can never come to hold one. The original, too, waits for
-/// neither a newline nor the half-close.
-fn is_complete(request: &[u8]) -> bool {
-    match serde_json::Deserializer::from_slice(request).into_iter::<serde_json::Value>().next() {
-        Some(Ok(_)) => true,
-        Some(Err(error)) => !error.is_eof(),
-        None => false,
-    }
 }
 
 #[cfg(test)]

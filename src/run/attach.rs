@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, info, warn};
 
 use super::handshake::{Line, Word};
+use super::instance::Presence;
 use super::{
     Doing, Facts, Ports, RunError, confine, confine_calls, end, fork, loopback_paths, open_capture,
     receive_device, resolver_source, supervise, tap_features, tell_user,
@@ -23,6 +24,7 @@ use crate::sys::ready::{ReadyDescriptor, take_inherited};
 use crate::sys::seccomp::Calls;
 use crate::sys::tap::Tap;
 use crate::sys::watch_path::PathWatch;
+use crate::worker::answer::Identity;
 use crate::worker::{Device, ExitReason};
 
 /// What ends us in an orderly way.
@@ -102,8 +104,10 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         // They do what they do to every program, and those that were ignored when we were started still are.
         Lifetime::UntilTold => None,
     };
+    let mut identity = identity(plan, what, &facts);
     let (ports, coming, loopback, userns) = match place {
         Place::Namespaces(namespaces) => {
+            identity.namespace = namespaces.inode();
             let (ports, setting_up) = SettingUp::begin(plan, &facts, &namespaces)?;
             let loopback = loopback_paths(plan, &facts, &namespaces)?;
             // Of the namespaces no more is kept: held open, the network would outlive the container.
@@ -143,17 +147,23 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     let makes_files = plan.api_socket.is_some() || plan.capture.is_some();
     let coming = if makes_files { Coming::Here(coming.device(plan)?) } else { coming };
     let capture = open_capture(plan)?;
-    let control = plan.api_socket.as_deref().map(Server::bind).transpose()?;
+    let api = plan.api_socket.as_deref().map(|path| Server::bind("--api-socket", path)).transpose()?;
+    let presence = Presence::begin(plan, identity)?;
     let sandboxed = confine(plan, userns)?;
     let mut worker = ports.into_worker(plan, &facts, coming.device(plan)?, capture)?;
     if let Some(paths) = loopback {
         worker = worker.with_loopback(paths, &plan.forwarding)?;
     }
-    if let Some(mut control) = control {
+    if let Some(mut api) = api {
         if plan.confinement.has_sandbox() || plan.confinement.has_filter() {
-            control.leave_path();
+            api.leave_path();
         }
-        worker = worker.with_control(control).doing("watch the API socket")?;
+        worker = worker.with_api(api).doing("watch the API socket")?;
+    }
+    let mut _janitor = None;
+    if let Some(presence) = presence {
+        let (served, janitor) = presence.serve(worker).doing("watch the control socket")?;
+        (worker, _janitor) = (served, Some(janitor));
     }
     if let Some(announcer) = announcer {
         announcer.ready().doing("go to the background")?;
@@ -173,6 +183,16 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
             }
         }
     }
+}
+
+/// Who this instance is, but for its namespace.
+fn identity(plan: &Plan, what: &Attach, facts: &Facts) -> Identity {
+    let (container_pid, container) = match &what.target {
+        AttachTarget::Pid(pid) => (Some(*pid), None),
+        AttachTarget::Path(path) | AttachTarget::Bess(path) => (None, Some(path.display().to_string())),
+        AttachTarget::TapFd(_) => (None, None),
+    };
+    Identity { container_pid, container, ..super::identity(plan, facts, "attach") }
 }
 
 /// Does nothing but be there. podman, for one, takes its namespace away first and only then ends us by our process

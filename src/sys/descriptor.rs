@@ -12,6 +12,9 @@ use nix::sys::socket::{
     socketpair,
 };
 
+/// Descriptors that are kept of those that come on a stream.
+const MOST_DESCRIPTORS: usize = 4;
+
 /// Two connected ends, closed on exec. An end reads as empty once the other is closed.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
@@ -64,6 +67,48 @@ pub fn receive_descriptor(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(u
     let bytes = received.bytes;
     // Only one is ever sent; more than that are closed here.
     Ok((bytes, descriptors.into_iter().next()))
+}
+
+/// Takes what has arrived on a stream, without waiting, and the descriptors that came with it (closed on exec), of which
+/// four are kept. Zero bytes when the other end is closed.
+pub fn receive_some(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    // Room for all that the kernel lets through at once (SCM_MAX_FD), or those beyond would stay with us unseen.
+    let mut control = nix::cmsg_space!([RawFd; 253]);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = message {
+            // SAFETY: the kernel has just made these descriptors for us; nobody else knows of them.
+            descriptors.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    // More than were asked for do not stay.
+    descriptors.truncate(MOST_DESCRIPTORS);
+    Ok(received.bytes)
+}
+
+/// Sends all of `message`, which must not be empty, on a stream, with duplicates of `descriptors` at its beginning.
+pub fn send_all(
+    socket: BorrowedFd<'_>,
+    descriptors: &[BorrowedFd<'_>],
+    mut message: &[u8],
+) -> io::Result<()> {
+    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let mut control = if raw.is_empty() { &[][..] } else { &rights[..] };
+    while !message.is_empty() {
+        let parts = [IoSlice::new(message)];
+        let sent =
+            retry(|| sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None))?;
+        control = &[];
+        message = &message[sent..];
+    }
+    Ok(())
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {

@@ -18,7 +18,7 @@
 //! - [`process`]: children, signals, exit statuses
 //! - [`host`], [`memory`], [`resolv_conf`]: facts about the machine
 //! - [`sandbox`], [`seccomp`]: giving up what serving does not need; [`confined`]: the proof of it
-//! - [`messenger`]: signals to a command that we have no power over any more
+//! - [`messenger`]: signals to a command that we have no power over any more; [`janitor`]: files that we have no way to
 #![allow(unsafe_code)] // ioctls, fork and a few system calls have no safe wrapper; the rest of the crate denies it.
 
 pub mod bess;
@@ -27,6 +27,7 @@ pub mod daemon;
 pub mod descriptor;
 pub mod host;
 pub mod id_map;
+pub mod janitor;
 pub mod loose_tap;
 pub mod memory;
 pub mod messenger;

@@ -175,6 +175,12 @@ impl Namespaces {
         [Some(self.net.as_fd()), self.user.as_ref().map(AsFd::as_fd)].into_iter().flatten()
     }
 
+    /// The inode of the network namespace, by which others name it.
+    #[must_use]
+    pub fn inode(&self) -> Option<u64> {
+        nix::sys::stat::fstat(&self.net).ok().map(|status| status.st_ino)
+    }
+
     /// The user namespace alone, where it is another than ours. It keeps no network alive.
     pub fn into_user(self) -> Option<OwnedFd> {
         self.user

@@ -60,6 +60,8 @@ pub enum Calls {
     Inner,
     /// The process that passes signals on.
     Messenger,
+    /// The process that removes a file at the end.
+    Janitor,
 }
 
 impl Calls {
@@ -70,6 +72,7 @@ impl Calls {
             Calls::Workers => &[list::RELAY, list::WORKERS],
             Calls::Inner => &[list::INNER],
             Calls::Messenger => &[list::MESSENGER],
+            Calls::Janitor => &[list::JANITOR],
         }
     }
 
@@ -82,7 +85,7 @@ impl Calls {
     fn makes_threads(self) -> bool {
         match self {
             Calls::Workers => true,
-            Calls::Relay | Calls::Inner | Calls::Messenger => false,
+            Calls::Relay | Calls::Inner | Calls::Messenger | Calls::Janitor => false,
         }
     }
 }
@@ -254,13 +257,14 @@ mod tests {
 
     use super::*;
 
-    const ALL: [(&[Calls], &[Allowed], &str); 4] = [
+    const ALL: [(&[Calls], &[Allowed], &str); 5] = [
         (&[Calls::Relay, Calls::Workers], list::RELAY, "The relay"),
         (&[Calls::Workers], list::WORKERS, "Several workers"),
         (&[Calls::Inner], list::INNER, "Inside"),
         (&[Calls::Messenger], list::MESSENGER, "The messenger"),
+        (&[Calls::Janitor], list::JANITOR, "The janitor"),
     ];
-    const EACH: [Calls; 4] = [Calls::Relay, Calls::Workers, Calls::Inner, Calls::Messenger];
+    const EACH: [Calls; 5] = [Calls::Relay, Calls::Workers, Calls::Inner, Calls::Messenger, Calls::Janitor];
 
     #[test]
     fn each_call_is_listed_once_with_its_reason() {
@@ -288,7 +292,6 @@ mod tests {
             libc::SYS_unshare,
             libc::SYS_setns,
             libc::SYS_prctl,
-            libc::SYS_unlinkat,
             libc::SYS_bpf,
             libc::SYS_io_uring_setup,
         ];
@@ -298,6 +301,7 @@ mod tests {
         let has = |calls: Calls, number| calls.list().any(|allowed| allowed.number == number);
         let may = |number| EACH.into_iter().filter(|calls| has(*calls, number)).collect::<Vec<_>>();
         assert_eq!(may(libc::SYS_pidfd_send_signal), [Calls::Messenger]);
+        assert_eq!(may(libc::SYS_unlinkat), [Calls::Janitor]);
         assert_eq!(may(libc::SYS_clone), [Calls::Workers]);
         let clone = Calls::Workers.list().find(|allowed| allowed.number == libc::SYS_clone).unwrap();
         let shares_everything = Value::Fixed(list::THREAD_FLAGS as u32);

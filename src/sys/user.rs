@@ -1,8 +1,11 @@
-//! Becoming another user, for those who are started as root and need not stay so.
+//! Who we are, who asks us, and becoming another user, for those who are started as root and need not stay so.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
-use nix::unistd::{Gid, Group, Uid, User, geteuid, setgid, setgroups, setuid};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::{Gid, Group, Uid, User, geteuid, seteuid, setgid, setgroups, setuid};
 
 /// Why the user could not be changed. The text is one line.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,28 @@ pub fn become_user(who: &str) -> Result<(), UserError> {
     }
     let changed = setgroups(&[]).and_then(|()| setgid(gid)).and_then(|()| setuid(uid));
     changed.map_err(|errno| UserError::Refused { who: who.to_owned(), source: errno.into() })
+}
+
+/// The user whom this process acts as.
+#[must_use]
+pub fn own() -> u32 {
+    geteuid().as_raw()
+}
+
+/// Does `work` as another user, if we are root: what is made or asked then is that user's.
+pub fn acting_as<T>(user: u32, work: impl FnOnce() -> T) -> T {
+    let changed = geteuid().is_root() && user != 0 && seteuid(Uid::from_raw(user)).is_ok();
+    let outcome = work();
+    if changed {
+        // From a user back to root there is always a way, as root is still the real user.
+        let _ = seteuid(Uid::from_raw(0));
+    }
+    outcome
+}
+
+/// The user who connected to a Unix socket, as our user namespace names it.
+pub fn peer(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(getsockopt(&socket, PeerCredentials)?.uid())
 }
 
 fn resolve(who: &str) -> Result<(Uid, Gid), UserError> {

@@ -241,7 +241,7 @@ impl Loopback {
             Subject::Exchange(mark) => self.datagrams.exchange_readable(mark, now),
             Subject::Link
             | Subject::Source(_)
-            | Subject::Control
+            | Subject::Control(_)
             | Subject::Mailbox
             | Subject::Listener(_)
             | Subject::Flow(_) => {}

@@ -8,7 +8,9 @@
 //! The clock is read here and nowhere else, once a turn.
 
 mod accept;
+pub mod answer;
 mod clock;
+mod desk;
 mod fault;
 mod link;
 pub mod loopback;
@@ -34,6 +36,7 @@ use mio::{Events, Interest, Poll};
 use tracing::debug;
 
 use self::clock::Clock;
+use self::desk::Desk;
 use self::link::{Link, LinkRead};
 use self::loopback::follow::Change;
 use self::loopback::{Loopback, LoopbackPaths};
@@ -45,7 +48,6 @@ use self::switch::Port;
 use self::token::{FlowMark, Subject};
 use self::told::{Obituary, log_event};
 use crate::config::{Config, PortForwarding};
-use crate::control::Server;
 use crate::observe::capture::Capture;
 use crate::stack::Stack;
 use crate::stack::boundary::{DatagramPort, Duration, FlowId, HostError, HostEvent, Instant, Io, ListenerId};
@@ -138,9 +140,7 @@ pub struct Worker {
     scarcity: Scarcity,
     /// Flows that found the table full, as far as the user has been told.
     flows_refused: u64,
-    control: Option<Server>,
-    /// Requests may wait that were not taken in their turn.
-    is_control_ready: bool,
+    desk: Desk,
     mailbox: Option<Mailbox<Letter>>,
     loopback: Option<Box<Loopback>>,
     /// Listeners on addresses that the host does not have.
@@ -184,8 +184,7 @@ impl Worker {
             ready_listeners: VecDeque::new(),
             scarcity: Scarcity::default(),
             flows_refused: 0,
-            control: None,
-            is_control_ready: false,
+            desk: Desk::default(),
             mailbox: None,
             loopback: None,
             freebind: false,
@@ -193,16 +192,6 @@ impl Worker {
             spin: Spin::default(),
             port: None,
         })
-    }
-
-    /// The same, taking requests.
-    pub fn with_control(mut self, control: Server) -> io::Result<Worker> {
-        let descriptor = control.as_raw_fd();
-        let token = Subject::Control.token();
-        self.poll.registry().register(&mut SourceFd(&descriptor), token, Interest::READABLE)?;
-        self.control = Some(control);
-        self.is_control_ready = true;
-        Ok(self)
     }
 
     /// The same, with ways from loopback to loopback past the link.
@@ -258,7 +247,7 @@ impl Worker {
             for event in &events {
                 match Subject::from_token(event.token()) {
                     Some(Subject::Link) => self.is_link_ready = true,
-                    Some(Subject::Control) => self.is_control_ready = true,
+                    Some(Subject::Control(counter)) => self.desk.note(counter),
                     Some(Subject::Listener(listener)) => self.handle_listener(listener, event),
                     Some(Subject::Flow(mark)) => self.handle_flow(mark, event),
                     Some(
@@ -346,7 +335,7 @@ impl Worker {
     fn patience(&self) -> Option<std::time::Duration> {
         if self.is_link_ready
             || self.is_behind
-            || self.is_control_ready
+            || self.desk.is_ready()
             || self.has_letters()
             || self.loopback.as_ref().is_some_and(|loopback| loopback.is_behind(&self.scarcity))
             || self.next_to_accept().is_some()
@@ -355,7 +344,7 @@ impl Worker {
             return Some(std::time::Duration::ZERO);
         }
         let look_again = self.finish.map(|_| self.now + LINGER_QUIET);
-        let control = self.control.as_ref().and_then(Server::poll_timeout);
+        let control = self.desk.poll_timeout();
         let loopback = self.loopback.as_ref().and_then(|loopback| loopback.poll_timeout());
         let deadlines =
             [self.stack.poll_timeout(), self.scarcity.poll_timeout(), look_again, control, loopback];

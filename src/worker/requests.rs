@@ -1,7 +1,5 @@
 //! What is asked of a worker while it serves: by clients of the API socket, and by other threads in letters.
 
-use std::sync::Arc;
-
 use tracing::debug;
 
 use super::mailbox::{Answer, Letter, Mailbox, Postbox};
@@ -9,7 +7,6 @@ use super::token::Subject;
 use super::{Listener, Reaction, Worker};
 use crate::config::PublishRule;
 use crate::config::limits::{LETTERS_PER_TURN, MAILBOX};
-use crate::control::slirp4netns;
 use crate::stack::boundary::{HostEvent, ListenerId, Reply, Request};
 
 impl Worker {
@@ -65,22 +62,7 @@ impl Worker {
         }
     }
 
-    /// Answers some requests, if there are any, and gives up clients that took too long.
-    pub(super) fn serve_control(&mut self) {
-        let Some(mut control) = self.control.take() else { return };
-        let is_late = control.poll_timeout().is_some_and(|deadline| deadline <= self.now);
-        if self.is_control_ready || is_late {
-            let config = Arc::clone(&self.config);
-            let now = self.now;
-            let answer = |request: &[u8]| {
-                slirp4netns::answer(request, &config.link, |request| self.carry_out(request))
-            };
-            self.is_control_ready = control.handle_events(now, answer);
-        }
-        self.control = Some(control);
-    }
-
-    fn carry_out(&mut self, request: Request) -> Reply {
+    pub(super) fn carry_out(&mut self, request: Request) -> Reply {
         match request {
             Request::List => {
                 Reply::Listed(self.stack.published().map(|(listener, rule)| (listener, *rule)).collect())

@@ -1,5 +1,6 @@
 //! The driver with a guest's socket for its link and a socket for requests, in a network where only loopback is.
 
+use crate::control::Server;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -55,7 +56,7 @@ impl Ground {
         };
         let device = BessSocket::from_fd(ours).unwrap();
         let worker = Worker::new(Arc::new(config), device, Vec::new(), Vec::new(), [1, 2, 3, 4]).unwrap();
-        let mut worker = worker.with_control(Server::bind(&path).unwrap()).unwrap();
+        let mut worker = worker.with_api(Server::bind("--api-socket", &path).unwrap()).unwrap();
         let postbox = worker.postbox().unwrap();
         let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
         let worker = confined.spawn(move |confined| worker.run(Vec::new(), confined)).unwrap();

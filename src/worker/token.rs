@@ -18,8 +18,8 @@ pub enum Subject {
     Link,
     /// A source that the driver was given, by its place.
     Source(u32),
-    /// The API socket and its clients.
-    Control,
+    /// A socket on which requests are taken, and its clients.
+    Control(Counter),
     /// Letters of other threads.
     Mailbox,
     /// A published port.
@@ -36,6 +36,19 @@ pub enum Subject {
     Relay(u32),
     /// The socket of one exchange of datagrams from loopback to loopback.
     Exchange(FlowMark),
+}
+
+/// Where requests are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter {
+    /// In the manner of slirp4netns.
+    Api,
+    /// In our own language.
+    Native,
+}
+
+impl Counter {
+    const ALL: [Counter; 2] = [Counter::Api, Counter::Native];
 }
 
 /// A [`FlowId`] with as much of its generation as a token holds.
@@ -68,7 +81,7 @@ impl Subject {
             Subject::Source(place) => (1, 0, place),
             Subject::Listener(ListenerId(place)) => (2, 0, place),
             Subject::Flow(mark) => (3, mark.generation, mark.slot),
-            Subject::Control => (4, 0, 0),
+            Subject::Control(counter) => (4, 0, counter as u32),
             Subject::SplicedInitiating(mark) => (5, mark.generation, mark.slot),
             Subject::SplicedTarget(mark) => (6, mark.generation, mark.slot),
             Subject::Outward(place) => (7, 0, place),
@@ -89,7 +102,7 @@ impl Subject {
             1 => Some(Subject::Source(slot)),
             2 => Some(Subject::Listener(ListenerId(slot))),
             3 => Some(Subject::Flow(FlowMark { slot, generation })),
-            4 => Some(Subject::Control),
+            4 => Counter::ALL.into_iter().find(|counter| *counter as u32 == slot).map(Subject::Control),
             5 => Some(Subject::SplicedInitiating(FlowMark { slot, generation })),
             6 => Some(Subject::SplicedTarget(FlowMark { slot, generation })),
             7 => Some(Subject::Outward(slot)),
@@ -109,7 +122,8 @@ mod tests {
     fn subjects_round_trip() {
         for subject in [
             Subject::Link,
-            Subject::Control,
+            Subject::Control(Counter::Api),
+            Subject::Control(Counter::Native),
             Subject::Mailbox,
             Subject::Source(3),
             Subject::Listener(ListenerId(u32::MAX)),

@@ -9,20 +9,28 @@ fn page() -> String {
     PAGE.replace("\\-", "-")
 }
 
-/// Every long and short option of the command and its subcommands, as typed.
-fn options() -> BTreeSet<String> {
-    fn collect(command: &clap::Command, options: &mut BTreeSet<String>) {
-        for argument in command.get_arguments() {
-            options.extend(argument.get_long().map(|long| format!("--{long}")));
-            options.extend(argument.get_short().map(|short| format!("-{short}")));
-        }
-        command.get_subcommands().for_each(|command| collect(command, options));
+/// Commands with a page of their own.
+fn has_own_page(command: &clap::Command) -> bool {
+    !["run", "attach", "help"].contains(&command.get_name())
+}
+
+/// Every long and short option of the command and its subcommands, as typed, but of those with a page of their own.
+fn options_of(command: &clap::Command) -> BTreeSet<String> {
+    let mut options = BTreeSet::new();
+    for argument in command.get_arguments() {
+        options.extend(argument.get_long().map(|long| format!("--{long}")));
+        options.extend(argument.get_short().map(|short| format!("-{short}")));
     }
+    let below =
+        command.get_subcommands().filter(|below| command.get_name() != "netferry" || !has_own_page(below));
+    below.for_each(|below| options.extend(options_of(below)));
+    options
+}
+
+fn command() -> clap::Command {
     let mut command = netferry::cli::command();
     command.build();
-    let mut options = BTreeSet::new();
-    collect(&command, &mut options);
-    options
+    command
 }
 
 /// Options in the headings of a page's paragraphs: the line after each `.TP`.
@@ -34,9 +42,26 @@ fn documented(page: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_option_has_its_paragraph_and_every_paragraph_its_option() {
-    let options = options();
+    let options = options_of(&command());
     assert!(options.contains("--publish") && options.contains("-p"), "{options:?}");
     assert_eq!(documented(&page()), options);
+}
+
+#[test]
+fn every_other_command_has_a_page_that_tells_each_of_its_options() {
+    let command = command();
+    let others: Vec<_> = command.get_subcommands().filter(|command| has_own_page(command)).collect();
+    assert!(!others.is_empty());
+    for other in others {
+        let name = other.get_name();
+        let path = format!("{}/docs/man/netferry-{name}.1", env!("CARGO_MANIFEST_DIR"));
+        let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let page = page.replace("\\-", "-");
+        assert_eq!(documented(&page), options_of(other), "{path}");
+        assert!(page.contains(concat!("\"netferry ", env!("CARGO_PKG_VERSION"), "\"")), "{path}");
+        let named = PAGE.contains(&format!(".BR netferry\\-{name} (1)"));
+        assert!(named, "netferry.1 does not name the page of {name}");
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use netferry::cli::{
-    self, AttachTarget, CliError, Collisions, Confinement, Mode, OutboundSources, Plan, ProcessPlan,
-    Verbosity,
+    self, AttachTarget, CliError, Collisions, Confinement, ControlPlace, Mode, OutboundSources, Plan,
+    ProcessPlan, Verbosity,
 };
 use netferry::config::address::{self, ExplicitSubnets};
 use netferry::config::{
@@ -51,7 +51,9 @@ fn run_without_options_has_the_documented_defaults() {
         services: Services::default(),
         offers: Offers::default(),
         outbound: OutboundSources::default(),
+        face: None,
         api_socket: None,
+        control: ControlPlace::Default,
         confinement: Confinement::default(),
         resolvers: None,
         offload: true,

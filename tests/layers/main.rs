@@ -18,7 +18,7 @@ const IMPORTS: [(&str, &[&str]); 8] = [
     ("wire", &[]),
     ("config", &["wire::MacAddr"]),
     ("stack", &["wire", "config"]),
-    ("control", &["config", "stack::boundary"]),
+    ("control", &["config", "stack::boundary", "sys::descriptor", "sys::user"]),
     ("observe", &["wire", "stack::stats"]),
     ("worker", &["stack", "control", "observe", "config", "wire", "sys"]),
     ("sys", &[]),

@@ -4,10 +4,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as Plain;
 use std::time::Duration;
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
 use super::*;
+use crate::config::limits::{API_CONNECTIONS, API_PATIENCE, API_REQUEST_BYTES, API_SURPLUS_BYTES};
+use crate::control::single::{READ_BYTES_PER_TURN, Single, TOO_LARGE, TOO_MANY, TOO_SLOW};
 
 struct Ground {
-    server: Server,
+    server: Server<Single>,
     path: PathBuf,
     now: Instant,
     asked: Vec<Vec<u8>>,
@@ -16,7 +21,7 @@ struct Ground {
 impl Ground {
     fn new(name: &str) -> Ground {
         let path = std::env::temp_dir().join(format!("netferry-control-{}-{name}", std::process::id()));
-        let server = Server::bind(&path).unwrap();
+        let server = Server::bind("--api-socket", &path).unwrap();
         Ground { server, path, now: Instant::from_secs(1), asked: Vec::new() }
     }
 
@@ -30,9 +35,10 @@ impl Ground {
     fn settle(&mut self) {
         for _ in 0..1_000 {
             let asked = &mut self.asked;
-            let answer = |request: &[u8]| {
-                asked.push(request.to_vec());
-                format!("{} bytes", request.len())
+            let answer = |_, request: Vec<u8>| {
+                let told = format!("{} bytes", request.len());
+                asked.push(request);
+                told
             };
             if !self.server.handle_events(self.now, answer) {
                 return;
@@ -125,14 +131,14 @@ fn client_that_never_stops_is_read_a_little_each_turn() {
     let mut other = ground.connect();
     other.write_all(b"{}").unwrap();
     for _ in 0..10 {
-        assert!(ground.server.handle_events(ground.now, |_| "answered".to_owned()), "more is there");
+        assert!(ground.server.handle_events(ground.now, |_, _| "answered".to_owned()), "more is there");
         let refilled = fill(&mut endless);
         assert!(refilled <= most, "{refilled} KiB were read in one turn");
     }
     assert_eq!(read(other), "answered", "others have their turn");
     // It is told, and given up in its time.
     ground.now += API_PATIENCE.into();
-    ground.server.handle_events(ground.now, |_| String::new());
+    ground.server.handle_events(ground.now, |_, _| String::new());
     let mut text = String::new();
     let _ = endless.read_to_string(&mut text);
     assert_eq!(text, TOO_LARGE);
@@ -144,13 +150,13 @@ fn long_answer_is_written_as_the_client_reads_it() {
     let mut client = ground.connect();
     client.write_all(b"{}").unwrap();
     let long = "x".repeat(1 << 20);
-    ground.server.handle_events(ground.now, |_| long.clone());
+    ground.server.handle_events(ground.now, |_, _| long.clone());
     for _ in 0..5 {
-        ground.server.handle_events(ground.now, |_| long.clone());
+        ground.server.handle_events(ground.now, |_, _| long.clone());
     }
     let reader = std::thread::spawn(move || read(client));
     while !ground.server.clients.is_empty() {
-        ground.server.handle_events(ground.now, |_| panic!("asked again"));
+        ground.server.handle_events(ground.now, |_, _| panic!("asked again"));
     }
     assert_eq!(reader.join().unwrap(), long);
 }
@@ -203,21 +209,24 @@ fn path_of_a_former_run_is_replaced_and_another_file_is_not() {
     let path = first.path.clone();
     drop(first);
     assert!(path.exists(), "left behind");
-    let second = Server::bind(&path).unwrap();
+    let second = Server::<Single>::bind("--api-socket", &path).unwrap();
     drop(second);
     assert!(!path.exists(), "removed");
-    let (older, newer) = (Server::bind(&path).unwrap(), Server::bind(&path).unwrap());
+    let (older, newer) = (
+        Server::<Single>::bind("--api-socket", &path).unwrap(),
+        Server::<Single>::bind("--api-socket", &path).unwrap(),
+    );
     drop(older);
     assert!(path.exists(), "removed the socket of a successor");
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "open to others");
     drop(newer);
     fs::write(&path, "mine").unwrap();
-    let error = Server::bind(&path).unwrap_err();
+    let error = Server::<Single>::bind("--api-socket", &path).unwrap_err();
     assert!(error.to_string().ends_with("exists and is no socket; choose another path"), "{error}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     fs::remove_file(&path).unwrap();
-    let nowhere = Server::bind(Path::new("/nonexistent/x")).unwrap_err();
+    let nowhere = Server::<Single>::bind("--api-socket", Path::new("/nonexistent/x")).unwrap_err();
     assert!(nowhere.to_string().starts_with("--api-socket /nonexistent/x: No such file"), "{nowhere}");
 }
 
@@ -247,7 +256,8 @@ fn client_given_up_hears_why_though_it_was_not_heard() {
     ground.settle();
     unheard.write_all(b"{").unwrap();
     // Nothing of it was read when its time is over.
-    ground.server.give_up_oldest(TOO_SLOW);
+    let oldest = *ground.server.clients.keys().next().unwrap();
+    ground.server.give_up(oldest, Dismissal::TooSlow);
     assert_eq!(read(unheard), TOO_SLOW);
 }
 
@@ -255,6 +265,6 @@ fn client_given_up_hears_why_though_it_was_not_heard() {
 fn name_that_an_empty_file_reserves_is_taken() {
     let path = std::env::temp_dir().join(format!("netferry-control-{}-reserved", std::process::id()));
     fs::write(&path, "").unwrap();
-    drop(Server::bind(&path).unwrap());
+    drop(Server::<Single>::bind("--api-socket", &path).unwrap());
     assert!(!path.exists());
 }

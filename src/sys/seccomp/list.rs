@@ -142,7 +142,7 @@ pub const RELAY: &[Allowed] = &[
     any("connect", libc::SYS_connect, "a flow to the host or beyond"),
     any("bind", libc::SYS_bind, "source ports, --outbound-addr, ports published through the API"),
     any("listen", libc::SYS_listen, "ports published through the API"),
-    any("accept4", libc::SYS_accept4, "connections to published ports and to the API"),
+    any("accept4", libc::SYS_accept4, "connections to published ports and to the control sockets"),
     any("shutdown", libc::SYS_shutdown, "one direction of a connection ends"),
     any("getsockname", libc::SYS_getsockname, "which address a client came to"),
     any("getsockopt", libc::SYS_getsockopt, "the outcome of a connect"),
@@ -280,6 +280,17 @@ pub const MESSENGER: &[Allowed] = &[
         libc::SYS_pidfd_send_signal,
         "to the command, of whose process it has the only pidfd",
     ),
+    any("close", libc::SYS_close, "the line, at the end"),
+    only("fcntl", libc::SYS_fcntl, CLOSING_REASON, &[&[is(1, libc::F_GETFD)]]),
+    any("write", libc::SYS_write, "the report of a bug"),
+    any("exit_group", libc::SYS_exit_group, "the end, with the line"),
+];
+
+/// Of the process that removes a file at the end (`crate::sys::janitor`).
+pub const JANITOR: &[Allowed] = &[
+    any("recvfrom", libc::SYS_recvfrom, "the end of the line to the relay"),
+    any("newfstatat", libc::SYS_newfstatat, "whether the file is still the one it was"),
+    any("unlinkat", libc::SYS_unlinkat, "the file goes"),
     any("close", libc::SYS_close, "the line, at the end"),
     only("fcntl", libc::SYS_fcntl, CLOSING_REASON, &[&[is(1, libc::F_GETFD)]]),
     any("write", libc::SYS_write, "the report of a bug"),

@@ -1,0 +1,91 @@
+//! The commands that ask running instances: one file each.
+//!
+//! What they have in common is here: finding the instance that is meant, and talking to it (docs/control.md).
+
+mod connection;
+mod ps;
+mod table;
+
+use std::io;
+use std::path::PathBuf;
+
+use super::instance::{self, Found};
+use crate::cli::ClientCommand;
+use crate::cli::native::target::Target;
+
+pub use self::connection::Connection;
+
+/// Why a command failed. The text is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No instance at all.
+    #[error("there is no instance to ask; `netferry run` or `netferry attach` starts one")]
+    NoInstance,
+    /// More than one, and none was named.
+    #[error("there are several instances: {}; name one of them", ids.join(", "))]
+    Several {
+        /// Which.
+        ids: Vec<String>,
+    },
+    /// None of this name.
+    #[error("there is no instance {id}; see `netferry ps`")]
+    NoSuchInstance {
+        /// As given.
+        id: String,
+    },
+    /// A socket that cannot be connected to.
+    #[error("cannot ask at {}: {source}", path.display())]
+    Connect {
+        /// Which.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// The instance has refused.
+    #[error("{message}")]
+    Refused {
+        /// For programs.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// The conversation ended before its end, or was none.
+    #[error("the instance cannot be understood: {0}")]
+    Broken(String),
+    /// Nowhere to write to.
+    #[error("cannot write: {0}")]
+    Output(io::Error),
+}
+
+/// Carries a command out; the status to exit with.
+pub fn run(command: &ClientCommand) -> Result<u8, ClientError> {
+    let outcome = match command {
+        ClientCommand::Ps(ps) => ps::run(ps),
+    };
+    match outcome {
+        // Whoever reads only the beginning has seen enough.
+        Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
+        other => other,
+    }
+}
+
+/// Connects to the instance that is meant.
+pub fn reach(target: &Target) -> Result<Connection, ClientError> {
+    if let Some(path) = &target.control {
+        return Connection::open(path);
+    }
+    let mut alive = Vec::new();
+    for Found { id, path } in instance::all() {
+        if target.id.as_ref().is_none_or(|wanted| *wanted == id)
+            && let Ok(connection) = Connection::open(&path)
+        {
+            alive.push((id, connection));
+        }
+    }
+    match (&target.id, alive.len()) {
+        (_, 1) => alive.pop().map(|(_, connection)| connection).ok_or(ClientError::NoInstance),
+        (None, 0) => Err(ClientError::NoInstance),
+        (Some(id), 0) => Err(ClientError::NoSuchInstance { id: id.clone() }),
+        (_, _) => Err(ClientError::Several { ids: alive.into_iter().map(|(id, _)| id).collect() }),
+    }
+}

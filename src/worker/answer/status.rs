@@ -1,0 +1,49 @@
+//! `status`: who this is, since when, and how much it moves.
+
+use serde_json::{Value, json};
+
+use crate::control::ClientName;
+use crate::control::native::{Answer, Refusal, Request};
+use crate::stack::flow::FlowProtocol;
+use crate::worker::Worker;
+
+pub(super) fn answer(worker: &mut Worker, _: ClientName, _: &mut Request) -> Result<Answer, Refusal> {
+    Ok(Answer::Once(describe(worker)))
+}
+
+fn describe(worker: &Worker) -> Value {
+    let identity = &worker.desk.identity;
+    let stats = worker.stack.stats();
+    let (from_rate, to_rate) =
+        worker.desk.meter.rates(worker.now, stats.from_container.bytes, stats.to_container.bytes);
+    let drops: u64 = stats.iter_drops().map(|(_, count)| count).sum();
+    let open = FlowProtocol::ALL.into_iter().map(|protocol| stats.flows(protocol).open()).sum::<u64>();
+    let addresses: Vec<String> = identity.addresses.iter().map(ToString::to_string).collect();
+    json!({
+        "id": identity.id,
+        "face": identity.face,
+        "pid": identity.pid,
+        "program_version": env!("CARGO_PKG_VERSION"),
+        "container": {
+            "pid": identity.container_pid,
+            "name": identity.container,
+            "namespace": identity.namespace,
+            "interface": identity.interface,
+            "addresses": addresses,
+        },
+        "uptime_seconds": worker.now.total_micros() as f64 / 1e6,
+        "flows": open,
+        "published_ports": worker.stack.published().count(),
+        "from_container": {
+            "frames": stats.from_container.frames,
+            "bytes": stats.from_container.bytes,
+            "bytes_per_second": from_rate,
+        },
+        "to_container": {
+            "frames": stats.to_container.frames,
+            "bytes": stats.to_container.bytes,
+            "bytes_per_second": to_rate,
+        },
+        "drops": drops,
+    })
+}

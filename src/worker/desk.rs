@@ -1,0 +1,113 @@
+//! Requests from outside: who takes them, and when.
+//!
+//! Each counter is a server with a language of its own, whose poll is one among those of the driver. A turn lets one client
+//! of each get on; what it asks is carried out between two batches of packets, by `requests` in the manner of
+//! slirp4netns, by [`answer`](super::answer) in our own.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use serde_json::Value;
+
+use super::answer::Identity;
+use super::answer::rate::Meter;
+use super::token::{Counter, Subject};
+use super::{Worker, answer};
+use crate::control::native::{Answer, Client};
+use crate::control::server::Conversation;
+use crate::control::single::Single;
+use crate::control::{ClientName, Server, slirp4netns};
+use crate::stack::boundary::Instant;
+
+/// Where requests are taken.
+#[derive(Default)]
+pub(super) struct Desk {
+    api: Option<Server<Single>>,
+    native: Option<Server<Client>>,
+    /// Of these, requests may wait that were not taken in their turn.
+    is_api_ready: bool,
+    is_native_ready: bool,
+    /// Whom the native counter stands for.
+    pub(super) identity: Identity,
+    /// How much moves, for those who ask.
+    pub(super) meter: Meter,
+}
+
+impl Desk {
+    /// Something happened at a counter.
+    pub(super) fn note(&mut self, counter: Counter) {
+        match counter {
+            Counter::Api => self.is_api_ready = true,
+            Counter::Native => self.is_native_ready = true,
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_api_ready || self.is_native_ready
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let api = self.api.as_ref().and_then(Server::poll_timeout);
+        let native = self.native.as_ref().and_then(Server::poll_timeout);
+        api.into_iter().chain(native).min()
+    }
+}
+
+fn watch<C: Conversation>(registry: &Registry, server: &Server<C>, counter: Counter) -> io::Result<()> {
+    let descriptor = server.as_raw_fd();
+    registry.register(&mut SourceFd(&descriptor), Subject::Control(counter).token(), Interest::READABLE)
+}
+
+impl Worker {
+    /// The same, taking requests in the manner of slirp4netns.
+    pub fn with_api(mut self, api: Server<Single>) -> io::Result<Worker> {
+        watch(self.poll.registry(), &api, Counter::Api)?;
+        self.desk.api = Some(api);
+        self.desk.is_api_ready = true;
+        Ok(self)
+    }
+
+    /// The same, taking requests in our own language, which are told who this is.
+    pub fn with_control(mut self, control: Server<Client>, identity: Identity) -> io::Result<Worker> {
+        watch(self.poll.registry(), &control, Counter::Native)?;
+        self.desk.native = Some(control);
+        self.desk.is_native_ready = true;
+        self.desk.identity = identity;
+        Ok(self)
+    }
+
+    /// One more event for a client who hears a stream; whether it still does. What it is too slow to read it loses.
+    pub fn tell_client(&mut self, client: ClientName, event: &Value) -> bool {
+        let Some(native) = &mut self.desk.native else { return false };
+        self.desk.is_native_ready = true;
+        native.with_client(client, |client| client.push(event)).is_some()
+    }
+
+    /// Answers some requests, if there are any, and gives up clients that took too long.
+    pub(super) fn serve_control(&mut self) {
+        let stats = self.stack.stats();
+        self.desk.meter.note(self.now, stats.from_container.bytes, stats.to_container.bytes);
+        let is_late = self.desk.poll_timeout().is_some_and(|deadline| deadline <= self.now);
+        if !is_late && !self.desk.is_ready() {
+            return;
+        }
+        let now = self.now;
+        if let Some(mut api) = self.desk.api.take() {
+            let config = Arc::clone(&self.config);
+            self.desk.is_api_ready = api.handle_events(now, |_, request| {
+                slirp4netns::answer(&request, &config.link, |request| self.carry_out(request))
+            });
+            self.desk.api = Some(api);
+        }
+        if let Some(mut native) = self.desk.native.take() {
+            self.desk.is_native_ready = native.handle_events(now, |client, request| match request {
+                Ok(mut request) => answer::answer(self, client, &mut request).into(),
+                Err(refusal) => Answer::Refused(refusal),
+            });
+            self.desk.native = Some(native);
+        }
+    }
+}
