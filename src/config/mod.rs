@@ -8,12 +8,14 @@ pub mod forwarding;
 pub mod limits;
 pub mod network;
 pub mod publish;
+pub mod rate;
 pub mod timeouts;
 
 pub use address::{AddressPair, Aliases, Ipv4Link, Ipv6Link, LinkConfig, Segment};
 pub use forwarding::{Forwarding, InterfaceName, LocalClients, PortForwarding, PortSet, PortsAt};
 pub use limits::Limits;
 pub use publish::{PortProtocol, PublishRule};
+pub use rate::{Impairment, Impairments, Rate, RateLimits};
 pub use timeouts::Timeouts;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

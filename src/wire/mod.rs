@@ -16,6 +16,7 @@ pub mod icmp;
 pub mod ip;
 pub mod mac;
 pub mod ndp;
+pub mod segmentation;
 pub mod tcp;
 pub mod udp;
 pub mod vnet_header;
