@@ -117,6 +117,12 @@ pub struct Limits {
     pub reassembly: ReassemblyLimits,
     /// What goes from loopback to loopback.
     pub splice: SpliceLimits,
+    /// What is on its way where the link is impaired.
+    pub impair: ImpairLimits,
+    /// Datagrams of one flow that wait for its turn where the rate is limited.
+    pub shaped_datagrams_per_flow: usize,
+    /// Bytes of the datagrams of all flows that do.
+    pub shaped_total_bytes: usize,
     /// Events waiting for the driver; older ones are forgotten first.
     pub events: usize,
 }
@@ -139,6 +145,9 @@ impl Default for Limits {
             published_ports: 4_096,
             reassembly: ReassemblyLimits::default(),
             splice: SpliceLimits::default(),
+            impair: ImpairLimits::default(),
+            shaped_datagrams_per_flow: 64,
+            shaped_total_bytes: 8 << 20,
             events: 1_024,
         }
     }
@@ -171,6 +180,8 @@ impl Limits {
         self.splice.pipes = self.splice.pipes.min(pipes.max(2));
         self.splice.idle_pipes = self.splice.idle_pipes.min(self.splice.pipes);
         self.splice.buffer_total_bytes = self.splice.buffer_total_bytes.min(share(16));
+        self.impair.bytes = self.impair.bytes.min(share(32));
+        self.shaped_total_bytes = self.shaped_total_bytes.min(share(64));
         self.splice.connections = self.splice.connections.min(self.flows);
         self.splice.exchanges = self.splice.exchanges.min(self.flows);
         self
@@ -212,6 +223,22 @@ impl Default for ReassemblyLimits {
             total_bytes: 1 << 20,
             timeout: Duration::from_secs(30),
         }
+    }
+}
+
+/// Bounds of what is on its way in one direction of a link that is impaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImpairLimits {
+    /// Packets.
+    pub packets: usize,
+    /// Bytes of these.
+    pub bytes: usize,
+}
+
+impl Default for ImpairLimits {
+    /// A second of 128 Mbit/s, or a fifth of a second of 640.
+    fn default() -> Self {
+        ImpairLimits { packets: 16_384, bytes: 16 << 20 }
     }
 }
 
