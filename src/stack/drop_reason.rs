@@ -98,6 +98,8 @@ pub enum DropReason {
     RogueServer,
     /// More frames for several containers, or for one that nobody knows, than may be passed on.
     FloodLimit,
+    /// A datagram beyond the rate that limits it.
+    RateLimit,
     /// A fault of the program's own: what it was working on is lost, and the flow in hand.
     Fault,
 }
@@ -107,7 +109,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons by slot; for reasons with details, one of each kind.
-    pub const ALL: [DropReason; 55] = [
+    pub const ALL: [DropReason; 56] = [
         DropReason::Frame(FrameError::Truncated),
         DropReason::Frame(FrameError::UnknownEthertype(0)),
         DropReason::Frame(FrameError::Version),
@@ -163,6 +165,7 @@ impl DropReason {
         DropReason::RogueServer,
         DropReason::FloodLimit,
         DropReason::StationLimit,
+        DropReason::RateLimit,
     ];
 
     /// The reason's place in an array of [`Self::COUNT`].
@@ -225,6 +228,7 @@ impl DropReason {
             DropReason::RogueServer => (52, "rogue_server"),
             DropReason::FloodLimit => (53, "flood_limit"),
             DropReason::StationLimit => (54, "station_limit"),
+            DropReason::RateLimit => (55, "rate_limit"),
         }
     }
 }

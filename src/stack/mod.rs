@@ -22,6 +22,7 @@ pub mod publish;
 pub mod reassembly;
 pub mod service;
 pub mod shape;
+mod shaping;
 pub mod stats;
 pub mod tcp;
 pub mod timer;
@@ -47,6 +48,7 @@ use self::reassembly::Reassembler;
 use self::service::dhcp::DhcpServer;
 use self::service::dns::Resolvers;
 use self::service::router_advert::{Advertisement, RouterAdvert};
+use self::shaping::Shaping;
 use self::stats::{CountedFrames, Stats, Traffic};
 use self::tcp::endpoint::LinkView;
 use self::tcp::handshakes::Handshakes;
@@ -87,7 +89,7 @@ impl Flow {
 }
 
 /// A socket that was not read to its end within its budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Unread {
     Flow(FlowId),
     Listener(ListenerId),
@@ -131,6 +133,7 @@ pub struct Stack {
     /// Room for one echo reply.
     scratch: Box<[u8]>,
     turns: Turns,
+    shaping: Shaping,
 }
 
 impl Stack {
@@ -174,6 +177,7 @@ impl Stack {
             identification: 0,
             scratch: vec![0; 65_535].into(),
             turns: Turns::default(),
+            shaping: Shaping::new(RandomState::with_seeds(d, c, b, a)),
             config,
         };
         let published: Vec<u32> = stack.published.keys().copied().collect();
@@ -371,15 +375,31 @@ impl Stack {
     }
 
     fn read<H: HostIo, F: FrameSink>(&mut self, unread: Unread, now: Instant, io: &mut Io<'_, H, F>) {
-        let more = match unread {
+        let most = if self.shaping.is_on() { self.shaping.ask_down(unread, now) } else { usize::MAX };
+        if most > 0 {
+            self.read_within(unread, most, now, io);
+        }
+    }
+
+    /// Reads datagrams of so many bytes at most, but for the last.
+    fn read_within<H: HostIo, F: FrameSink>(
+        &mut self,
+        unread: Unread,
+        most: usize,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        let (bytes, more) = match unread {
             Unread::Flow(flow) => match self.flows.get(flow) {
-                Some(Flow::Udp(_)) => self.read_udp(flow, now, io),
-                Some(Flow::Echo(_)) => self.read_echo(flow, now, io),
-                Some(Flow::Tcp(_) | Flow::TimeWait(_)) | None => false,
+                Some(Flow::Udp(_)) => self.read_udp(flow, most, now, io),
+                Some(Flow::Echo(_)) => (0, self.read_echo(flow, now, io)),
+                Some(Flow::Tcp(_) | Flow::TimeWait(_)) | None => (0, false),
             },
-            Unread::Listener(listener) => self.read_listener(listener, now, io),
+            Unread::Listener(listener) => self.read_listener(listener, most, now, io),
         };
-        if more && !self.unread.contains(&unread) {
+        if self.shaping.is_down_limited(unread) {
+            self.shaping.pay_down(unread, bytes, more, now);
+        } else if more && !self.unread.contains(&unread) {
             self.unread.push_back(unread);
         }
     }
@@ -394,6 +414,9 @@ impl Stack {
         // Those that want another turn wait for the next call; the emptied vector serves again.
         queue.append(&mut self.queue);
         self.queue = queue;
+        if self.shaping.is_on() {
+            self.serve_turns(now, io);
+        }
         if self.timers.is_crowded(self.flows.len()) {
             let flows = &self.flows;
             self.timers.sweep(|flow, at| flows.get(flow).is_some_and(|body| body.alarm().is_set_for(at)));
@@ -476,6 +499,7 @@ impl Stack {
             self.reassembler.poll_timeout(),
             self.router_advert.poll_timeout(),
             self.watches.poll_timeout(),
+            self.shaping.poll_timeout(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -676,6 +700,9 @@ impl Stack {
 
     fn tell_closed(&mut self, flow: FlowId, protocol: FlowProtocol) {
         self.stats.flow_closed(protocol);
+        if self.shaping.is_on() {
+            self.shaping.forget(flow);
+        }
         self.tell(StackEvent::FlowClosed { flow });
     }
 

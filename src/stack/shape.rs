@@ -1,9 +1,9 @@
 //! Rates, and who may go on within them: a token bucket, and turns of flows that wait for one.
 //!
-//! [`TokenBucket`] knows what may be sent by now. [`Turns`] is one direction of one container: the container's own bucket,
+//! [`TokenBucket`] knows what may be sent by now. [`Scheduler`] is one direction of one container: the container's own bucket,
 //! classes with buckets of their own (a rule that limits what it names), and the flows that wait. Whoever has something to
-//! move asks ([`Turns::ask`]); where there is no token, or others wait, it is noted, and is told when its turn comes
-//! ([`Turns::poll`]). What it then moved it pays for ([`Turns::pay`]).
+//! move asks ([`Scheduler::ask`]); where there is no token, or others wait, it is noted, and is told when its turn comes
+//! ([`Scheduler::poll`]). What it then moved it pays for ([`Scheduler::pay`]).
 //!
 //! Turns go round by deficit (DRR, Shreedhar and Varghese 1995): each flow gets one quantum a round, whatever the size of
 //! what it moves. A flow that did not wait before has its first quantum at once, so that a request with its
@@ -98,7 +98,7 @@ struct Class<K> {
     fresh: VecDeque<K>,
     /// Those that have had a turn.
     round: VecDeque<K>,
-    /// Turns that it still has before another class.
+    /// Scheduler that it still has before another class.
     turns: usize,
 }
 
@@ -123,7 +123,7 @@ struct Member {
 
 /// The turns of one direction.
 #[derive(Debug)]
-pub struct Turns<K> {
+pub struct Scheduler<K> {
     bucket: Option<TokenBucket>,
     classes: BTreeMap<ClassId, Class<K>>,
     members: HashMap<K, Member, RandomState>,
@@ -132,11 +132,11 @@ pub struct Turns<K> {
     current: ClassId,
 }
 
-impl<K: Copy + Eq + Hash> Turns<K> {
+impl<K: Copy + Eq + Hash> Scheduler<K> {
     /// No limit. The hasher is keyed by a secret where the container chooses the keys.
     #[must_use]
-    pub fn new(hasher: RandomState) -> Turns<K> {
-        Turns {
+    pub fn new(hasher: RandomState) -> Scheduler<K> {
+        Scheduler {
             bucket: None,
             classes: BTreeMap::from([(ClassId::default(), Class::new(None))]),
             members: HashMap::with_hasher(hasher),
@@ -202,7 +202,7 @@ impl<K: Copy + Eq + Hash> Turns<K> {
     }
 
     /// The next whose turn it is, and how many bytes it may move. It is to be asked whether it could move more:
-    /// [`Turns::pay`].
+    /// [`Scheduler::pay`].
     pub fn poll(&mut self, now: Instant) -> Option<(K, usize)> {
         while self.waiting > 0 {
             let (key, class) = self.next(now)?;
@@ -267,7 +267,7 @@ impl<K: Copy + Eq + Hash> Turns<K> {
         }
     }
 
-    /// When [`Turns::poll`] may have somebody.
+    /// When [`Scheduler::poll`] may have somebody.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.waiting == 0 {

@@ -221,6 +221,14 @@ impl Stack {
                 now + self.config.timeouts.dns_try.into(),
             );
         }
+        if self.shaping.is_on()
+            && body.dns.is_none()
+            && !matches!(body.via, Via::Opening(_))
+            && !self.shaping.may_send(flow, payload.len(), now)
+        {
+            let datagram = Pending { payload: payload.into(), how, sent: body.sent };
+            return self.shaping.hold(flow, datagram, &limits);
+        }
         let outcome = match &mut body.via {
             Via::Opening(_) if body.dns.is_some() => DatagramWrite::Sent,
             Via::Opening(pending) if pending.len() < limits.datagrams_pending_per_flow => {
@@ -316,15 +324,21 @@ impl Stack {
         self.tell_closed(flow, FlowProtocol::Udp);
     }
 
-    /// Datagrams wait on a flow's own socket. Returns whether some may be left.
+    /// Datagrams wait on a flow's own socket: reads up to `most` bytes of them, but for the last. Returns how many it were,
+    /// and whether some may be left.
     pub(super) fn read_udp<H: HostIo, F: FrameSink>(
         &mut self,
         flow: FlowId,
+        most: usize,
         now: Instant,
         io: &mut Io<'_, H, F>,
-    ) -> bool {
+    ) -> (usize, bool) {
+        let mut bytes = 0;
         for _ in 0..READ_BUDGET {
-            let Some((key, Flow::Udp(_))) = self.flows.get_mut(flow) else { return false };
+            if bytes >= most {
+                break;
+            }
+            let Some((key, Flow::Udp(_))) = self.flows.get_mut(flow) else { return (bytes, false) };
             let is_ipv6 = key.container.is_ipv6();
             let mut read = DatagramRead::Blocked;
             let emitter = self.emitter;
@@ -344,10 +358,11 @@ impl Stack {
             };
             let sent = emitter.receive_datagrams(is_ipv6, receive, io.frames);
             if self.is_read_out(sent, read) {
-                return sent == Err(DropReason::LinkFull);
+                return (bytes, sent == Err(DropReason::LinkFull));
             }
+            bytes += bytes_of(read);
         }
-        true
+        (bytes, true)
     }
 
     /// Counts what became of a read, and says whether the socket is to be left alone now.
@@ -382,18 +397,23 @@ impl Stack {
         kept > 0
     }
 
-    /// Datagrams wait on a published port. Returns whether some may be left.
+    /// Datagrams wait on a published port; as [`Self::read_udp`].
     pub(super) fn read_listener<H: HostIo, F: FrameSink>(
         &mut self,
         listener: ListenerId,
+        most: usize,
         now: Instant,
         io: &mut Io<'_, H, F>,
-    ) -> bool {
-        let Some(rule) = self.published.get(&listener.0).copied() else { return false };
+    ) -> (usize, bool) {
+        let mut bytes = 0;
+        let Some(rule) = self.published.get(&listener.0).copied() else { return (0, false) };
         if rule.protocol != PortProtocol::Udp {
-            return false;
+            return (0, false);
         }
         for _ in 0..READ_BUDGET {
+            if bytes >= most {
+                break;
+            }
             let mut read = DatagramRead::Blocked;
             let emitter = self.emitter;
             let receive = |room: &mut [u8]| {
@@ -409,10 +429,11 @@ impl Stack {
             };
             let sent = emitter.receive_datagrams(rule.host_address.is_ipv6(), receive, io.frames);
             if self.is_read_out(sent, read) {
-                return sent == Err(DropReason::LinkFull);
+                return (bytes, sent == Err(DropReason::LinkFull));
             }
+            bytes += bytes_of(read);
         }
-        true
+        (bytes, true)
     }
 
     /// The flow of a published port's client, made at its first datagram.
@@ -535,6 +556,13 @@ impl Stack {
     }
 }
 
+fn bytes_of(read: DatagramRead) -> usize {
+    match read {
+        DatagramRead::Arrived(arrived) => arrived.len,
+        DatagramRead::Blocked | DatagramRead::Failed(_) => 0,
+    }
+}
+
 /// The wildcard endpoint of a family.
 pub(super) fn anyone_like(endpoint: SocketAddr) -> SocketAddr {
     match endpoint {
@@ -545,7 +573,7 @@ pub(super) fn anyone_like(endpoint: SocketAddr) -> SocketAddr {
 
 /// Sends as [`send_twice`] does. Where the container stands in the host's place, its datagram is the host's own: what the
 /// host's link does not take whole leaves in fragments, as one of the host's own programs would have it.
-fn send_from(
+pub(super) fn send_from(
     segment: Segment,
     host: &mut impl HostIo,
     port: DatagramPort,

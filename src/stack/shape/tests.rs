@@ -7,7 +7,7 @@ fn rate(text: &str) -> Rate {
 
 /// Flows with so many bytes to move, which come back for more, for so long; what each has moved, in bytes.
 struct Crowd {
-    turns: Turns<u32>,
+    turns: Scheduler<u32>,
     now: Instant,
     /// By flow: its class, bytes it moves at least at a time, and bytes it has to move.
     flows: BTreeMap<u32, (ClassId, usize, usize)>,
@@ -16,7 +16,7 @@ struct Crowd {
 
 impl Crowd {
     fn new(limit: Option<&str>) -> Crowd {
-        let mut turns = Turns::new(RandomState::with_seeds(1, 2, 3, 4));
+        let mut turns = Scheduler::new(RandomState::with_seeds(1, 2, 3, 4));
         turns.limit(limit.map(rate));
         Crowd { turns, now: Instant::from_secs(1), flows: BTreeMap::new(), moved: BTreeMap::new() }
     }

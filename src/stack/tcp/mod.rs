@@ -31,6 +31,7 @@ use super::drop_reason::DropReason;
 use super::flow::{FlowKey, FlowProtocol};
 use super::forward::{self, Outbound};
 use super::network_error::problem_of_notice;
+use super::shaping::Allowance;
 use super::{Flow, Stack};
 use crate::config::limits::KEEPALIVE_PROBES;
 use crate::wire::icmp::Problem;
@@ -68,6 +69,7 @@ impl Stack {
             return self.open_from_container(key, packet, &segment, None, &link, now, io);
         };
         let active_before = self.flows.touch(flow, now);
+        let is_paced = self.shaping.is_up_limited(flow);
         let Some((_, body)) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
         match body {
             Flow::Tcp(tcp) => {
@@ -78,6 +80,7 @@ impl Stack {
                     self.actions.push_back(tcp.keep_host_alive(flow, silence, interval));
                 }
                 self.memory.limit(tcp);
+                tcp.is_paced = is_paced;
                 tcp.handle_segment(flow, &segment, is_marked(packet.traffic_class), &link, now, io.host);
                 self.memory.charge(tcp);
                 if !tcp.queued {
@@ -262,20 +265,42 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) {
+        let allowance = if self.shaping.is_on() { self.tcp_allowance(flow, now) } else { Allowance::FREE };
+        if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
+            tcp.queued = false;
+        }
+        self.advance_tcp_within(flow, allowance, now, io);
+    }
+
+    /// Advances a flow by as many bytes as it may move.
+    pub(super) fn advance_tcp_within<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        allowance: Allowance,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
         let Ok(link) = self.link_view() else { return };
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
-        tcp.queued = false;
         let handshake = tcp.handshake();
         self.memory.limit(tcp);
         let mut turn = self.turns.begin(&mut self.scratch, now);
+        (turn.most, turn.most_up) = (turn.most.min(allowance.down), allowance.up);
         let outcome = tcp.advance(flow, &link, now, io, &mut self.actions, &mut turn);
-        self.turns.end(turn.moved, now);
+        let moved = Allowance { up: turn.moved_up, down: turn.moved };
+        self.turns.end(moved.down, now);
         self.memory.charge(tcp);
         // A client's connection that ends before it began.
         let is_refused = matches!(tcp.stage, Stage::Opening { via: Some(_) });
         if tcp.is_relaying() {
             self.handshakes.end(handshake);
         }
+        let outcome = match outcome {
+            outcome if !self.shaping.is_on() => outcome,
+            Outcome::Alive | Outcome::Unfinished if self.pay_tcp(flow, moved, now) => Outcome::Unfinished,
+            Outcome::Alive | Outcome::Unfinished => Outcome::Alive,
+            ended => ended,
+        };
         match outcome {
             Outcome::Alive => self.schedule_tcp(flow, now),
             Outcome::Unfinished => {

@@ -95,6 +95,8 @@ pub struct TcpFlow {
     host_shut: bool,
     /// The container's FIN has been received.
     container_finished: bool,
+    /// Its rate toward the host is limited: nothing leaves but in a turn.
+    pub is_paced: bool,
     /// Questions whether the container is still there since it last said something.
     pub probes: u8,
     /// The host's kernel has been told to ask the same of the peer.
@@ -118,6 +120,7 @@ impl TcpFlow {
             host_finished: false,
             host_shut: false,
             container_finished: false,
+            is_paced: false,
             probes: 0,
             keeps_alive: false,
         }
@@ -196,7 +199,8 @@ impl TcpFlow {
     ) {
         self.probes = 0;
         // What the endpoint delivers has followed a handshake, whether that has been noted or not.
-        let may_write = !matches!(self.stage, Stage::Connecting { .. }) && self.host_writable;
+        let may_write =
+            !matches!(self.stage, Stage::Connecting { .. }) && self.host_writable && !self.is_paced;
         let (host_writable, host_failure) = (&mut self.host_writable, &mut self.host_failure);
         self.endpoint.handle_segment(segment, is_marked, link, now, |bytes| {
             if !may_write {
@@ -217,23 +221,34 @@ impl TcpFlow {
         });
     }
 
-    /// Writes to the host what the container has sent, as long as the host takes it.
-    fn relay_to_host(&mut self, flow: FlowId, host: &mut impl HostIo) -> Result<(), HostError> {
+    /// Writes to the host what the container has sent, as long as the host takes it and the turn lasts.
+    fn relay_to_host(
+        &mut self,
+        flow: FlowId,
+        host: &mut impl HostIo,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), HostError> {
         if let Some(error) = self.host_failure {
             return Err(error);
         }
-        while self.is_relaying() && self.host_writable && self.endpoint.received_bytes() > 0 {
+        while self.can_write_on() && turn.moved_up < turn.most_up {
             let mut failure = None;
             let host_writable = &mut self.host_writable;
-            self.endpoint.receive_with(|bytes| match host.send_stream(flow, bytes) {
-                StreamWrite::Bytes(count) => count,
-                StreamWrite::Blocked => {
-                    *host_writable = false;
-                    0
-                }
-                StreamWrite::Failed(error) => {
-                    failure = Some(error);
-                    0
+            let (left, moved) = (turn.most_up - turn.moved_up, &mut turn.moved_up);
+            self.endpoint.receive_with(|bytes| {
+                match host.send_stream(flow, &bytes[..bytes.len().min(left)]) {
+                    StreamWrite::Bytes(count) => {
+                        *moved += count;
+                        count
+                    }
+                    StreamWrite::Blocked => {
+                        *host_writable = false;
+                        0
+                    }
+                    StreamWrite::Failed(error) => {
+                        failure = Some(error);
+                        0
+                    }
                 }
             });
             if let Some(error) = failure {
@@ -290,8 +305,15 @@ impl TcpFlow {
         Ok(())
     }
 
+    /// Whether the container has sent something that the host may take.
+    #[must_use]
+    pub fn can_write_on(&self) -> bool {
+        self.is_relaying() && self.host_writable && self.endpoint.received_bytes() > 0
+    }
+
     /// Whether the host may have more, and there is room for it.
-    fn can_read_on(&self) -> bool {
+    #[must_use]
+    pub fn can_read_on(&self) -> bool {
         self.is_relaying() && self.host_readable && self.endpoint.transmit_space() > 0
     }
 
@@ -315,8 +337,9 @@ impl TcpFlow {
         turn: &mut Turn<'_>,
     ) -> Outcome {
         self.settle_stage();
-        let moved =
-            self.relay_to_host(flow, io.host).and_then(|()| self.relay_to_container(flow, io.host, turn));
+        let moved = self
+            .relay_to_host(flow, io.host, turn)
+            .and_then(|()| self.relay_to_container(flow, io.host, turn));
         let Ok(()) = moved else {
             // The host's connection is gone, and with it whatever it had not delivered.
             self.endpoint.abort();

@@ -20,8 +20,12 @@ const EXCHANGE_LASTS: Duration = Duration::from_millis(5);
 pub struct Turn<'a> {
     /// Bytes that it may move toward the container.
     pub most: usize,
-    /// Bytes that it has moved.
+    /// Bytes that it has moved there.
     pub moved: usize,
+    /// Bytes that it may move toward the host.
+    pub most_up: usize,
+    /// Bytes that it has moved there.
+    pub moved_up: usize,
     /// Where a flow without a buffer may read.
     pub scratch: &'a mut [u8],
 }
@@ -37,7 +41,8 @@ impl Turns {
     #[must_use]
     pub fn begin<'a>(&self, scratch: &'a mut [u8], now: Instant) -> Turn<'a> {
         let has_exchange = self.exchange_until.is_some_and(|until| now < until);
-        Turn { most: if has_exchange { SMALL_BYTES } else { LARGE_BYTES }, moved: 0, scratch }
+        let most = if has_exchange { SMALL_BYTES } else { LARGE_BYTES };
+        Turn { most, moved: 0, most_up: usize::MAX, moved_up: 0, scratch }
     }
 
     /// It is over.

@@ -13,6 +13,7 @@ mod link_layer;
 mod network_errors;
 mod policy;
 mod publish;
+mod shaping;
 mod sweep;
 mod tcp_ecn;
 mod tcp_failure;

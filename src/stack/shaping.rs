@@ -1,0 +1,325 @@
+//! Where flows meet the rates that limit them ([`super::shape`]).
+//!
+//! TCP is paced by its windows: toward the container a flow reads no more from the host than its turn allows, and the
+//! host's kernel holds the sender back; toward the host what the container has sent stays in the endpoint's buffer, whose
+//! window closes. Nothing is dropped. Of UDP the host's socket keeps what is not read; what the container sends waits,
+//! bounded, and is dropped beyond that (`rate_limit`), as datagrams have no other way to be told. The DNS forwarder and
+//! echo are paid for or free, and never wait.
+//!
+//! What is counted is payload, which is the same on both sides of us. Where nothing is limited, all of this is one
+//! question at each place (`is_on`).
+
+use std::collections::{HashMap, VecDeque};
+
+use ahash::RandomState;
+
+use super::boundary::{DatagramPort, DatagramWrite, FlowId, FrameSink, HostIo, Instant, Io};
+use super::drop_reason::DropReason;
+use super::network_error::problem_of;
+use super::shape::{ClassId, Scheduler};
+use super::udp::Pending;
+use super::{Flow, Stack, Unread, forward};
+use crate::config::RateLimits;
+use crate::config::limits::Limits;
+
+/// What a flow may move now, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Allowance {
+    /// Toward the host.
+    pub up: usize,
+    /// Toward the container.
+    pub down: usize,
+}
+
+impl Allowance {
+    /// Whatever it likes.
+    pub(super) const FREE: Allowance = Allowance { up: usize::MAX, down: usize::MAX };
+}
+
+/// The rates of one container, and who waits for them.
+#[derive(Debug)]
+pub(super) struct Shaping {
+    /// Something is limited, or somebody still waits.
+    is_on: bool,
+    up: Scheduler<FlowId>,
+    down: Scheduler<Unread>,
+    limits: RateLimits,
+    class_limits: HashMap<ClassId, RateLimits, RandomState>,
+    /// Flows of other classes than the first.
+    classes: HashMap<FlowId, ClassId, RandomState>,
+    /// Datagrams of the container that wait.
+    held: HashMap<FlowId, VecDeque<Pending>, RandomState>,
+    held_bytes: usize,
+}
+
+impl Shaping {
+    pub(super) fn new(hasher: RandomState) -> Shaping {
+        Shaping {
+            is_on: false,
+            up: Scheduler::new(hasher.clone()),
+            down: Scheduler::new(hasher.clone()),
+            limits: RateLimits::default(),
+            class_limits: HashMap::with_hasher(hasher.clone()),
+            classes: HashMap::with_hasher(hasher.clone()),
+            held: HashMap::with_hasher(hasher),
+            held_bytes: 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    fn settle(&mut self) {
+        let is_waited_for = self.up.waiting() + self.down.waiting() > 0;
+        let is_limited = !self.limits.is_off() || !self.class_limits.is_empty();
+        self.is_on = is_limited || is_waited_for;
+    }
+
+    fn class_of(&self, flow: FlowId) -> ClassId {
+        self.classes.get(&flow).copied().unwrap_or_default()
+    }
+
+    fn class_of_unread(&self, unread: Unread) -> ClassId {
+        match unread {
+            Unread::Flow(flow) => self.class_of(flow),
+            // Clients of a published port share a socket, and with it whatever limits it.
+            Unread::Listener(_) => ClassId::default(),
+        }
+    }
+
+    /// Whether what the flow sends has to wait for its turn.
+    pub(super) fn is_up_limited(&self, flow: FlowId) -> bool {
+        self.is_on && self.up.is_limited(self.class_of(flow))
+    }
+
+    /// Whether what it is sent has to.
+    pub(super) fn is_down_limited(&self, unread: Unread) -> bool {
+        self.is_on && self.down.is_limited(self.class_of_unread(unread))
+    }
+
+    /// How many bytes may be read there now; where none, it is noted.
+    pub(super) fn ask_down(&mut self, unread: Unread, now: Instant) -> usize {
+        if !self.is_down_limited(unread) {
+            return usize::MAX;
+        }
+        self.down.ask(unread, self.class_of_unread(unread), now)
+    }
+
+    /// Pays for what was read, and notes whether there is more.
+    pub(super) fn pay_down(&mut self, unread: Unread, bytes: usize, has_more: bool, now: Instant) {
+        self.down.pay(unread, self.class_of_unread(unread), bytes, has_more, now);
+    }
+
+    /// A flow is no more.
+    pub(super) fn forget(&mut self, flow: FlowId) {
+        self.up.forget(flow);
+        self.down.forget(Unread::Flow(flow));
+        self.classes.remove(&flow);
+        let held = self.held.remove(&flow).unwrap_or_default();
+        self.held_bytes -= held.iter().map(|datagram| datagram.payload.len()).sum::<usize>();
+        self.settle();
+    }
+
+    /// Whether a datagram of so many bytes may leave now; otherwise it is to be held.
+    pub(super) fn may_send(&mut self, flow: FlowId, bytes: usize, now: Instant) -> bool {
+        if !self.is_up_limited(flow) {
+            return true;
+        }
+        let class = self.class_of(flow);
+        let may = !self.held.contains_key(&flow) && self.up.ask(flow, class, now) > 0;
+        if may {
+            self.up.pay(flow, class, bytes, false, now);
+        }
+        may
+    }
+
+    /// Holds a datagram until its flow has a turn.
+    pub(super) fn hold(
+        &mut self,
+        flow: FlowId,
+        datagram: Pending,
+        limits: &Limits,
+    ) -> Result<(), DropReason> {
+        let bytes = datagram.payload.len();
+        let count = self.held.get(&flow).map_or(0, VecDeque::len);
+        let is_full =
+            count >= limits.shaped_datagrams_per_flow || self.held_bytes + bytes > limits.shaped_total_bytes;
+        if is_full {
+            return Err(DropReason::RateLimit);
+        }
+        self.held_bytes += bytes;
+        self.held.entry(flow).or_default().push_back(datagram);
+        Ok(())
+    }
+
+    fn take_held(&mut self, flow: FlowId) -> Option<Pending> {
+        let held = self.held.get_mut(&flow)?;
+        let datagram = held.pop_front();
+        if held.is_empty() {
+            self.held.remove(&flow);
+        }
+        self.held_bytes -= datagram.as_ref().map_or(0, |datagram| datagram.payload.len());
+        datagram
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if !self.is_on {
+            return None;
+        }
+        [self.up.poll_timeout(), self.down.poll_timeout()].into_iter().flatten().min()
+    }
+}
+
+impl Stack {
+    /// Limits what the container may carry from now on.
+    pub fn limit_rates(&mut self, limits: RateLimits) {
+        self.shaping.limits = limits;
+        self.shaping.up.limit(limits.up);
+        self.shaping.down.limit(limits.down);
+        self.shaping.settle();
+    }
+
+    /// What limits the container now.
+    #[must_use]
+    pub fn rate_limits(&self) -> RateLimits {
+        self.shaping.limits
+    }
+
+    /// Limits what the flows of a class, which is not the first, may carry together from now on.
+    pub fn limit_class(&mut self, class: ClassId, limits: RateLimits) {
+        self.shaping.up.limit_class(class, limits.up);
+        self.shaping.down.limit_class(class, limits.down);
+        if limits.is_off() {
+            self.shaping.class_limits.remove(&class);
+        } else {
+            self.shaping.class_limits.insert(class, limits);
+        }
+        self.shaping.settle();
+    }
+
+    /// Puts a flow into a class; the first is that of all flows that are in no other.
+    pub fn assign_class(&mut self, flow: FlowId, class: ClassId) {
+        if class == ClassId::default() {
+            self.shaping.classes.remove(&flow);
+        } else {
+            self.shaping.classes.insert(flow, class);
+        }
+    }
+
+    /// What a TCP flow may move now.
+    pub(super) fn tcp_allowance(&mut self, flow: FlowId, now: Instant) -> Allowance {
+        let Some(Flow::Tcp(tcp)) = self.flows.get(flow) else { return Allowance::FREE };
+        let (can_write, can_read) = (tcp.can_write_on(), tcp.can_read_on());
+        let class = self.shaping.class_of(flow);
+        let up = match self.shaping.is_up_limited(flow) {
+            false => usize::MAX,
+            true if can_write => self.shaping.up.ask(flow, class, now),
+            true => 0,
+        };
+        let down = match self.shaping.is_down_limited(Unread::Flow(flow)) {
+            false => usize::MAX,
+            true if can_read => self.shaping.ask_down(Unread::Flow(flow), now),
+            true => 0,
+        };
+        Allowance { up, down }
+    }
+
+    /// Pays for what a TCP flow has moved, and notes whether it could move more. Whether it is to have another turn
+    /// outside of all rates.
+    pub(super) fn pay_tcp(&mut self, flow: FlowId, moved: Allowance, now: Instant) -> bool {
+        let Some(Flow::Tcp(tcp)) = self.flows.get(flow) else { return false };
+        let (can_write, can_read) = (tcp.can_write_on(), tcp.can_read_on());
+        let class = self.shaping.class_of(flow);
+        let is_up_limited = self.shaping.is_up_limited(flow);
+        let is_down_limited = self.shaping.is_down_limited(Unread::Flow(flow));
+        self.shaping.up.pay(flow, class, moved.up, is_up_limited && can_write, now);
+        self.shaping.pay_down(Unread::Flow(flow), moved.down, is_down_limited && can_read, now);
+        (can_read && !is_down_limited) || (can_write && !is_up_limited)
+    }
+
+    /// Lets those go on whose turn has come.
+    pub(super) fn serve_turns<H: HostIo, F: FrameSink>(&mut self, now: Instant, io: &mut Io<'_, H, F>) {
+        // Whoever could not move anything, as the link is full, must not keep the driver here.
+        for _ in 0..self.shaping.up.waiting() {
+            let Some((flow, most)) = self.shaping.up.poll(now) else { break };
+            match self.flows.get(flow) {
+                Some(Flow::Tcp(_)) => {
+                    self.enter(io, now, |stack, io| {
+                        stack.advance_tcp_within(flow, Allowance { up: most, down: 0 }, now, io);
+                    });
+                }
+                Some(Flow::Udp(_)) => {
+                    self.enter(io, now, |stack, io| stack.send_held(flow, most, now, io));
+                }
+                Some(Flow::Echo(_) | Flow::TimeWait(_)) | None => self.shaping.forget(flow),
+            }
+        }
+        for _ in 0..self.shaping.down.waiting() {
+            let Some((unread, most)) = self.shaping.down.poll(now) else { break };
+            match unread {
+                Unread::Flow(flow) if matches!(self.flows.get(flow), Some(Flow::Tcp(_))) => {
+                    self.enter(io, now, |stack, io| {
+                        stack.advance_tcp_within(flow, Allowance { up: 0, down: most }, now, io);
+                    });
+                }
+                Unread::Flow(_) | Unread::Listener(_) => {
+                    self.enter(io, now, |stack, io| stack.read_within(unread, most, now, io));
+                }
+            }
+        }
+        self.shaping.settle();
+    }
+
+    /// Sends what a UDP flow of the container's has waiting, as far as its turn allows.
+    fn send_held<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        most: usize,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        let mut moved = 0;
+        while moved < most {
+            let Some(datagram) = self.shaping.take_held(flow) else { break };
+            moved += datagram.payload.len();
+            self.send_late(flow, &datagram, now, io);
+        }
+        let has_more = self.shaping.held.contains_key(&flow);
+        let class = self.shaping.class_of(flow);
+        self.shaping.up.pay(flow, class, moved, has_more, now);
+    }
+
+    /// Sends a datagram that has waited; errors are told as if it left only now.
+    fn send_late<H: HostIo, F: FrameSink>(
+        &mut self,
+        flow: FlowId,
+        datagram: &Pending,
+        now: Instant,
+        io: &mut Io<'_, H, F>,
+    ) {
+        let Some((key, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
+        let (port, how) = match body.client() {
+            Some((listener, client, local)) => {
+                let how = super::boundary::DatagramSend { to: Some(client), from: local, ..datagram.how };
+                (DatagramPort::Listener(listener), how)
+            }
+            None => (DatagramPort::Flow(flow), datagram.how),
+        };
+        match super::udp::send_from(self.config.link.segment, io.host, port, &datagram.payload, &how) {
+            DatagramWrite::Sent => {}
+            DatagramWrite::Blocked => self.stats.record(DropReason::HostQueueFull),
+            DatagramWrite::Failed(error) => {
+                self.stats.record(DropReason::HostRefused);
+                if let Some(problem) = problem_of(error) {
+                    let to = datagram.how.to;
+                    let remote = to.map_or(key.remote, |to| forward::shown_peer(&self.config, to));
+                    let key = super::FlowKey { remote, ..key };
+                    let offending = self.rebuild_udp(&key, &datagram.sent, &datagram.payload);
+                    self.report(problem, offending, None, now, io.frames);
+                }
+            }
+        }
+    }
+}
