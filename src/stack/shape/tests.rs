@@ -1,3 +1,5 @@
+//! What flows get of a rate, and how long they wait for it.
+
 use super::*;
 use crate::stack::boundary::Duration;
 
