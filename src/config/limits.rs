@@ -56,6 +56,9 @@ pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 /// burst of ten thousand connects, which then took five seconds of retransmissions in place of one.
 pub const LINK_QUEUE_FRAMES: u32 = 8_192;
 
+/// Bytes of the longest query over TCP to a network's resolver; a question is 271 at most, and what follows it is short.
+pub const DNS_QUERY_BYTES: usize = 4_096;
+
 /// Containers on one network.
 pub const NETWORK_MEMBERS: usize = 512;
 

@@ -10,9 +10,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 pub use smoltcp::time::{Duration, Instant};
 
+use super::service::names::NameTable;
 use crate::config::PublishRule;
 use crate::wire::vnet_header::VNET_HEADER_LEN;
 
@@ -203,6 +205,8 @@ pub enum HostEvent {
     },
     /// The host's resolvers have changed.
     ResolversChanged(Vec<SocketAddr>),
+    /// Others are on the network now, or by other names.
+    NamesChanged(Arc<NameTable>),
 }
 
 /// What became of a datagram, as the host's socket tells it.

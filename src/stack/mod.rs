@@ -47,6 +47,7 @@ use self::publish::watch::Watches;
 use self::reassembly::Reassembler;
 use self::service::dhcp::DhcpServer;
 use self::service::dns::Resolvers;
+use self::service::names::Names;
 use self::service::router_advert::{Advertisement, RouterAdvert};
 use self::shaping::Shaping;
 use self::stats::{CountedFrames, Stats, Traffic};
@@ -106,6 +107,7 @@ pub struct Stack {
     unreachable: Unreachable,
     reassembler: Reassembler,
     resolvers: Resolvers,
+    names: Option<Names>,
     dhcp: Option<DhcpServer>,
     flows: FlowTable<Flow>,
     /// Published ports, by the number of their listener. No number is given twice.
@@ -158,6 +160,7 @@ impl Stack {
             unreachable: Unreachable::new(&config.limits),
             reassembler: Reassembler::new(config.limits.reassembly),
             resolvers: Resolvers::new(resolvers),
+            names: Names::new(&config.link),
             dhcp: DhcpServer::new(&config),
             flows: FlowTable::new(config.limits.flows, secret),
             published: (0..).zip(config.publish.iter().copied()).collect(),
@@ -370,6 +373,11 @@ impl Stack {
             HostEvent::ResolversChanged(list) => {
                 self.resolvers = Resolvers::new(list);
                 self.no_resolver_told = false;
+            }
+            HostEvent::NamesChanged(table) => {
+                if let Some(names) = &mut self.names {
+                    names.change(table);
+                }
             }
         }
     }

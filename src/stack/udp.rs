@@ -113,13 +113,23 @@ impl Stack {
             traffic_class: packet.traffic_class,
             dont_fragment: packet.dont_fragment,
         };
+        let left;
+        let mut payload = datagram.payload;
+        if self.is_asked_for_names(packet.source, remote) {
+            left = self.answer_names(&exact, payload, how.segment_bytes, io.frames)?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            payload = &left;
+            how.segment_bytes = how.segment_bytes.filter(|each| usize::from(each.get()) < payload.len());
+        }
         if let Some(flow) = self.flows.find(&exact) {
             if matches!(self.flows.get(flow), Some(Flow::Udp(body)) if body.is_dns()) {
                 (how.hop_limit, how.dont_fragment) = (FORWARDER_HOP_LIMIT, false);
             } else {
                 how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
             }
-            return self.send_udp(flow, packet, datagram.payload, how, now, io);
+            return self.send_udp(flow, packet, payload, how, now, io);
         }
         let decision = forward::outbound(&self.config, FlowProtocol::Udp, packet.source, remote);
         let (target, dns) = match decision {
@@ -185,7 +195,7 @@ impl Stack {
                 flow
             }
         };
-        self.send_udp(flow, packet, datagram.payload, how, now, io)
+        self.send_udp(flow, packet, payload, how, now, io)
     }
 
     fn add_udp(&mut self, key: FlowKey, via: Via, dns: Option<Exchange>, now: Instant) -> FlowId {

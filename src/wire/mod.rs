@@ -10,6 +10,7 @@ pub mod arp;
 pub mod checksum;
 pub mod dhcp;
 pub mod dhcpv6;
+pub mod dns;
 pub mod domain;
 pub mod frame;
 pub mod icmp;

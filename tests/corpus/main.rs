@@ -99,6 +99,7 @@ replayed!(
     dhcpv6,
     ndp,
     dns,
+    names,
     tcp,
     reassembly,
     control,

@@ -322,7 +322,8 @@ impl SimHost {
             | HostEvent::ListenerReadable { .. }
             | HostEvent::NotListening { .. }
             | HostEvent::DatagramsLost { .. }
-            | HostEvent::ResolversChanged(_) => true,
+            | HostEvent::ResolversChanged(_)
+            | HostEvent::NamesChanged(_) => true,
         });
     }
 

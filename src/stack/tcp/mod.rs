@@ -14,6 +14,7 @@ mod challenge;
 pub mod endpoint;
 pub mod handshakes;
 pub mod memory;
+mod queries;
 pub mod relay;
 pub mod time_wait;
 pub mod turns;
@@ -22,6 +23,7 @@ use std::net::SocketAddr;
 
 use self::endpoint::ecn::is_marked;
 use self::endpoint::{Endpoint, LinkView};
+use self::queries::Upstream;
 use self::relay::{Awaited, Outcome, Stage, TcpFlow};
 use self::time_wait::{TimeWait, Verdict, initial_from};
 use super::boundary::{
@@ -137,6 +139,8 @@ impl Stack {
                 return Err(reason);
             }
             Outbound::Host(target) => (target, None, Some(self.forwarded_hop_limit(packet, now, io.frames)?)),
+            // Whom it is for is seen in each query.
+            Outbound::Resolver if self.names.is_some() => (key.remote, None, None),
             Outbound::Resolver => match self.resolvers.preferred() {
                 Some(resolver) => (resolver, Some(0), None),
                 None => {
@@ -152,11 +156,46 @@ impl Stack {
         let initial = initial_from(self.initial_number(&key, now), least_initial);
         let mut endpoint = Endpoint::accept(key.remote, key.container, buffer_bytes, initial);
         endpoint.handle_segment(segment, false, link, now, |_| 0);
+        if decision == Outbound::Resolver && self.names.is_some() {
+            self.accept_queries(key, endpoint, now);
+            return Ok(());
+        }
         let quote = packet.bytes[..packet.bytes.len().min(QUOTE_BYTES)].into();
         let flow = self.add_tcp(key, endpoint, Stage::Connecting { quote, resolvers_tried }, now);
         self.actions.push_back(Action::ConnectStream { flow, target, hop_limit });
         self.tell_opened(flow, key, target);
         Ok(())
+    }
+
+    /// A connection to a network's resolver: it is ours, whether the host is needed for it or not.
+    fn accept_queries(&mut self, key: FlowKey, mut endpoint: Endpoint, now: Instant) {
+        endpoint.release_syn_ack();
+        let flow = self.add_tcp(key, endpoint, Stage::Opening { via: None }, now);
+        if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
+            tcp.queries = Some(Box::default());
+        }
+        self.queue_tcp(flow);
+        self.tell_opened(flow, key, key.remote);
+    }
+
+    /// A query needs a resolver of the host: the next is asked.
+    fn ask_upstream(&mut self, flow: FlowId, tried: usize) {
+        let next = if tried == 0 { self.resolvers.preferred() } else { self.resolvers.after_failures(tried) };
+        if next.is_none() && tried == 0 {
+            self.tell_no_resolver();
+        }
+        let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        let Some(queries) = &mut tcp.queries else { return };
+        match next {
+            Some(target) => {
+                queries.upstream = Upstream::Connecting { tried };
+                self.actions.push_back(Action::ConnectStream { flow, target, hop_limit: None });
+            }
+            None => {
+                queries.give_up_upstream();
+                self.queue_tcp(flow);
+            }
+        }
     }
 
     /// Whether a client of a published port may be accepted; those who may not wait in the host's queue.
@@ -286,14 +325,18 @@ impl Stack {
         self.memory.limit(tcp);
         let mut turn = self.turns.begin(&mut self.scratch, now);
         (turn.most, turn.most_up) = (turn.most.min(allowance.down), allowance.up);
-        let outcome = tcp.advance(flow, &link, now, io, &mut self.actions, &mut turn);
+        let outcome = tcp.advance(flow, &link, self.names.as_ref(), now, io, &mut self.actions, &mut turn);
         let moved = Allowance { up: turn.moved_up, down: turn.moved };
         self.turns.end(moved.down, now);
         self.memory.charge(tcp);
+        let wants_upstream = tcp.queries.as_ref().is_some_and(|queries| queries.upstream == Upstream::Wanted);
         // A client's connection that ends before it began.
         let is_refused = matches!(tcp.stage, Stage::Opening { via: Some(_) });
         if tcp.is_relaying() {
             self.handshakes.end(handshake);
+        }
+        if wants_upstream {
+            self.ask_upstream(flow, 0);
         }
         let outcome = match outcome {
             outcome if !self.shaping.is_on() => outcome,
@@ -405,7 +448,9 @@ impl Stack {
     pub(super) fn close_tcp(&mut self, flow: FlowId, how: CloseKind) {
         if let Some(Flow::Tcp(tcp)) = self.flows.remove(flow) {
             self.forget_tcp(&tcp);
-            self.actions.push_back(Action::Close { flow, how });
+            if tcp.has_socket() {
+                self.actions.push_back(Action::Close { flow, how });
+            }
             self.tell_closed(flow, FlowProtocol::Tcp);
         }
     }
@@ -439,6 +484,12 @@ impl Stack {
     /// The host socket is connected.
     pub(super) fn tcp_connected(&mut self, flow: FlowId) {
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        if let Some(queries) = &mut tcp.queries {
+            queries.upstream = Upstream::Open;
+            tcp.host_connected();
+            self.queue_tcp(flow);
+            return;
+        }
         if !matches!(tcp.stage, Stage::Connecting { .. }) {
             return;
         }
@@ -459,6 +510,12 @@ impl Stack {
         io: &mut Io<'_, H, F>,
     ) {
         let Some((key, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
+        if let Some(queries) = &tcp.queries {
+            if let Upstream::Connecting { tried } = queries.upstream {
+                self.ask_upstream(flow, tried + 1);
+            }
+            return;
+        }
         if let Stage::Opening { via: Some(_) } = tcp.stage {
             // Accepted, and then the driver could not keep it.
             self.stats.record(DropReason::DescriptorLimit);

@@ -13,9 +13,11 @@ use super::super::boundary::{
     Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, StreamRead,
     StreamWrite,
 };
+use super::super::service::names::Names;
 use super::super::timer::Alarm;
 use super::endpoint::{Endpoint, LinkView, Phase};
 use super::handshakes::Handshake;
+use super::queries::{Queries, Upstream};
 use super::turns::Turn;
 use crate::config::limits::KEEPALIVE_PROBES;
 use crate::wire::tcp::Segment;
@@ -101,6 +103,8 @@ pub struct TcpFlow {
     pub probes: u8,
     /// The host's kernel has been told to ask the same of the peer.
     pub keeps_alive: bool,
+    /// Set when it carries queries to a network's resolver, which are looked at one by one.
+    pub(super) queries: Option<Box<Queries>>,
 }
 
 impl TcpFlow {
@@ -123,7 +127,19 @@ impl TcpFlow {
             is_paced: false,
             probes: 0,
             keeps_alive: false,
+            queries: None,
         }
+    }
+
+    /// Whether the driver has a socket for it, connected or not; of queries to a network's resolver only where they need one.
+    #[must_use]
+    pub fn has_socket(&self) -> bool {
+        let upstream = self.queries.as_ref().map(|queries| queries.upstream);
+        matches!(upstream, None | Some(Upstream::Connecting { .. } | Upstream::Open))
+    }
+
+    fn has_host(&self) -> bool {
+        self.queries.as_ref().is_none_or(|queries| queries.upstream == Upstream::Open)
     }
 
     /// Whether the handshake is complete on both sides.
@@ -199,8 +215,8 @@ impl TcpFlow {
     ) {
         self.probes = 0;
         // What the endpoint delivers has followed a handshake, whether that has been noted or not.
-        let may_write =
-            !matches!(self.stage, Stage::Connecting { .. }) && self.host_writable && !self.is_paced;
+        let is_direct = !matches!(self.stage, Stage::Connecting { .. }) && self.queries.is_none();
+        let may_write = is_direct && self.host_writable && !self.is_paced;
         let (host_writable, host_failure) = (&mut self.host_writable, &mut self.host_failure);
         self.endpoint.handle_segment(segment, is_marked, link, now, |bytes| {
             if !may_write {
@@ -308,7 +324,38 @@ impl TcpFlow {
     /// Whether the container has sent something that the host may take.
     #[must_use]
     pub fn can_write_on(&self) -> bool {
-        self.is_relaying() && self.host_writable && self.endpoint.received_bytes() > 0
+        let is_stream = self.is_relaying() && self.queries.is_none();
+        is_stream && self.host_writable && self.endpoint.received_bytes() > 0
+    }
+
+    /// The same for queries to a network's resolver.
+    fn relay_queries(
+        &mut self,
+        flow: FlowId,
+        names: &Names,
+        host: &mut impl HostIo,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), HostError> {
+        let Some(queries) = &mut self.queries else { return Ok(()) };
+        if !matches!(self.stage, Stage::Relaying) {
+            return Ok(());
+        }
+        let endpoint = &mut self.endpoint;
+        queries.relay_to_host(flow, endpoint, names, &mut self.host_writable, host)?;
+        let read = queries.relay_to_container(flow, endpoint, &mut self.host_readable, host, turn)?;
+        // What waited for our answers to leave may be read now.
+        queries.relay_to_host(flow, endpoint, names, &mut self.host_writable, host)?;
+        // A client that has asked all it wants is done as soon as it has its answers; nobody on the host's side has to say
+        // so, where nobody was asked.
+        let has_asked_all = self.endpoint.phase() == Phase::ContainerFinished
+            && self.endpoint.received_bytes() == 0
+            && queries.is_settled()
+            && matches!(queries.upstream, Upstream::Unneeded | Upstream::Failed);
+        if read == StreamRead::End || has_asked_all {
+            self.host_finished = true;
+            self.endpoint.close();
+        }
+        Ok(())
     }
 
     /// Whether the host may have more, and there is room for it.
@@ -327,19 +374,24 @@ impl TcpFlow {
     }
 
     /// Moves what can move in one turn, lets the endpoint speak, and says what became of the flow.
+    #[allow(clippy::too_many_arguments)]
     pub fn advance<H: HostIo, F: FrameSink>(
         &mut self,
         flow: FlowId,
         link: &LinkView,
+        names: Option<&Names>,
         now: Instant,
         io: &mut Io<'_, H, F>,
         actions: &mut impl Extend<Action>,
         turn: &mut Turn<'_>,
     ) -> Outcome {
         self.settle_stage();
-        let moved = self
-            .relay_to_host(flow, io.host, turn)
-            .and_then(|()| self.relay_to_container(flow, io.host, turn));
+        let moved = match names.filter(|_| self.queries.is_some()) {
+            Some(names) => self.relay_queries(flow, names, io.host, turn),
+            None => self
+                .relay_to_host(flow, io.host, turn)
+                .and_then(|()| self.relay_to_container(flow, io.host, turn)),
+        };
         let Ok(()) = moved else {
             // The host's connection is gone, and with it whatever it had not delivered.
             self.endpoint.abort();
@@ -367,8 +419,9 @@ impl TcpFlow {
         if matches!(phase, Phase::ContainerFinished | Phase::TimeWait) {
             self.container_finished = true;
         }
-        let drained = self.endpoint.received_bytes() == 0;
-        if self.container_finished && drained && self.is_relaying() && !self.host_shut {
+        let is_settled = self.queries.as_ref().is_none_or(|queries| queries.is_settled());
+        let drained = self.endpoint.received_bytes() == 0 && is_settled;
+        if self.container_finished && drained && self.is_relaying() && !self.host_shut && self.has_host() {
             self.host_shut = true;
             actions.extend([Action::ShutdownWrite { flow }]);
         }

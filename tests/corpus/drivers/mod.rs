@@ -9,7 +9,7 @@ mod streams;
 mod texts;
 
 pub use frames::{frames, vnet};
-pub use services::{dhcp, dhcpv6, dns, ndp};
+pub use services::{dhcp, dhcpv6, dns, names, ndp};
 pub use streams::{reassembly, tcp};
 pub use texts::{cli_native, cli_pasta, cli_slirp4netns, control, ports, proc_net, resolv_conf};
 
@@ -17,13 +17,14 @@ pub use texts::{cli_native, cli_pasta, cli_slirp4netns, control, ports, proc_net
 pub type Driver = fn(&[u8]);
 
 /// All of them, by the name of the target.
-pub const DRIVERS: [(&str, Driver); 15] = [
+pub const DRIVERS: [(&str, Driver); 16] = [
     ("frames", frames),
     ("vnet", vnet),
     ("dhcp", dhcp),
     ("dhcpv6", dhcpv6),
     ("ndp", ndp),
     ("dns", dns),
+    ("names", names),
     ("tcp", tcp),
     ("reassembly", reassembly),
     ("control", control),

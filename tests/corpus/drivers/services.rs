@@ -2,11 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use netferry::config::Segment;
+use netferry::stack::service::names::{Handled, Names};
+use netferry::wire::dns::HEADER_LEN;
+
 use super::bench::Bench;
 use super::bytes::Bytes;
 use crate::clock::Duration;
 use crate::packet::{ICMPV6, Ip, UDP, udp};
-use crate::settings::{CONTAINER, CONTAINER6, DNS, DNS6};
+use crate::settings::{self, CONTAINER, CONTAINER6, DNS, DNS6};
 
 /// Messages of one input.
 const MAX_MESSAGES: usize = 100;
@@ -160,4 +164,26 @@ pub fn dns(input: &[u8]) {
         }
     }
     bench.finish();
+}
+
+/// Queries to a network's resolver: what it answers fits, and is an answer to that.
+pub fn names(input: &[u8]) {
+    let mut bytes = Bytes::new(input);
+    let mut link = settings::config().link;
+    link.segment = Segment::Bridged { internal: bytes.flag() };
+    let Some(names) = Names::new(&link) else { panic!("a network has names") };
+    for _ in 0..MAX_MESSAGES {
+        if bytes.is_empty() {
+            break;
+        }
+        let message = bytes.chunk();
+        let (over_udp, over_tcp) = (names.handle_datagram(message), names.handle_stream(message));
+        for (handled, room) in [(over_udp, 1_232), (over_tcp, 65_535)] {
+            if let Handled::Answered(answer) = handled {
+                assert!((HEADER_LEN..=room).contains(&answer.len()));
+                assert_eq!(answer[..2], message[..2]);
+                assert_eq!((message[2] & 0x80, answer[2] & 0x80), (0, 0x80));
+            }
+        }
+    }
 }

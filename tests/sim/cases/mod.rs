@@ -10,6 +10,7 @@ mod hostile;
 mod isolation;
 mod limits;
 mod link_layer;
+mod names;
 mod network_errors;
 mod policy;
 mod publish;
