@@ -17,6 +17,7 @@ mod host_copy;
 mod inside;
 pub mod instance;
 pub mod network;
+mod policy;
 mod supervise;
 
 use std::ffi::OsString;
@@ -27,6 +28,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 use tracing::{debug, info, warn};
 
@@ -34,6 +36,7 @@ use self::container::{Command, Container, container_addresses};
 use self::handshake::{HandshakeError, Line, Word};
 use self::host_copy::{Copied, CopyError, HostNetwork};
 use self::instance::Presence;
+use self::policy::PolicyError;
 use self::supervise::Supervised;
 use crate::cli::{
     self, Announcement, AttachTarget, Collisions, Configuration, Confinement, Lifetime, Mode,
@@ -42,7 +45,7 @@ use crate::cli::{
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
 use crate::config::{
     Config, DhcpPool, Forwarding, Limits, LinkConfig, LocalClients, Offers, OutboundAddresses,
-    PortForwarding, PublishRule, Segment, Services,
+    PortForwarding, PublishRule, Rules, Segment, Services,
 };
 use crate::control::ControlError;
 use crate::observe::capture::{Capture, CaptureError};
@@ -144,6 +147,9 @@ pub enum RunError {
     /// `--pcap`.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// `--rules` and its like.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// `--pid`.
     #[error("cannot write the process id to {}: {source}; name a file in a directory of yours", path.display())]
     PidFile {
@@ -240,6 +246,8 @@ struct Facts {
     services: Services,
     offers: Offers,
     host_addresses: Vec<IpAddr>,
+    host_networks: Vec<IpNet>,
+    rules: Rules,
     outbound: OutboundAddresses,
     resolv_conf: ResolvConf,
     resolvers: Vec<SocketAddr>,
@@ -282,6 +290,8 @@ impl Facts {
             }
         }
         let outbound = outbound_addresses(&plan.outbound, &interfaces)?;
+        let on_link = interfaces.iter().filter(|(_, address, _)| !address.is_loopback());
+        let host_networks = on_link.filter_map(|(_, address, len)| IpNet::new(*address, *len).ok()).collect();
         let host_addresses = interfaces.into_iter().map(|(_, address, _)| address).collect();
         let tap_name =
             copied.as_ref().map_or_else(|| plan.tap_name.clone(), |copied| copied.tap_name.clone());
@@ -299,6 +309,8 @@ impl Facts {
             services,
             offers,
             host_addresses,
+            host_networks,
+            rules: policy::read(&plan.rules)?,
             outbound,
             resolv_conf,
             resolvers,
@@ -623,6 +635,8 @@ impl Ports {
             udp_mapping: plan.udp_mapping,
             publish: self.rules,
             host_addresses: facts.host_addresses.clone(),
+            host_networks: facts.host_networks.clone(),
+            rules: facts.rules.clone(),
             limits: limits(self.descriptors.saturating_sub(published), facts.memory),
             timeouts: plan.timeouts,
         };

@@ -247,6 +247,8 @@ fn config() -> Config {
         udp_mapping: UdpMapping::Connected,
         publish: Vec::new(),
         host_addresses: Vec::new(),
+        host_networks: Vec::new(),
+        rules: Default::default(),
         limits: Limits::default(),
         timeouts: Timeouts::default(),
     }

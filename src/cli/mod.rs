@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::address::ExplicitSubnets;
 use crate::config::{
-    ClosedPorts, InterfaceName, LinkConfig, Offers, PortForwarding, PublishRule, Services, Timeouts,
+    ClosedPorts, InterfaceName, LinkConfig, Offers, PortForwarding, PublishRule, Rules, Services, Timeouts,
     Transports, UdpMapping,
 };
 
@@ -45,6 +45,8 @@ pub struct Plan {
     pub transports: Transports,
     /// Whether the gateway address stands for the host's loopback.
     pub host_loopback: bool,
+    /// What may go where, part behind part.
+    pub rules: Vec<RulePart>,
     /// How UDP endpoints are mapped.
     pub udp_mapping: UdpMapping,
     /// What published TCP ports do that nobody listens on in the container.
@@ -75,6 +77,15 @@ pub struct Plan {
     pub capture: Option<PathBuf>,
     /// How much is told on standard error.
     pub verbosity: Verbosity,
+}
+
+/// A part of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RulePart {
+    /// These rules.
+    Rules(Rules),
+    /// Those of this file.
+    File(PathBuf),
 }
 
 /// Where requests of `netferry`'s other commands are taken.

@@ -3,7 +3,10 @@
 //! The options are texts here, so that each mistake is told in the same words: clap finds what belongs where,
 //! [`values`] judges it. What clap says of a wrong command line is cut down to its first sentence.
 
+pub mod explain;
+mod policy;
 pub mod ps;
+pub mod rules;
 pub mod target;
 
 use std::ffi::OsString;
@@ -12,6 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use self::policy::RuleOptions;
 use super::values::{self, ValueError};
 use super::{
     Announcement, CliError, Collisions, Configuration, Confinement, ControlPlace, Invocation, Lifetime, Mode,
@@ -35,6 +39,8 @@ Examples:
   netferry attach 4711                          a network for the namespace of process 4711
 
   netferry ps                                   the networks that are there, and who serves them
+  netferry rules -v                             what may go where, with counters
+  netferry explain tcp://crates.io:443          whether the container gets there, and why
 
 `netferry COMMAND --help` explains the options. `netferry slirp4netns`, or netferry under the name
 slirp4netns, stands in for that program: `netferry slirp4netns --help`.";
@@ -88,6 +94,10 @@ enum Command {
 pub enum ClientCommand {
     /// See [`ps`].
     Ps(ps::Ps),
+    /// See [`rules`].
+    Rules(rules::Rules),
+    /// See [`explain`].
+    Explain(explain::Explain),
 }
 
 /// Run a command in a new network namespace that has a network.
@@ -173,6 +183,9 @@ struct LinkOptions {
     /// container owes. tcp-time-wait (10s). udp (5m). icmp (60s): an echo. dns (1500ms): until the next resolver is asked.
     #[arg(long, value_name = "NAME=TIME[,...]", help_heading = "Ports and DNS")]
     timeout: Vec<String>,
+
+    #[command(flatten)]
+    rules: RuleOptions,
 
     /// IPv4 subnet of the container [default: 10.0.2.0/24, or another if the host uses that].
     ///
@@ -350,6 +363,7 @@ impl LinkOptions {
             forwarding: PortForwarding::default(),
             transports: Transports::default(),
             host_loopback: self.host_loopback,
+            rules: self.rules.resolve()?,
             udp_mapping: self.udp_mapping.into(),
             closed_ports: self.closed_ports.into(),
             timeouts,

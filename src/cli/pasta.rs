@@ -365,6 +365,7 @@ impl Cli {
             forwarding: self.forwarding(families)?,
             transports: Transports { tcp: !self.no_tcp, udp: !self.no_udp, icmp: !self.no_icmp },
             host_loopback: false,
+            rules: Vec::new(),
             udp_mapping: UdpMapping::default(),
             // Clients on loopback may be served where the others are not.
             closed_ports: ClosedPorts::Accept,

@@ -231,6 +231,7 @@ impl Cli {
             forwarding: PortForwarding::default(),
             transports: Transports::default(),
             host_loopback: !self.disable_host_loopback,
+            rules: Vec::new(),
             udp_mapping: UdpMapping::default(),
             closed_ports: ClosedPorts::default(),
             timeouts: Timeouts::default(),

@@ -33,6 +33,34 @@ pub const MAILBOX: MailboxLimits = MailboxLimits { letters: 16_384, bytes: 8 << 
 /// Letters that a worker opens before the others have their turn.
 pub const LETTERS_PER_TURN: usize = 64;
 
+/// Rules of a policy, those of its presets among them.
+pub const RULES: usize = 1_024;
+
+/// Peers that the rules of a policy name, all together.
+pub const RULE_PEERS: usize = 8_192;
+
+/// Names of addresses that the container was told, all together.
+pub const LEARNT_NAMES: usize = 16_384;
+
+/// Names of one address that are kept.
+pub const NAMES_PER_ADDRESS: usize = 16;
+
+/// The least time for which an address is known by the name that it was found by, whatever the answer says: programs keep
+/// what they have resolved for a while, and the shortest times are below a second.
+pub const NAME_LEAST_TTL: Duration = Duration::from_secs(30);
+
+/// The longest such time.
+pub const NAME_LONGEST_TTL: Duration = Duration::from_secs(24 * 3_600);
+
+/// Failures that are remembered for whoever asks what went wrong.
+pub const RECENT_FAILURES: usize = 256;
+
+/// Failures that are written down in a second.
+pub const RECENT_FAILURES_PER_SECOND: u32 = 200;
+
+/// Bytes of a file of rules; it has to fit into a request on the control socket.
+pub const RULES_FILE_BYTES: usize = 128 << 10;
+
 /// Clients of the API socket at a time; the one that came first gives way to another.
 pub const API_CONNECTIONS: usize = 16;
 

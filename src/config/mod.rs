@@ -9,6 +9,7 @@ pub mod limits;
 pub mod network;
 pub mod publish;
 pub mod rate;
+pub mod rules;
 pub mod timeouts;
 
 pub use address::{AddressPair, Aliases, Ipv4Link, Ipv6Link, LinkConfig, Segment};
@@ -16,9 +17,12 @@ pub use forwarding::{Forwarding, InterfaceName, LocalClients, PortForwarding, Po
 pub use limits::Limits;
 pub use publish::{PortProtocol, PublishRule};
 pub use rate::{Impairment, Impairments, Rate, RateLimits};
+pub use rules::Rules;
 pub use timeouts::Timeouts;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
 
 /// Everything the core needs to know about its instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +49,10 @@ pub struct Config {
     pub publish: Vec<PublishRule>,
     /// Addresses of the host itself, at start-up; used to tell a client's address from the container's own.
     pub host_addresses: Vec<IpAddr>,
+    /// Networks that the host is on, at start-up.
+    pub host_networks: Vec<IpNet>,
+    /// What may go where.
+    pub rules: Rules,
     /// Upper bounds of everything that grows.
     pub limits: Limits,
     /// How long silence is tolerated.

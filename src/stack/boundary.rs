@@ -28,7 +28,7 @@ pub struct FlowId {
 }
 
 /// Names a published port: its place in `Config::publish`, or a number beyond for one published later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u32);
 
 /// What is asked for while the network is up.

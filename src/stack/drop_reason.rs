@@ -3,6 +3,8 @@
 //! Every early return on the packet path names one of these, and [`super::stats::Stats`] counts them in a flat
 //! array: each reason has a dense slot and a name for people and dashboards, and both never change meaning.
 
+mod sentence;
+
 use crate::wire::frame::FrameError;
 
 /// Why a packet, a datagram or a fragment was dropped.
@@ -102,6 +104,10 @@ pub enum DropReason {
     RateLimit,
     /// A fault of the program's own: what it was working on is lost, and the flow in hand.
     Fault,
+    /// Denied by a rule of the policy: dropped in silence.
+    RuleDenied,
+    /// Rejected by a rule of the policy: the sender was told.
+    RuleRejected,
 }
 
 impl DropReason {
@@ -109,7 +115,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons by slot; for reasons with details, one of each kind.
-    pub const ALL: [DropReason; 56] = [
+    pub const ALL: [DropReason; 58] = [
         DropReason::Frame(FrameError::Truncated),
         DropReason::Frame(FrameError::UnknownEthertype(0)),
         DropReason::Frame(FrameError::Version),
@@ -166,6 +172,8 @@ impl DropReason {
         DropReason::FloodLimit,
         DropReason::StationLimit,
         DropReason::RateLimit,
+        DropReason::RuleDenied,
+        DropReason::RuleRejected,
     ];
 
     /// The reason's place in an array of [`Self::COUNT`].
@@ -229,6 +237,8 @@ impl DropReason {
             DropReason::FloodLimit => (53, "flood_limit"),
             DropReason::StationLimit => (54, "station_limit"),
             DropReason::RateLimit => (55, "rate_limit"),
+            DropReason::RuleDenied => (56, "rule_denied"),
+            DropReason::RuleRejected => (57, "rule_rejected"),
         }
     }
 }

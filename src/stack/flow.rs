@@ -4,8 +4,13 @@
 //! them; the driver by its [`FlowId`]; deadlines by the same. What a flow *does* lives in `tcp`, `udp` and
 //! `icmp`; this module owns only identity, age and the bound on their number.
 //!
+//! What a flow has carried is counted here, and once more, when it ends, for the rule that let it through and for the way
+//! that it took ([`ledger`]), so that counters of rules cost nothing while packets pass.
+//!
 //! Invariants: every occupied slot is in the index under its key and in the age list exactly once; a slot's
 //! generation changes each time it is vacated, so a late host event never reaches the slot's next tenant.
+
+pub mod ledger;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +18,11 @@ use std::net::SocketAddr;
 use ahash::RandomState;
 use slab::Slab;
 
-use super::boundary::{Duration, FlowId, Instant};
+use self::ledger::{Ledger, Tally};
+use super::boundary::{Duration, FlowId, Instant, ListenerId};
+use super::policy::RuleMark;
+use super::stats::Traffic;
+use crate::config::rules::Direction;
 
 /// Transport of a flow, as far as finding it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,12 +85,68 @@ pub struct FlowKey {
     pub remote: SocketAddr,
 }
 
+/// How a flow is translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// To the world, from an address of the host.
+    Masquerade,
+    /// To the host's own loopback, or to the host by an alias.
+    HostAlias,
+    /// To a resolver of the host, by the DNS address.
+    Forwarder,
+    /// From a client of a published port.
+    Published(ListenerId),
+}
+
+impl Way {
+    /// Who initiates what goes this way.
+    #[must_use]
+    pub fn direction(self) -> Direction {
+        match self {
+            Way::Masquerade | Way::HostAlias | Way::Forwarder => Direction::Out,
+            Way::Published(_) => Direction::In,
+        }
+    }
+}
+
+/// The host's side of a flow, and why it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostSide {
+    /// The peer's endpoint on the host's side; port zero for echo.
+    pub peer: SocketAddr,
+    /// How it is translated.
+    pub way: Way,
+    /// What let it through.
+    pub rule: RuleMark,
+}
+
+/// What a flow has carried: IP packets, as the link had them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Carried {
+    /// From the container.
+    pub up: Traffic,
+    /// To the container.
+    pub down: Traffic,
+}
+
+impl Carried {
+    /// Both directions.
+    #[must_use]
+    pub fn both(self) -> Traffic {
+        let mut both = self.up;
+        both.add(self.down);
+        both
+    }
+}
+
 const NIL: u32 = u32::MAX;
 
 /// One entry of the table.
 #[derive(Debug)]
 struct Entry<T> {
     key: FlowKey,
+    side: HostSide,
+    carried: Carried,
     last_active: Instant,
     older: u32,
     newer: u32,
@@ -100,6 +165,7 @@ pub struct FlowTable<T> {
     limit: usize,
     /// Lent out last.
     in_hand: Option<FlowId>,
+    ledger: Ledger,
 }
 
 impl<T> FlowTable<T> {
@@ -114,6 +180,7 @@ impl<T> FlowTable<T> {
             newest: NIL,
             limit,
             in_hand: None,
+            ledger: Ledger::default(),
         }
     }
 
@@ -143,11 +210,11 @@ impl<T> FlowTable<T> {
     }
 
     /// Adds a flow. The caller has made sure that the key is free and the table not full.
-    pub fn insert(&mut self, key: FlowKey, now: Instant, body: T) -> FlowId {
+    pub fn insert(&mut self, key: FlowKey, side: HostSide, now: Instant, body: T) -> FlowId {
         debug_assert!(!self.index.contains_key(&key) && !self.is_full());
-        let slot =
-            u32::try_from(self.entries.insert(Entry { key, last_active: now, older: NIL, newer: NIL, body }))
-                .expect("the flow limit is far below 2^32");
+        let carried = Carried::default();
+        let entry = Entry { key, side, carried, last_active: now, older: NIL, newer: NIL, body };
+        let slot = u32::try_from(self.entries.insert(entry)).expect("the flow limit is far below 2^32");
         if slot as usize == self.generations.len() {
             self.generations.push(0);
         }
@@ -164,6 +231,7 @@ impl<T> FlowTable<T> {
         self.unlink(flow.slot);
         let entry = self.entries.remove(flow.slot as usize);
         self.index.remove(&entry.key);
+        self.ledger.add(&entry.side, entry.carried.both());
         let generation = &mut self.generations[flow.slot as usize];
         *generation = generation.wrapping_add(1);
         Some(entry.body)
@@ -223,6 +291,60 @@ impl<T> FlowTable<T> {
     pub fn key(&self, flow: FlowId) -> Option<FlowKey> {
         self.get(flow)?;
         self.entries.get(flow.slot as usize).map(|entry| entry.key)
+    }
+
+    /// The flow's other side.
+    #[must_use]
+    pub fn side(&self, flow: FlowId) -> Option<HostSide> {
+        self.get(flow)?;
+        self.entries.get(flow.slot as usize).map(|entry| entry.side)
+    }
+
+    /// Notes that another rule stands for the flow now, and for all that it carries and has carried.
+    pub fn set_rule(&mut self, flow: FlowId, rule: RuleMark) {
+        if self.get(flow).is_some()
+            && let Some(entry) = self.entries.get_mut(flow.slot as usize)
+        {
+            entry.side.rule = rule;
+        }
+    }
+
+    /// What the flow has carried.
+    #[must_use]
+    pub fn carried(&self, flow: FlowId) -> Option<Carried> {
+        self.get(flow)?;
+        self.entries.get(flow.slot as usize).map(|entry| entry.carried)
+    }
+
+    /// Counts what the container has sent on a flow.
+    pub fn count_up(&mut self, flow: FlowId, bytes: usize) {
+        if let Some(entry) = self.entries.get_mut(flow.slot as usize) {
+            entry.carried.up.record(bytes);
+        }
+    }
+
+    /// Counts what the container was sent on a flow.
+    pub fn count_down(&mut self, flow: FlowId, sent: Traffic) {
+        if let Some(entry) = self.entries.get_mut(flow.slot as usize) {
+            entry.carried.down.add(sent);
+        }
+    }
+
+    /// The counters of rules and of ways.
+    pub fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    /// What a rule has let through, flows that are alive included; it looks at every flow.
+    #[must_use]
+    pub fn carried_by_rules(&self) -> Vec<(RuleMark, Tally)> {
+        self.ledger.rules_with(self.entries.iter().map(|(_, entry)| (entry.side.rule, entry.carried.both())))
+    }
+
+    /// The same by the way that was taken.
+    #[must_use]
+    pub fn carried_by_ways(&self) -> Vec<(Way, Tally)> {
+        self.ledger.ways_with(self.entries.iter().map(|(_, entry)| (entry.side.way, entry.carried.both())))
     }
 
     /// When the flow last carried anything.
@@ -299,12 +421,17 @@ mod tests {
         Instant::from_secs(seconds)
     }
 
+    fn side() -> HostSide {
+        let peer = SocketAddr::from(([203, 0, 113, 2], 53));
+        HostSide { peer, way: Way::Masquerade, rule: RuleMark::NONE }
+    }
+
     #[test]
     fn a_vacated_slot_does_not_answer_to_its_old_name() {
         let mut table = FlowTable::new(4, [1, 2, 3, 4]);
-        let first = table.insert(key(1), at(0), "first");
+        let first = table.insert(key(1), side(), at(0), "first");
         assert_eq!(table.remove(first), Some("first"));
-        let second = table.insert(key(2), at(0), "second");
+        let second = table.insert(key(2), side(), at(0), "second");
         assert_eq!(second.slot, first.slot);
         assert_eq!(table.get(first), None);
         assert_eq!(table.remove(first), None);
@@ -315,9 +442,9 @@ mod tests {
     #[test]
     fn the_least_recently_used_flow_is_given_up_first() {
         let mut table = FlowTable::new(3, [1, 2, 3, 4]);
-        let a = table.insert(key(1), at(0), ());
-        let b = table.insert(key(2), at(1), ());
-        let c = table.insert(key(3), at(2), ());
+        let a = table.insert(key(1), side(), at(0), ());
+        let b = table.insert(key(2), side(), at(1), ());
+        let c = table.insert(key(3), side(), at(2), ());
         assert!(table.is_full());
         table.touch(a, at(3));
         let idle = Duration::from_secs(10);
@@ -333,7 +460,7 @@ mod tests {
     fn the_age_list_survives_any_order_of_removal() {
         for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
             let mut table = FlowTable::new(3, [1, 2, 3, 4]);
-            let ids: Vec<_> = (0..3).map(|i| table.insert(key(i), at(i64::from(i)), i)).collect();
+            let ids: Vec<_> = (0..3).map(|i| table.insert(key(i), side(), at(i64::from(i)), i)).collect();
             for (step, &which) in order.iter().enumerate() {
                 table.remove(ids[which]);
                 let left = order[step + 1..].iter().min().map(|&i| ids[i]);

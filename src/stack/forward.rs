@@ -25,6 +25,8 @@
 //! the source must be the container's own, not any of the segment; the gateway is the resolver as well, and has both
 //! meanings; and other containers are not reached this way at all, as frames for them do not come to us. An internal
 //! network has no way out (not to the host's loopback either), and none of its ports can be published.
+//!
+//! Whether it may go there is the policy's to say ([`super::policy`]), which is asked with what was decided here.
 
 pub mod splice;
 
@@ -53,6 +55,8 @@ pub enum Outbound {
     Closed(DropReason),
     /// Nowhere, and the container is told by ICMP host unreachable.
     Unreachable(DropReason),
+    /// Nowhere, and the container is told that policy forbids it: RST or ICMP administratively prohibited.
+    Prohibited(DropReason),
     /// Nowhere, silently.
     Drop(DropReason),
 }
@@ -328,6 +332,14 @@ fn is_martian(address: IpAddr) -> bool {
                 || segments[..4] == [0x0100, 0, 0, 0]
                 || translated(v6).is_some_and(|v4| v4.is_loopback() || is_martian(v4.into()))
         }
+    }
+}
+
+/// The IPv4 address that a translator or a tunnel of the host would make of it.
+pub(super) fn embedded_ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => translated(v6),
     }
 }
 

@@ -16,9 +16,10 @@ use super::boundary::{
     Instant, Io, StackEvent,
 };
 use super::drop_reason::DropReason;
-use super::flow::{FlowKey, FlowProtocol};
+use super::flow::{FlowKey, FlowProtocol, HostSide};
 use super::forward::{self, Outbound};
 use super::network_error::{Sent, problem_of};
+use super::stats::Traffic;
 use super::timer::Alarm;
 use super::udp::{Pending, READ_BUDGET, send_twice};
 use super::{Flow, Stack};
@@ -70,11 +71,27 @@ impl Stack {
         }
         let echo = icmp::parse_echo_request(is_ipv6, packet.payload).ok_or(DropReason::IcmpNotForwarded)?;
         let destination = SocketAddr::new(packet.destination, 0);
-        let target = match forward::outbound(&self.config, FlowProtocol::Echo, packet.source, destination) {
+        let key = FlowKey {
+            protocol: FlowProtocol::Echo,
+            container: SocketAddr::new(packet.source, echo.identifier),
+            remote: destination,
+        };
+        // What was let through before is not asked about again.
+        let (decision, rule) = match self.flows.find(&key).and_then(|flow| self.flows.side(flow)) {
+            Some(side) => {
+                (forward::outbound(&self.config, FlowProtocol::Echo, packet.source, destination), side.rule)
+            }
+            None => self.decide_outbound(FlowProtocol::Echo, packet, destination, now),
+        };
+        let target = match decision {
             Outbound::Gateway => return self.answer_echo(packet, &echo, io.frames),
             Outbound::Host(target) => target,
             Outbound::Unreachable(reason) => {
                 self.send_problem(Problem::HostUnreachable, packet.bytes, now, io.frames)?;
+                return Err(reason);
+            }
+            Outbound::Prohibited(reason) => {
+                self.send_problem(Problem::Prohibited, packet.bytes, now, io.frames)?;
                 return Err(reason);
             }
             Outbound::Resolver | Outbound::Dhcp => return Err(DropReason::Denied),
@@ -88,17 +105,13 @@ impl Stack {
             traffic_class: packet.traffic_class,
             dont_fragment: packet.dont_fragment,
         };
-        let key = FlowKey {
-            protocol: FlowProtocol::Echo,
-            container: SocketAddr::new(packet.source, echo.identifier),
-            remote: destination,
-        };
         let flow = match self.flows.find(&key) {
             Some(flow) => flow,
             None => {
                 self.make_room(now, io)?;
                 let body = EchoFlow { alarm: Alarm::default(), opening: Some(Vec::new()), sent: Vec::new() };
-                let flow = self.flows.insert(key, now, Flow::Echo(Box::new(body)));
+                let side = HostSide::outbound(target, destination, rule);
+                let flow = self.flows.insert(key, side, now, Flow::Echo(Box::new(body)));
                 self.wake_echo(flow);
                 self.actions.push_back(Action::OpenEcho {
                     flow,
@@ -110,6 +123,7 @@ impl Stack {
             }
         };
         self.flows.touch(flow, now);
+        self.flows.count_up(flow, packet.bytes.len());
         let pending_limit = self.config.limits.datagrams_pending_per_flow;
         let Some((_, Flow::Echo(body))) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
         let sent = Sent::of(packet, echo.message);
@@ -180,6 +194,7 @@ impl Stack {
     ) {
         let Some((key, Flow::Echo(body))) = self.flows.get_mut(flow) else { return };
         let waiting = body.opening.take().unwrap_or_default();
+        self.note_host_error(&key, error, now);
         self.flows.remove(flow);
         self.tell_closed(flow, FlowProtocol::Echo);
         let reason = match error {
@@ -223,6 +238,8 @@ impl Stack {
             let (source, destination) = (key.remote.ip(), key.container.ip());
             icmp::make_echo_reply(message, source, destination, key.container.port());
             self.flows.touch(flow, now);
+            let bytes = (ip::header_len(is_ipv6) + arrived.len) as u64;
+            self.flows.count_down(flow, Traffic { frames: 1, bytes });
             let mut header = self.header(source, destination, protocol_of(is_ipv6));
             header.traffic_class = arrived.traffic_class;
             header.hop_limit = self.hop_limit_from(source, arrived.hop_limit);

@@ -18,8 +18,10 @@ pub mod impair;
 pub mod isolation;
 pub mod neighbor;
 mod network_error;
+pub mod policy;
 pub mod publish;
 pub mod reassembly;
+pub mod recent;
 pub mod service;
 pub mod shape;
 mod shaping;
@@ -43,8 +45,10 @@ use self::emit::{Emitter, Transport};
 use self::flow::{FlowKey, FlowProtocol, FlowTable};
 use self::icmp::EchoFlow;
 use self::neighbor::Neighbor;
+use self::policy::Policy;
 use self::publish::watch::Watches;
 use self::reassembly::Reassembler;
+use self::recent::Recent;
 use self::service::dhcp::DhcpServer;
 use self::service::dns::Resolvers;
 use self::service::names::Names;
@@ -136,6 +140,10 @@ pub struct Stack {
     scratch: Box<[u8]>,
     turns: Turns,
     shaping: Shaping,
+    /// What may go where; none where everything may.
+    policy: Option<Box<Policy>>,
+    /// What went no further lately.
+    recent: Recent,
 }
 
 impl Stack {
@@ -181,8 +189,11 @@ impl Stack {
             scratch: vec![0; 65_535].into(),
             turns: Turns::default(),
             shaping: Shaping::new(RandomState::with_seeds(d, c, b, a)),
+            policy: None,
+            recent: Recent::default(),
             config,
         };
+        stack.begin_policy();
         let published: Vec<u32> = stack.published.keys().copied().collect();
         published.into_iter().for_each(|listener| stack.watch_port(listener));
         stack
@@ -200,6 +211,9 @@ impl Stack {
         self.stats.from_container.record(frame.len());
         self.enter(io, now, |stack, io| {
             let taken = stack.dispatch_frame(header, frame, now, io);
+            if let Err(reason) = taken {
+                stack.note_dropped(frame, reason, now);
+            }
             stack.count(taken);
         });
     }
@@ -697,6 +711,9 @@ impl Stack {
 
     fn tell_opened(&mut self, flow: FlowId, key: FlowKey, target: SocketAddr) {
         self.stats.flow_opened(key.protocol);
+        if let Some(side) = self.flows.side(flow) {
+            self.flows.ledger_mut().begin(&side);
+        }
         self.tell(StackEvent::FlowOpened {
             flow,
             protocol: key.protocol.number(key.container.is_ipv6()),

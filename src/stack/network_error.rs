@@ -103,6 +103,7 @@ impl Stack {
             return;
         }
         let sent = body.sent;
+        self.note_host_error(&key, report.error, now);
         let Some(problem) = problem_of_report(report, key.container.is_ipv6()) else { return };
         let remote = match report.destination {
             Some(destination) if key.remote.ip().is_unspecified() => {
@@ -124,6 +125,7 @@ impl Stack {
         now: Instant,
         frames: &mut impl FrameSink,
     ) {
+        self.note_host_error_of(flow, report.error, now);
         let Some((key, Flow::Echo(body))) = self.flows.get_mut(flow) else { return };
         let Some(problem) = problem_of_report(report, key.container.is_ipv6()) else { return };
         let sequence = report.payload.get(6..8).and_then(|bytes| bytes.first_chunk::<2>());

@@ -5,7 +5,7 @@ pub mod watch;
 use std::net::SocketAddr;
 
 use super::boundary::{FlowId, ListenerId};
-use super::flow::{FlowKey, FlowProtocol};
+use super::flow::{FlowKey, FlowProtocol, Way};
 use super::forward::{self, Inbound};
 use super::{Flow, Stack};
 use crate::config::PublishRule;
@@ -49,6 +49,7 @@ impl Stack {
     pub fn unpublish(&mut self, listener: ListenerId) -> Option<PublishRule> {
         let rule = self.published.remove(&listener.0)?;
         self.unwatch_port(listener.0);
+        self.flows.ledger_mut().forget(Way::Published(listener));
         let over: Vec<FlowId> =
             self.clients.iter().filter(|((via, ..), _)| *via == listener).map(|(_, flow)| *flow).collect();
         for flow in over {

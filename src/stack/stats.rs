@@ -3,6 +3,7 @@
 use super::boundary::FrameSink;
 use super::drop_reason::DropReason;
 use super::flow::FlowProtocol;
+use crate::wire::ip::ETHERNET_HEADER_LEN;
 use crate::wire::vnet_header::VNET_HEADER_LEN;
 
 /// Flows of one protocol.
@@ -44,6 +45,19 @@ impl Traffic {
     pub fn add(&mut self, other: Traffic) {
         self.frames += other.frames;
         self.bytes += other.bytes;
+    }
+
+    /// The same frames as IP packets.
+    #[must_use]
+    pub fn without_link_headers(self) -> Traffic {
+        let headers = self.frames * ETHERNET_HEADER_LEN as u64;
+        Traffic { frames: self.frames, bytes: self.bytes.saturating_sub(headers) }
+    }
+
+    /// Takes another count out again.
+    pub fn subtract(&mut self, other: Traffic) {
+        self.frames = self.frames.saturating_sub(other.frames);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
     }
 }
 

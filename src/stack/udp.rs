@@ -20,10 +20,12 @@ use super::boundary::{
 };
 use super::drop_reason::DropReason;
 use super::emit::UdpEnvelope;
-use super::flow::{FlowKey, FlowProtocol};
+use super::flow::{FlowKey, FlowProtocol, HostSide, Way};
 use super::forward::{self, Outbound};
 use super::network_error::{Sent, problem_of};
+use super::policy::Ask;
 use super::service::dns::Exchange;
+use super::stats::Traffic;
 use super::timer::Alarm;
 use super::{Flow, Stack};
 use crate::config::{PortProtocol, Segment, UdpMapping};
@@ -125,13 +127,15 @@ impl Stack {
         }
         if let Some(flow) = self.flows.find(&exact) {
             if matches!(self.flows.get(flow), Some(Flow::Udp(body)) if body.is_dns()) {
+                let each = how.segment_bytes.map_or(datagram.payload.len(), |each| each.get().into());
+                self.judge_queries(&exact, packet, datagram.payload, each, now, io.frames)?;
                 (how.hop_limit, how.dont_fragment) = (FORWARDER_HOP_LIMIT, false);
             } else {
                 how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
             }
             return self.send_udp(flow, packet, payload, how, now, io);
         }
-        let decision = forward::outbound(&self.config, FlowProtocol::Udp, packet.source, remote);
+        let (decision, rule) = self.decide_outbound(FlowProtocol::Udp, packet, remote, now);
         let (target, dns) = match decision {
             Outbound::Host(target) => {
                 how.hop_limit = self.forwarded_hop_limit(packet, now, io.frames)?;
@@ -153,6 +157,10 @@ impl Stack {
                 self.send_problem(Problem::PortUnreachable, packet.bytes, now, io.frames)?;
                 return Err(reason);
             }
+            Outbound::Prohibited(reason) => {
+                self.send_problem(Problem::Prohibited, packet.bytes, now, io.frames)?;
+                return Err(reason);
+            }
             Outbound::Unreachable(reason) => {
                 self.send_problem(Problem::HostUnreachable, packet.bytes, now, io.frames)?;
                 return Err(reason);
@@ -164,6 +172,10 @@ impl Stack {
         };
         if remote.port() == 0 || container.port() == 0 {
             return Err(DropReason::BadTransport);
+        }
+        if dns.is_some() {
+            let each = how.segment_bytes.map_or(datagram.payload.len(), |each| each.get().into());
+            self.judge_queries(&exact, packet, datagram.payload, each, now, io.frames)?;
         }
         let independent = self.config.udp_mapping == UdpMapping::EndpointIndependent && dns.is_none();
         let (key, connect_to) = if independent {
@@ -177,7 +189,11 @@ impl Stack {
             Some(flow) => flow,
             None => {
                 self.make_room(now, io)?;
-                let flow = self.add_udp(key, Via::Opening(Vec::new()), dns, now);
+                let side = match dns {
+                    Some(_) => HostSide { peer: target, way: Way::Forwarder, rule },
+                    None => HostSide::outbound(target, remote, rule),
+                };
+                let flow = self.add_udp(key, side, Via::Opening(Vec::new()), dns, now);
                 // RFC 4787 REQ-4 and the resolver's own need: queries leave from a port nobody can guess.
                 let preferred_port = if key.remote == target || independent { container.port() } else { 0 };
                 let beside = if independent || preferred_port == 0 {
@@ -198,9 +214,17 @@ impl Stack {
         self.send_udp(flow, packet, payload, how, now, io)
     }
 
-    fn add_udp(&mut self, key: FlowKey, via: Via, dns: Option<Exchange>, now: Instant) -> FlowId {
+    fn add_udp(
+        &mut self,
+        key: FlowKey,
+        side: HostSide,
+        via: Via,
+        dns: Option<Exchange>,
+        now: Instant,
+    ) -> FlowId {
         let flow = self.flows.insert(
             key,
+            side,
             now,
             Flow::Udp(Box::new(UdpFlow { alarm: Alarm::default(), via, dns, sent: Sent::default() })),
         );
@@ -219,6 +243,7 @@ impl Stack {
         io: &mut Io<'_, H, F>,
     ) -> Result<(), DropReason> {
         self.flows.touch(flow, now);
+        self.flows.count_up(flow, packet.bytes.len());
         let (limits, segment) = (self.config.limits, self.config.link.segment);
         let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
         let first = how.segment_bytes.map_or(payload.len(), |each| payload.len().min(each.get().into()));
@@ -315,6 +340,8 @@ impl Stack {
             self.ask_next_resolver(flow, now, false);
             return;
         }
+        self.note_host_error(&key, error, now);
+        let Some((key, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
         if let (Via::Opening(pending), Some(problem)) = (&mut body.via, problem_of(error)) {
             let first = pending.first().map(|datagram| (datagram.payload.clone(), datagram.sent));
             let (payload, sent) = first.unwrap_or_default();
@@ -356,9 +383,12 @@ impl Stack {
                 read = io.host.receive_datagrams(DatagramPort::Flow(flow), room);
                 let DatagramRead::Arrived(mut arrived) = read else { return None };
                 self.flows.touch(flow, now);
-                if !self.admit_answers(flow, room.get_mut(..arrived.len)?, &mut arrived) {
+                if !self.admit_answers(flow, room.get_mut(..arrived.len)?, &mut arrived, now)
+                    || !self.may_answer(&key, &arrived, now)
+                {
                     return None;
                 }
+                self.flows.count_down(flow, carried(&key, &arrived));
                 let source = if key.remote.ip().is_unspecified() {
                     forward::shown_peer(&self.config, arrived.source)
                 } else {
@@ -385,26 +415,48 @@ impl Stack {
     }
 
     /// Whether anything may pass: on a flow of the DNS only answers that are awaited, which are moved together.
-    fn admit_answers(&mut self, flow: FlowId, bytes: &mut [u8], arrived: &mut ArrivedDatagrams) -> bool {
+    fn admit_answers(
+        &mut self,
+        flow: FlowId,
+        bytes: &mut [u8],
+        arrived: &mut ArrivedDatagrams,
+        now: Instant,
+    ) -> bool {
         let Some((_, Flow::Udp(body))) = self.flows.get_mut(flow) else { return false };
         let Some(exchange) = &mut body.dns else { return true };
         let each = arrived.segment_bytes.map_or(bytes.len(), |each| each.get().into());
         let (mut kept, mut from) = (0, 0);
+        let mut answered = Vec::new();
         while from < bytes.len() {
             let to = (from + each).min(bytes.len());
-            if exchange.is_answer(&bytes[from..to]) {
+            if let Some(query) = exchange.take_answered(&bytes[from..to]) {
                 let failures = std::mem::take(&mut exchange.failures);
                 self.resolvers.answered(failures);
                 bytes.copy_within(from..to, kept);
+                answered.push((query, kept..kept + to - from));
                 kept += to - from;
             } else {
                 self.stats.record(DropReason::NoFlow);
             }
             from = to;
         }
+        for (query, place) in answered {
+            self.learn_names(&query, &bytes[place], now);
+        }
         arrived.len = kept;
         arrived.segment_bytes = arrived.segment_bytes.filter(|each| usize::from(each.get()) < kept);
         kept > 0
+    }
+
+    /// Whether a datagram may come in by a socket that anyone may answer: from whom the container may speak to.
+    fn may_answer(&mut self, key: &FlowKey, arrived: &ArrivedDatagrams, now: Instant) -> bool {
+        if self.policy.is_none() || !key.remote.ip().is_unspecified() {
+            return true;
+        }
+        let ask = Ask::outbound(FlowProtocol::Udp, arrived.source);
+        let judged = self.judge(&ask, arrived.len, now).map(|_| ());
+        self.count(judged);
+        judged.is_ok()
     }
 
     /// Datagrams wait on a published port; as [`Self::read_udp`].
@@ -433,6 +485,9 @@ impl Stack {
                     Ok(key) => Some((self.envelope(key.remote, key.container, &arrived)?, arrived.len)),
                     Err(reason) => {
                         self.stats.record(reason);
+                        let local =
+                            SocketAddr::new(arrived.local.unwrap_or(rule.host_address), rule.host_port);
+                        self.note_refused_client(FlowProtocol::Udp, arrived.source, local, reason, now);
                         None
                     }
                 }
@@ -460,8 +515,11 @@ impl Stack {
             && let Some(key) = self.flows.key(flow)
         {
             self.flows.touch(flow, now);
+            self.flows.count_down(flow, carried(&key, arrived));
             return Ok(key);
         }
+        let ask = Ask::inbound(FlowProtocol::Udp, arrived.source, inbound.server.port());
+        let mark = self.judge(&ask, arrived.len, now)?;
         let key = self.free_key(FlowProtocol::Udp, &inbound).ok_or(DropReason::FlowLimit)?;
         if self.flows.is_full() {
             let idle = self.config.limits.evict_idle.into();
@@ -472,8 +530,10 @@ impl Stack {
             self.close_datagram_flow(oldest);
         }
         let via = Via::Listener { listener, client: arrived.source, local: arrived.local };
-        let flow = self.add_udp(key, via, None, now);
+        let side = HostSide { peer: arrived.source, way: Way::Published(listener), rule: mark };
+        let flow = self.add_udp(key, side, via, None, now);
         self.clients.insert(known, flow);
+        self.flows.count_down(flow, carried(&key, arrived));
         self.tell_opened(flow, key, arrived.source);
         Ok(key)
     }
@@ -571,6 +631,14 @@ fn bytes_of(read: DatagramRead) -> usize {
         DatagramRead::Arrived(arrived) => arrived.len,
         DatagramRead::Blocked | DatagramRead::Failed(_) => 0,
     }
+}
+
+/// What arrived, as packets toward the container.
+fn carried(key: &FlowKey, arrived: &ArrivedDatagrams) -> Traffic {
+    let each = arrived.segment_bytes.map_or(arrived.len, |each| each.get().into());
+    let frames = arrived.len.div_ceil(each.max(1)).max(1) as u64;
+    let headers = (ip::header_len(key.container.is_ipv6()) + udp::HEADER_LEN) as u64;
+    Traffic { frames, bytes: arrived.len as u64 + frames * headers }
 }
 
 /// The wildcard endpoint of a family.

@@ -11,6 +11,7 @@ pub mod checksum;
 pub mod dhcp;
 pub mod dhcpv6;
 pub mod dns;
+pub mod dns_answer;
 pub mod domain;
 pub mod frame;
 pub mod icmp;

@@ -7,7 +7,9 @@ use tracing::debug;
 use super::Worker;
 use crate::stack::boundary::ListenerId;
 use crate::stack::drop_reason::DropReason;
+use crate::stack::flow::FlowProtocol;
 use crate::stack::forward::splice::{Path, local_client};
+use crate::stack::policy::judge::Spliced;
 use crate::sys::socket::{Accepted, StreamSocket};
 
 /// Connections accepted before the others get their turn.
@@ -68,7 +70,12 @@ impl Worker {
         match local_client(&self.config, rule, client, local) {
             Path::Link => Some(socket),
             Path::Splice(target) => {
-                loopback.splice(socket, target, self.now, &mut self.scarcity);
+                let spliced = Spliced::inward(FlowProtocol::Tcp, client, target);
+                if self.stack.judge_spliced(&spliced, self.now) {
+                    loopback.splice(socket, target, spliced, self.now, &mut self.scarcity);
+                } else {
+                    socket.reset();
+                }
                 None
             }
         }

@@ -27,7 +27,9 @@ use super::splice::Side;
 use super::token::Subject;
 use crate::config::{Config, Forwarding, PortForwarding, PortProtocol, PublishRule};
 use crate::stack::boundary::{Instant, ListenerId};
+use crate::stack::flow::FlowProtocol;
 use crate::stack::forward::splice::{self, Path};
+use crate::stack::policy::judge::Spliced;
 use crate::sys::proc_net::PortTables;
 use crate::sys::socket::inner::InnerSockets;
 use crate::sys::socket::{Accepted, ListenError, SocketError, StreamListener, StreamSocket};
@@ -62,7 +64,11 @@ struct Half {
     initiating: StreamSocket,
     way: Way,
     target: SocketAddr,
+    spliced: Spliced,
 }
+
+/// Says whether something may be spliced: the policy of the core.
+pub type Judge<'a> = dyn FnMut(&Spliced) -> bool + 'a;
 
 #[derive(Debug, Clone, Copy)]
 enum Way {
@@ -201,10 +207,11 @@ impl Loopback {
         &mut self,
         initiating: StreamSocket,
         target: SocketAddr,
+        spliced: Spliced,
         now: Instant,
         scarcity: &mut Scarcity,
     ) {
-        self.join(Half { initiating, way: Way::Inward, target }, now, scarcity);
+        self.join(Half { initiating, way: Way::Inward, target, spliced }, now, scarcity);
     }
 
     /// Gives an accepted connection its other socket. Where there is none to be had now, it waits, as those do that were
@@ -215,7 +222,7 @@ impl Loopback {
             Way::Outward => StreamSocket::connect(half.target, None).map(|(socket, _)| socket),
         };
         match connected {
-            Ok(other) => self.streams.join(half.initiating, other),
+            Ok(other) => self.streams.join(half.initiating, other, half.spliced),
             Err(SocketError::Exhausted) => {
                 scarcity.begin(now);
                 self.waiting.push_back(half);
@@ -228,7 +235,7 @@ impl Loopback {
     }
 
     /// Takes an event of one of its sockets.
-    pub fn handle_event(&mut self, subject: Subject, event: &Event, now: Instant) {
+    pub fn handle_event(&mut self, subject: Subject, event: &Event, now: Instant, judge: &mut Judge<'_>) {
         match subject {
             Subject::SplicedInitiating(mark) => self.streams.handle_event(mark, Side::Initiating, event),
             Subject::SplicedTarget(mark) => self.streams.handle_event(mark, Side::Target, event),
@@ -237,7 +244,7 @@ impl Loopback {
                     outward.is_ready = true;
                 }
             }
-            Subject::Relay(place) => self.datagrams.relay_readable(place, &self.inside, now),
+            Subject::Relay(place) => self.datagrams.relay_readable(place, &self.inside, now, judge),
             Subject::Exchange(mark) => self.datagrams.exchange_readable(mark, now),
             Subject::Link
             | Subject::Source(_)
@@ -249,7 +256,7 @@ impl Loopback {
     }
 
     /// Does what is left over from the last turn, and what is due.
-    pub fn advance(&mut self, now: Instant, scarcity: &mut Scarcity) {
+    pub fn advance(&mut self, now: Instant, scarcity: &mut Scarcity, judge: &mut Judge<'_>) {
         for _ in 0..self.waiting.len() {
             if !scarcity.is_waiting()
                 && let Some(half) = self.waiting.pop_front()
@@ -257,9 +264,14 @@ impl Loopback {
                 self.join(half, now, scarcity);
             }
         }
-        self.accept(now, scarcity);
+        self.accept(now, scarcity, judge);
         self.streams.advance();
         self.datagrams.handle_timeout(now);
+    }
+
+    /// Ends what may not be spliced any more; how many there were.
+    pub fn rejudge(&mut self, may_stay: impl Fn(&Spliced) -> bool) -> usize {
+        self.streams.rejudge(&may_stay) + self.datagrams.rejudge(&may_stay)
     }
 
     /// Whether there is something to do without an event.
@@ -288,7 +300,7 @@ impl Loopback {
         [self.follow.poll_timeout(), self.datagrams.poll_timeout()].into_iter().flatten().min()
     }
 
-    fn accept(&mut self, now: Instant, scarcity: &mut Scarcity) {
+    fn accept(&mut self, now: Instant, scarcity: &mut Scarcity, judge: &mut Judge<'_>) {
         let ready: Vec<u32> =
             self.outward.iter().filter(|(_, outward)| outward.is_ready).map(|(place, _)| *place).collect();
         for place in ready {
@@ -301,7 +313,13 @@ impl Loopback {
                     Accepted::Connection(initiating, client, _) => {
                         match splice::outward(&outward.rule, client) {
                             Ok(target) => {
-                                self.join(Half { initiating, way: Way::Outward, target }, now, scarcity);
+                                let spliced = Spliced::outward(FlowProtocol::Tcp, target);
+                                if judge(&spliced) {
+                                    let way = Way::Outward;
+                                    self.join(Half { initiating, way, target, spliced }, now, scarcity);
+                                } else {
+                                    initiating.reset();
+                                }
                             }
                             Err(_) => initiating.reset(),
                         }

@@ -258,7 +258,10 @@ impl Worker {
                         | Subject::Exchange(_)),
                     ) => {
                         if let Some(loopback) = &mut self.loopback {
-                            loopback.handle_event(subject, event, self.now);
+                            let (stack, now) = (&mut self.stack, self.now);
+                            loopback.handle_event(subject, event, now, &mut |what| {
+                                stack.judge_spliced(what, now)
+                            });
                         }
                     }
                     Some(Subject::Source(place)) => {
@@ -452,7 +455,8 @@ impl Worker {
     /// Lets what goes past the link go on, and follows the ports that come and go.
     fn serve_loopback(&mut self) {
         let Some(mut loopback) = self.loopback.take() else { return };
-        loopback.advance(self.now, &mut self.scarcity);
+        let (stack, now) = (&mut self.stack, self.now);
+        loopback.advance(now, &mut self.scarcity, &mut |what| stack.judge_spliced(what, now));
         if !loopback.is_follow_due(self.now) {
             self.loopback = Some(loopback);
             return;

@@ -51,6 +51,8 @@ impl Ground {
             udp_mapping: UdpMapping::Connected,
             publish: Vec::new(),
             host_addresses: Vec::new(),
+            host_networks: Vec::new(),
+            rules: Default::default(),
             limits: Limits { published_ports, ..Limits::default() },
             timeouts: Timeouts::default(),
         };

@@ -45,6 +45,7 @@ fn run_without_options_has_the_documented_defaults() {
         forwarding: PortForwarding::default(),
         transports: Transports::default(),
         host_loopback: false,
+        rules: Vec::new(),
         udp_mapping: UdpMapping::Connected,
         closed_ports: ClosedPorts::Learn,
         timeouts: Timeouts::default(),

@@ -40,6 +40,7 @@ mod publish;
 mod raw_tcp;
 mod refusals;
 mod resolver;
+mod rules;
 mod sandbox;
 mod scarcity;
 mod slirp4netns;

@@ -120,6 +120,8 @@ pub fn config() -> Config {
         udp_mapping: UdpMapping::Connected,
         publish: Vec::new(),
         host_addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8:7::7".parse().unwrap()],
+        host_networks: vec!["192.0.2.0/24".parse().unwrap()],
+        rules: Default::default(),
         limits: Limits::default(),
         timeouts: Timeouts::default(),
     }

@@ -3,13 +3,17 @@
 //! What they have in common is here: finding the instance that is meant, and talking to it (docs/control.md).
 
 mod connection;
+mod explain;
 mod ps;
+mod resolve;
+mod rules;
 mod table;
 
 use std::io;
 use std::path::PathBuf;
 
 use super::instance::{self, Found};
+use super::policy::PolicyError;
 use crate::cli::ClientCommand;
 use crate::cli::native::target::Target;
 
@@ -52,6 +56,20 @@ pub enum ClientError {
     /// The conversation ended before its end, or was none.
     #[error("the instance cannot be understood: {0}")]
     Broken(String),
+    /// A file of rules.
+    #[error(transparent)]
+    Rules(#[from] PolicyError),
+    /// What is to be explained makes no sense.
+    #[error("{0}")]
+    Malformed(String),
+    /// A name that cannot be resolved.
+    #[error("{name}: {why}")]
+    Unresolved {
+        /// As given.
+        name: String,
+        /// What the resolvers said.
+        why: String,
+    },
     /// Nowhere to write to.
     #[error("cannot write: {0}")]
     Output(io::Error),
@@ -61,6 +79,8 @@ pub enum ClientError {
 pub fn run(command: &ClientCommand) -> Result<u8, ClientError> {
     let outcome = match command {
         ClientCommand::Ps(ps) => ps::run(ps),
+        ClientCommand::Rules(rules) => rules::run(rules),
+        ClientCommand::Explain(explain) => explain::run(explain),
     };
     match outcome {
         // Whoever reads only the beginning has seen enough.

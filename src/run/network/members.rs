@@ -316,6 +316,8 @@ impl Members {
             udp_mapping: Default::default(),
             publish: member.publish.clone(),
             host_addresses: host_addresses.clone(),
+            host_networks: Vec::new(),
+            rules: Default::default(),
             limits: *limits,
             timeouts: Timeouts::default(),
         }

@@ -40,6 +40,8 @@ pub(crate) fn config(host_loopback: bool) -> Config {
         udp_mapping: UdpMapping::Connected,
         publish: Vec::new(),
         host_addresses: Vec::new(),
+        host_networks: Vec::new(),
+        rules: Default::default(),
         limits: Limits::default(),
         timeouts: Timeouts::default(),
     }

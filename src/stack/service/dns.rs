@@ -1,7 +1,7 @@
 //! The DNS forwarder: which resolver is asked, and who is asked next when it does not answer.
 //!
 //! Queries travel as ordinary flows whose target is a resolver of the host, so they are neither parsed beyond
-//! their identifier nor cached nor altered. A resolver that refuses or stays silent is passed over for the next
+//! their identifier nor cached nor altered; where there is a policy, it looks into both queries and answers. A resolver that refuses or stays silent is passed over for the next
 //! one, and the one that answered last is asked first from then on. Over UDP the forwarder keeps the queries of
 //! a flow until they are answered, so that it can ask again; over TCP the SYN is held, and it tries the next
 //! resolver before the container learns anything.
@@ -87,15 +87,15 @@ impl Exchange {
         self.deadline.get_or_insert(deadline);
     }
 
-    /// Whether `message` answers a query that still waits; it then waits no more.
-    pub fn is_answer(&mut self, message: &[u8]) -> bool {
-        let Some(&identifier) = message.first_chunk::<2>() else { return false };
-        let before = self.waiting.len();
-        self.waiting.retain(|query| query.identifier != identifier);
+    /// The query that `message` answers, if one still waits; it then waits no more.
+    pub fn take_answered(&mut self, message: &[u8]) -> Option<Box<[u8]>> {
+        let identifier = message.first_chunk::<2>()?;
+        let place = self.waiting.iter().position(|query| query.identifier == *identifier)?;
+        let query = self.waiting.remove(place);
         if self.waiting.is_empty() {
             self.deadline = None;
         }
-        self.waiting.len() < before
+        Some(query.message)
     }
 
     /// Queries without an answer, to be asked again.
@@ -158,10 +158,10 @@ mod tests {
     fn an_answer_is_delivered_once_and_strangers_never() {
         let mut exchange = Exchange::default();
         exchange.ask(b"\x12\x34query", HOW, 4, Instant::from_secs(1));
-        assert!(!exchange.is_answer(b"\x99\x99"));
-        assert!(!exchange.is_answer(b"\x12"));
-        assert!(exchange.is_answer(b"\x12\x34answer"));
-        assert!(!exchange.is_answer(b"\x12\x34answer"));
+        assert_eq!(exchange.take_answered(b"\x99\x99"), None);
+        assert_eq!(exchange.take_answered(b"\x12"), None);
+        assert_eq!(exchange.take_answered(b"\x12\x34answer").as_deref(), Some(&b"\x12\x34query"[..]));
+        assert_eq!(exchange.take_answered(b"\x12\x34answer"), None);
         assert!(exchange.is_settled() && exchange.deadline.is_none());
     }
 
@@ -172,7 +172,7 @@ mod tests {
             exchange.ask(&[0, identifier], HOW, 4, Instant::from_secs(1));
         }
         assert_eq!(exchange.unanswered().count(), 4);
-        assert!(!exchange.is_answer(&[0, 1]));
-        assert!(exchange.is_answer(&[0, 2]));
+        assert!(exchange.take_answered(&[0, 1]).is_none());
+        assert!(exchange.take_answered(&[0, 2]).is_some());
     }
 }

@@ -73,6 +73,8 @@ pub(in crate::stack) mod tests {
             udp_mapping: UdpMapping::Connected,
             publish: Vec::new(),
             host_addresses: Vec::new(),
+            host_networks: Vec::new(),
+            rules: Default::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }

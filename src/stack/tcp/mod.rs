@@ -30,10 +30,12 @@ use super::boundary::{
     Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, Notice,
 };
 use super::drop_reason::DropReason;
-use super::flow::{FlowKey, FlowProtocol};
+use super::flow::{FlowKey, FlowProtocol, HostSide, Way};
 use super::forward::{self, Outbound};
 use super::network_error::problem_of_notice;
+use super::policy::{Ask, RuleMark};
 use super::shaping::Allowance;
+use super::stats::{CountedFrames, Traffic};
 use super::{Flow, Stack};
 use crate::config::limits::KEEPALIVE_PROBES;
 use crate::wire::icmp::Problem;
@@ -72,6 +74,7 @@ impl Stack {
         };
         let active_before = self.flows.touch(flow, now);
         let is_paced = self.shaping.is_up_limited(flow);
+        self.flows.count_up(flow, packet.bytes.len());
         let Some((_, body)) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
         match body {
             Flow::Tcp(tcp) => {
@@ -122,7 +125,7 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) -> Result<(), DropReason> {
-        let decision = forward::outbound(&self.config, FlowProtocol::Tcp, packet.source, key.remote);
+        let (decision, rule) = self.decide_outbound(FlowProtocol::Tcp, packet, key.remote, now);
         let reject = |stack: &mut Stack, io: &mut Io<'_, H, F>, reason| {
             if let Some(reset) = tcp::reset_for(segment) {
                 stack.send_bare(packet, &reset, io.frames)?;
@@ -132,7 +135,7 @@ impl Stack {
         let (target, resolvers_tried, hop_limit) = match decision {
             Outbound::Drop(reason) => return Err(reason),
             _ if !is_opening(segment) => return reject(self, io, DropReason::NoFlow),
-            Outbound::Closed(reason) => return reject(self, io, reason),
+            Outbound::Closed(reason) | Outbound::Prohibited(reason) => return reject(self, io, reason),
             Outbound::Gateway | Outbound::Dhcp => return reject(self, io, DropReason::Denied),
             Outbound::Unreachable(reason) => {
                 self.send_problem(Problem::HostUnreachable, packet.bytes, now, io.frames)?;
@@ -157,20 +160,26 @@ impl Stack {
         let mut endpoint = Endpoint::accept(key.remote, key.container, buffer_bytes, initial);
         endpoint.handle_segment(segment, false, link, now, |_| 0);
         if decision == Outbound::Resolver && self.names.is_some() {
-            self.accept_queries(key, endpoint, now);
+            self.accept_queries(key, endpoint, rule, now);
             return Ok(());
         }
         let quote = packet.bytes[..packet.bytes.len().min(QUOTE_BYTES)].into();
-        let flow = self.add_tcp(key, endpoint, Stage::Connecting { quote, resolvers_tried }, now);
+        let side = match resolvers_tried {
+            Some(_) => HostSide { peer: target, way: Way::Forwarder, rule },
+            None => HostSide::outbound(target, key.remote, rule),
+        };
+        let flow = self.add_tcp(key, side, endpoint, Stage::Connecting { quote, resolvers_tried }, now);
+        self.flows.count_up(flow, packet.bytes.len());
         self.actions.push_back(Action::ConnectStream { flow, target, hop_limit });
         self.tell_opened(flow, key, target);
         Ok(())
     }
 
     /// A connection to a network's resolver: it is ours, whether the host is needed for it or not.
-    fn accept_queries(&mut self, key: FlowKey, mut endpoint: Endpoint, now: Instant) {
+    fn accept_queries(&mut self, key: FlowKey, mut endpoint: Endpoint, rule: RuleMark, now: Instant) {
         endpoint.release_syn_ack();
-        let flow = self.add_tcp(key, endpoint, Stage::Opening { via: None }, now);
+        let side = HostSide { peer: key.remote, way: Way::Forwarder, rule };
+        let flow = self.add_tcp(key, side, endpoint, Stage::Opening { via: None }, now);
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             tcp.queries = Some(Box::default());
         }
@@ -212,13 +221,14 @@ impl Stack {
         &mut self,
         listener: ListenerId,
         client: SocketAddr,
-        _local: SocketAddr,
+        local: SocketAddr,
         now: Instant,
     ) -> Result<FlowId, DropReason> {
         let opened = self.enter_quietly(|stack| {
             let opened = stack.open_from_host(listener, client, now);
             if let Err(reason) = opened {
                 stack.stats.record(reason);
+                stack.note_refused_client(FlowProtocol::Tcp, client, local, reason, now);
             }
             opened
         });
@@ -234,11 +244,13 @@ impl Stack {
         let rule = self.published.get(&listener.0).ok_or(DropReason::Denied)?;
         let inbound = forward::inbound(&self.config, rule, client)?;
         self.link_view()?;
+        let rule = self.judge(&Ask::inbound(FlowProtocol::Tcp, client, inbound.server.port()), 0, now)?;
         let key = self.free_key(FlowProtocol::Tcp, &inbound).ok_or(DropReason::FlowLimit)?;
         let buffer_bytes = self.admit_tcp_quietly(now)?;
         let initial = self.initial_number(&key, now);
         let endpoint = Endpoint::connect(key.remote, key.container, buffer_bytes, initial);
-        let flow = self.add_tcp(key, endpoint, Stage::Opening { via: Some(listener) }, now);
+        let side = HostSide { peer: client, way: Way::Published(listener), rule };
+        let flow = self.add_tcp(key, side, endpoint, Stage::Opening { via: Some(listener) }, now);
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             tcp.host_connected();
         }
@@ -247,11 +259,18 @@ impl Stack {
         Ok(flow)
     }
 
-    fn add_tcp(&mut self, key: FlowKey, endpoint: Endpoint, stage: Stage, now: Instant) -> FlowId {
+    fn add_tcp(
+        &mut self,
+        key: FlowKey,
+        side: HostSide,
+        endpoint: Endpoint,
+        stage: Stage,
+        now: Instant,
+    ) -> FlowId {
         let mut tcp = Box::new(TcpFlow::new(endpoint, stage));
         self.memory.charge(&mut tcp);
         self.handshakes.begin(tcp.handshake());
-        let flow = self.flows.insert(key, now, Flow::Tcp(tcp));
+        let flow = self.flows.insert(key, side, now, Flow::Tcp(tcp));
         let deadline = now + self.config.timeouts.tcp_handshake.into();
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             self.timers.wake_by(flow, &mut tcp.alarm, deadline);
@@ -325,7 +344,11 @@ impl Stack {
         self.memory.limit(tcp);
         let mut turn = self.turns.begin(&mut self.scratch, now);
         (turn.most, turn.most_up) = (turn.most.min(allowance.down), allowance.up);
-        let outcome = tcp.advance(flow, &link, self.names.as_ref(), now, io, &mut self.actions, &mut turn);
+        let mut sent = Traffic::default();
+        let mut frames = CountedFrames::new(&mut *io.frames, &mut sent);
+        let mut counted = Io { host: &mut *io.host, frames: &mut frames };
+        let names = self.names.as_ref();
+        let outcome = tcp.advance(flow, &link, names, now, &mut counted, &mut self.actions, &mut turn);
         let moved = Allowance { up: turn.moved_up, down: turn.moved };
         self.turns.end(moved.down, now);
         self.memory.charge(tcp);
@@ -344,6 +367,7 @@ impl Stack {
             Outcome::Alive | Outcome::Unfinished => Outcome::Alive,
             ended => ended,
         };
+        self.flows.count_down(flow, sent.without_link_headers());
         match outcome {
             Outcome::Alive => self.schedule_tcp(flow, now),
             Outcome::Unfinished => {
@@ -464,9 +488,10 @@ impl Stack {
     fn rest_in_time_wait(&mut self, flow: FlowId, now: Instant) {
         let Some((key, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
         let (expected, next) = tcp.endpoint.numbers();
+        let Some(side) = self.flows.side(flow) else { return };
         self.close_tcp(flow, CloseKind::Graceful);
         let until = now + self.config.timeouts.tcp_time_wait.into();
-        let rest = self.flows.insert(key, now, Flow::TimeWait(TimeWait::new(expected, next, until)));
+        let rest = self.flows.insert(key, side, now, Flow::TimeWait(TimeWait::new(expected, next, until)));
         self.time_wait_alarm(rest, now);
     }
 
@@ -543,16 +568,20 @@ impl Stack {
             HostError::HopLimitExceeded => Some(Problem::HopLimitExceeded),
             HostError::MessageTooLong { mtu } => Some(Problem::PacketTooBig { mtu }),
             HostError::TimedOut => {
+                self.note_host_error(&key, error, now);
                 self.forget_connecting(flow);
                 return;
             }
             HostError::Exhausted => {
                 // The container will send its SYN again; by then there may be room.
                 self.stats.record(DropReason::DescriptorLimit);
+                self.note_host_error(&key, error, now);
                 self.forget_connecting(flow);
                 return;
             }
         };
+        let quote = std::mem::take(quote).into_vec();
+        self.note_host_error(&key, error, now);
         match problem {
             None => {
                 if let (Ok(link), Some((_, Flow::Tcp(tcp)))) = (self.link_view(), self.flows.get_mut(flow)) {
@@ -561,7 +590,6 @@ impl Stack {
                 }
             }
             Some(problem) => {
-                let quote = std::mem::take(quote).into_vec();
                 self.report(problem, quote, notice.as_ref(), now, io.frames);
             }
         }

@@ -3,7 +3,9 @@
 //! A handler is given the driver between two batches of packets, reads its arguments, and answers in bounded time:
 //! what is long is answered in pages. A new request is a file here, a line in [`HANDLERS`], and a row in docs/control.md.
 
+mod explain;
 pub mod rate;
+mod rules;
 mod status;
 
 use std::net::IpAddr;
@@ -16,7 +18,14 @@ use crate::control::native::{Answer, Refusal, RefusalCode, Request};
 type Handler = fn(&mut Worker, ClientName, &mut Request) -> Result<Answer, Refusal>;
 
 /// Every request there is, by name.
-pub const HANDLERS: &[(&str, Handler)] = &[("status", status::answer)];
+pub const HANDLERS: &[(&str, Handler)] = &[
+    ("status", status::answer),
+    ("rules", rules::answer),
+    ("reload-rules", rules::reload),
+    ("explain", explain::answer),
+    ("names", explain::names),
+    ("failures", explain::failures),
+];
 
 /// Who this instance is, and for whom it is there: what its own user may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -15,11 +15,13 @@ use mio::{Interest, Registry};
 use slab::Slab;
 use tracing::debug;
 
-use super::is_worth_telling;
+use super::{Judge, is_worth_telling};
 use crate::config::PublishRule;
 use crate::config::limits::{MAX_FRAME_BYTES, SpliceLimits};
 use crate::stack::boundary::{Duration, FlowId, Instant, ListenerId};
+use crate::stack::flow::FlowProtocol;
 use crate::stack::forward::splice;
+use crate::stack::policy::judge::Spliced;
 use crate::sys::socket::datagram::Received;
 use crate::sys::socket::inner::InnerSockets;
 use crate::sys::socket::{ArrivedDatagram, DatagramSocket, Outgoing, SocketError, Transfer};
@@ -53,6 +55,7 @@ struct Exchange {
     generation: u32,
     relay: u32,
     client: SocketAddr,
+    what: Spliced,
     socket: DatagramSocket,
     last_active: Instant,
 }
@@ -136,7 +139,7 @@ impl Datagrams {
     }
 
     /// Passes on what clients have sent.
-    pub fn relay_readable(&mut self, place: u32, inside: &InnerSockets, now: Instant) {
+    pub fn relay_readable(&mut self, place: u32, inside: &InnerSockets, now: Instant, judge: &mut Judge<'_>) {
         let mut buffer = std::mem::take(&mut self.buffer);
         // An edge tells once: all of it has to be read, but a flood may wait for room.
         while let Some(relay) = self.relays.get_mut(&place) {
@@ -151,7 +154,7 @@ impl Datagrams {
             let way = relay.way;
             let slot = match self.by_client.get(&(place, arrived.source)) {
                 Some(slot) => *slot,
-                None => match self.open(place, way, arrived.source, inside, now) {
+                None => match self.open(place, way, arrived.source, inside, now, judge) {
                     Ok(slot) => slot,
                     Err(error) => {
                         if is_worth_telling(error) {
@@ -197,7 +200,18 @@ impl Datagrams {
         client: SocketAddr,
         inside: &InnerSockets,
         now: Instant,
+        judge: &mut Judge<'_>,
     ) -> Result<usize, SocketError> {
+        let (target, what) = match way {
+            Way::Inward { target, .. } => (target, Spliced::inward(FlowProtocol::Udp, client, target)),
+            Way::Outward(rule) => {
+                let target = splice::outward(&rule, client).map_err(|_| SocketError::Prohibited)?;
+                (target, Spliced::outward(FlowProtocol::Udp, target))
+            }
+        };
+        if !judge(&what) {
+            return Err(SocketError::Prohibited);
+        }
         if self.exchanges.len() >= self.most {
             let oldest = self.exchanges.iter().min_by_key(|(_, exchange)| exchange.last_active);
             if let Some(slot) = oldest.map(|(slot, _)| slot) {
@@ -205,20 +219,25 @@ impl Datagrams {
             }
         }
         let socket = match way {
-            Way::Inward { target, .. } => inside.exchange(target)?,
-            Way::Outward(rule) => {
-                let target = splice::outward(&rule, client).map_err(|_| SocketError::Prohibited)?;
-                DatagramSocket::open(target, None, 0)?
-            }
+            Way::Inward { .. } => inside.exchange(target)?,
+            Way::Outward(_) => DatagramSocket::open(target, None, 0)?,
         };
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let slot = self.exchanges.vacant_key();
         self.watch(&socket, Subject::Exchange(mark_of(slot, generation)))?;
-        self.exchanges.insert(Exchange { generation, relay, client, socket, last_active: now });
+        self.exchanges.insert(Exchange { generation, relay, client, what, socket, last_active: now });
         self.by_client.insert((relay, client), slot);
         self.next_sweep.get_or_insert(now + SWEEP_INTERVAL);
         Ok(slot)
+    }
+
+    /// Closes what may not stay; how many.
+    pub fn rejudge(&mut self, may_stay: &impl Fn(&Spliced) -> bool) -> usize {
+        let over = self.exchanges.iter().filter(|(_, exchange)| !may_stay(&exchange.what));
+        let over: Vec<usize> = over.map(|(slot, _)| slot).collect();
+        over.iter().for_each(|slot| self.close(*slot));
+        over.len()
     }
 
     fn close(&mut self, slot: usize) {

@@ -13,6 +13,7 @@ use tracing::debug;
 use super::is_worth_telling;
 use crate::config::limits::SpliceLimits;
 use crate::stack::boundary::FlowId;
+use crate::stack::policy::judge::Spliced;
 use crate::sys::socket::StreamSocket;
 use crate::worker::splice::pool::CarrierPool;
 use crate::worker::splice::{Progress, Readiness, Side, SplicedConnection};
@@ -24,7 +25,7 @@ pub struct Streams {
     registry: Option<Registry>,
     pool: CarrierPool,
     most: usize,
-    connections: Slab<Spliced>,
+    connections: Slab<Joined>,
     /// Counts the lives of all slots.
     generation: u32,
     /// Those whose share of a turn was spent.
@@ -33,9 +34,10 @@ pub struct Streams {
 }
 
 #[derive(Debug)]
-struct Spliced {
+struct Joined {
     generation: u32,
     connection: SplicedConnection,
+    what: Spliced,
 }
 
 impl Streams {
@@ -54,7 +56,7 @@ impl Streams {
     }
 
     /// Joins two sockets; a connection too many is reset.
-    pub fn join(&mut self, initiating: StreamSocket, target: StreamSocket) {
+    pub fn join(&mut self, initiating: StreamSocket, target: StreamSocket, what: Spliced) {
         if self.connections.len() >= self.most {
             debug!(most = self.most, "one spliced connection too many");
             initiating.reset();
@@ -63,7 +65,7 @@ impl Streams {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let connection = SplicedConnection::new(initiating, target);
-        let slot = self.connections.insert(Spliced { generation, connection });
+        let slot = self.connections.insert(Joined { generation, connection, what });
         let mark = mark_of(slot, generation);
         if let Err(error) = self.watch(slot, mark) {
             debug!(%error, "a spliced connection cannot be watched");
@@ -114,6 +116,17 @@ impl Streams {
             let progress = self.connections[slot].connection.advance(&mut self.pool);
             self.settle(slot, mark, progress);
         }
+    }
+
+    /// Resets those that may not stay; how many.
+    pub fn rejudge(&mut self, may_stay: &impl Fn(&Spliced) -> bool) -> usize {
+        let over = self.connections.iter().filter(|(_, joined)| !may_stay(&joined.what));
+        let over: Vec<usize> = over.map(|(slot, _)| slot).collect();
+        self.has_closed |= !over.is_empty();
+        for slot in &over {
+            self.connections.remove(*slot).connection.reset(&mut self.pool);
+        }
+        over.len()
     }
 
     /// Whether [`Streams::advance`] has something to do.

@@ -10,6 +10,7 @@ use mio::{Events, Poll};
 
 use super::*;
 use crate::config::limits::SpliceLimits;
+use crate::config::rules::Direction;
 use crate::config::{Forwarding, LocalClients, PortForwarding};
 use crate::stack::boundary::Duration;
 use crate::stack::forward::tests::config;
@@ -23,6 +24,8 @@ struct Driver {
     loopback: Loopback,
     scarcity: Scarcity,
     now: Instant,
+    /// What the policy lets through.
+    allows: fn(&Spliced) -> bool,
 }
 
 impl Driver {
@@ -32,9 +35,9 @@ impl Driver {
         self.poll.poll(&mut events, Some(StdDuration::from_millis(wait))).unwrap();
         for event in &events {
             let subject = Subject::from_token(event.token()).unwrap();
-            self.loopback.handle_event(subject, event, self.now);
+            self.loopback.handle_event(subject, event, self.now, &mut self.allows);
         }
-        self.loopback.advance(self.now, &mut self.scarcity);
+        self.loopback.advance(self.now, &mut self.scarcity, &mut self.allows);
     }
 
     #[track_caller]
@@ -81,7 +84,8 @@ fn with_driver(rules: &[PublishRule], limits: SpliceLimits, body: impl FnOnce(&m
     let paths = LoopbackPaths { inside, host_tables, container_tables, ephemeral: 32_768..=60_999 };
     let registry = poll.registry().try_clone().unwrap();
     let loopback = Loopback::new(registry, &config, paths, &forwarding).unwrap();
-    let mut driver = Driver { poll, loopback, scarcity: Scarcity::default(), now: Instant::ZERO };
+    let mut driver =
+        Driver { poll, loopback, scarcity: Scarcity::default(), now: Instant::ZERO, allows: |_| true };
     body(&mut driver);
     drop(driver);
     server.join().unwrap().unwrap();
@@ -176,6 +180,51 @@ fn the_exchange_that_is_silent_longest_gives_way_and_silence_ends_the_rest() {
                 driver.turn();
                 assert_eq!(driver.loopback.datagrams.exchanges(), 0);
                 assert_eq!(driver.loopback.poll_timeout(), None);
+            });
+        },
+    );
+}
+
+#[test]
+fn what_the_policy_does_not_let_through_is_reset_and_what_it_does_no_more_ends() {
+    in_private_network(
+        "worker::loopback::tests::what_the_policy_does_not_let_through_is_reset_and_what_it_does_no_more_ends",
+        || {
+            let server = TcpListener::bind("127.0.0.1:7001").unwrap();
+            std::thread::spawn(move || {
+                for stream in server.incoming() {
+                    let mut stream = stream.unwrap();
+                    let mut bytes = [0; 8];
+                    while let Ok(len @ 1..) = stream.read(&mut bytes) {
+                        stream.write_all(&bytes[..len]).unwrap();
+                    }
+                }
+            });
+            let asked = UdpSocket::bind("127.0.0.1:7001").unwrap();
+            asked.set_nonblocking(true).unwrap();
+            let rules = [outward(PortProtocol::Tcp, 7000, 7001), outward(PortProtocol::Udp, 7000, 7001)];
+            with_driver(&rules, SpliceLimits::default(), |driver| {
+                driver.allows = |what| {
+                    assert_eq!((what.direction, what.port), (Direction::Out, 7001));
+                    what.protocol == FlowProtocol::Tcp
+                };
+                let mut client = TcpStream::connect("127.0.0.1:7000").unwrap();
+                client.write_all(b"one").unwrap();
+                driver.until("it is let through", || is_answered(&mut client));
+                let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+                sender.send_to(b"x", "127.0.0.1:7000").unwrap();
+                driver.allows = |_| false;
+                let mut late = TcpStream::connect("127.0.0.1:7000").unwrap();
+                late.set_nonblocking(true).unwrap();
+                let is_reset = |stream: &mut TcpStream| match stream.read(&mut [0; 8]) {
+                    Ok(len) => len == 0,
+                    Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+                };
+                driver.until("it is reset", || is_reset(&mut late));
+                assert!(asked.recv(&mut [0; 8]).is_err(), "no datagram passes");
+                assert_eq!(driver.loopback.rejudge(|_| true), 0);
+                assert_eq!(driver.loopback.rejudge(|_| false), 1);
+                driver.until("it has ended", || is_reset(&mut client));
             });
         },
     );

@@ -14,6 +14,7 @@ mod names;
 mod network_errors;
 mod policy;
 mod publish;
+mod rules;
 mod shaping;
 mod sweep;
 mod tcp_ecn;

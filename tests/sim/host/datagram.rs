@@ -1,7 +1,7 @@
 //! Datagram and ping sockets of the host, and the peers that answer them.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use super::*;
@@ -23,6 +23,13 @@ pub enum DatagramPeer {
         after: Duration,
         mark: u8,
     },
+    /// Answers that the name asked for has this address, for so many seconds.
+    Names {
+        address: Ipv4Addr,
+        ttl: u32,
+    },
+    /// Answers with this, whatever it is sent.
+    Says(Vec<u8>),
     /// Answers with so many equal datagrams at once.
     Bursts {
         count: usize,
@@ -305,6 +312,16 @@ impl SimHost {
                 bytes.push(mark);
                 reply(after, sent.to, bytes);
             }
+            Some(DatagramPeer::Names { address, ttl }) => {
+                let mut bytes = sent.bytes.clone();
+                (bytes[2], bytes[7]) = (bytes[2] | 0x80, 1);
+                bytes.extend(b"\xc0\x0c\0\x01\0\x01");
+                bytes.extend(ttl.to_be_bytes());
+                bytes.extend(b"\0\x04");
+                bytes.extend(address.octets());
+                reply(ms(1), sent.to, bytes);
+            }
+            Some(DatagramPeer::Says(bytes)) => reply(ms(1), sent.to, bytes),
             Some(DatagramPeer::Reports { error }) => self.report(flow, error, sent.to.ip(), sent),
             Some(DatagramPeer::Loses { error }) => {
                 let report = error.map(|error| NetworkErrorReport {

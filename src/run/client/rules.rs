@@ -1,0 +1,118 @@
+//! `netferry rules`: what may go where, how often that was decided, and other rules in place of those.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::table::{self, plain, short};
+use super::{ClientError, reach};
+use crate::cli::native::rules::{Reload, Rules, RulesCommand};
+use crate::config::limits::RULES_FILE_BYTES;
+use crate::run::policy::{self, PolicyError};
+
+/// Carries it out.
+pub fn run(rules: &Rules) -> Result<u8, ClientError> {
+    match &rules.command {
+        None => show(rules),
+        Some(RulesCommand::Reload(reload)) => put_in_force(reload),
+        Some(RulesCommand::Check(check)) => {
+            let (path, text) = text_of(&check.file)?;
+            let rules =
+                crate::config::Rules::from_toml(&text).map_err(|error| PolicyError::Wrong { path, error })?;
+            let mut listed = String::new();
+            for (number, rule) in (1..).zip(&rules.list) {
+                listed.push_str(&format!("{number}: {rule}\n"));
+            }
+            let (out, inward, dns) =
+                (rules.default_out.name(), rules.default_in.name(), rules.default_dns.name());
+            listed.push_str(&format!("default: {out} out, {inward} in, {dns} dns\n"));
+            write(&listed)
+        }
+    }
+}
+
+fn write(text: &str) -> Result<u8, ClientError> {
+    io::stdout().write_all(text.as_bytes()).map_err(ClientError::Output)?;
+    Ok(0)
+}
+
+/// The text of a file, or of standard input, and what to call it.
+fn text_of(file: &Path) -> Result<(PathBuf, String), ClientError> {
+    if file != Path::new("-") {
+        return Ok((file.to_owned(), policy::read_text(file)?));
+    }
+    let (path, mut text) = (PathBuf::from("standard input"), String::new());
+    let read = io::stdin().lock().take(RULES_FILE_BYTES as u64 + 1).read_to_string(&mut text);
+    read.map_err(|source| PolicyError::Unreadable { path: path.clone(), source })?;
+    Ok((path, text))
+}
+
+fn put_in_force(reload: &Reload) -> Result<u8, ClientError> {
+    let (path, text) = text_of(&reload.file)?;
+    // A mistake is told with the file's name, and before anybody is asked.
+    crate::config::Rules::from_toml(&text).map_err(|error| PolicyError::Wrong { path, error })?;
+    let mut connection = reach(&reload.target)?;
+    let came = connection.ask("reload-rules", json!({ "rules": text, "rejudge": reload.rejudge }))?;
+    let count = |name: &str| came[name].as_u64().unwrap_or(0);
+    let (rules, kept, ended) = (count("rules"), count("kept"), count("ended"));
+    write(&format!("{rules} rules are in force; {kept} flows go on, {ended} were ended\n"))
+}
+
+fn show(rules: &Rules) -> Result<u8, ClientError> {
+    let answer = reach(&rules.target)?.ask("rules", json!({}))?;
+    let text = match (rules.json, rules.verbose) {
+        (true, _) => format!("{answer:#}\n"),
+        (false, true) => verbose(&answer),
+        (false, false) => brief(&answer),
+    };
+    write(&text)
+}
+
+fn list<'a>(answer: &'a Value, name: &str) -> &'a [Value] {
+    answer[name].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    plain(value.as_str().unwrap_or_default())
+}
+
+fn brief(answer: &Value) -> String {
+    if list(answer, "standing").is_empty() {
+        return "there are no rules: all may pass\n".to_owned();
+    }
+    let mut lines = String::new();
+    for rule in list(answer, "rules") {
+        lines.push_str(&format!("{}: {}{}\n", rule["number"], text(&rule["rule"]), label(rule)));
+    }
+    for default in list(answer, "standing").iter().take(3) {
+        lines.push_str(&format!("{}\n", text(&default["rule"])));
+    }
+    lines
+}
+
+fn label(rule: &Value) -> String {
+    match rule["label"].as_str() {
+        Some(label) => format!("  ({})", plain(label)),
+        None => String::new(),
+    }
+}
+
+fn verbose(answer: &Value) -> String {
+    let counts = |of: &Value| ["flows", "packets", "bytes"].map(|name| short(of[name].as_u64().unwrap_or(0)));
+    let mut rows = vec![["#", "FLOWS", "PACKETS", "BYTES", "RULE"].map(str::to_owned).to_vec()];
+    let mut row = |number: String, of: &Value, says: String| {
+        let [flows, packets, bytes] = counts(of);
+        rows.push(vec![number, flows, packets, bytes, says]);
+    };
+    for rule in list(answer, "rules") {
+        row(rule["number"].to_string(), rule, text(&rule["rule"]) + &label(rule));
+    }
+    for standing in list(answer, "standing") {
+        row("-".to_owned(), standing, text(&standing["rule"]));
+    }
+    for way in list(answer, "nat") {
+        row("nat".to_owned(), way, format!("{}: {}", text(&way["kind"]), text(&way["says"])));
+    }
+    table::render(&rows, &[0, 1, 2, 3])
+}
