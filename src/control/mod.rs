@@ -6,6 +6,7 @@
 //! stops traffic. docs/control.md tells what may be asked.
 
 pub mod native;
+pub mod network;
 pub mod server;
 pub mod single;
 pub mod slirp4netns;

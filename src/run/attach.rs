@@ -28,7 +28,7 @@ use crate::worker::answer::Identity;
 use crate::worker::{Device, ExitReason};
 
 /// What ends us in an orderly way.
-const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+pub const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 /// Descriptors that were passed on to us.
 struct Inherited {

@@ -56,6 +56,8 @@ pub enum Calls {
     Relay,
     /// The loop, and several of it in threads of one process.
     Workers,
+    /// The process of a network, which makes workers as containers come.
+    Network,
     /// The process in the container that opens sockets.
     Inner,
     /// The process that passes signals on.
@@ -70,6 +72,7 @@ impl Calls {
         match self {
             Calls::Relay => &[list::RELAY],
             Calls::Workers => &[list::RELAY, list::WORKERS],
+            Calls::Network => &[list::RELAY, list::WORKERS, list::NETWORK],
             Calls::Inner => &[list::INNER],
             Calls::Messenger => &[list::MESSENGER],
             Calls::Janitor => &[list::JANITOR],
@@ -84,7 +87,7 @@ impl Calls {
     /// Whether it may make threads.
     fn makes_threads(self) -> bool {
         match self {
-            Calls::Workers => true,
+            Calls::Workers | Calls::Network => true,
             Calls::Relay | Calls::Inner | Calls::Messenger | Calls::Janitor => false,
         }
     }
@@ -138,7 +141,8 @@ fn build(calls: Calls) -> Result<BpfProgram, SeccompError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for allowed in calls.list() {
         let alternatives: Result<Vec<_>, _> = allowed.alternatives.iter().map(|asked| rule(asked)).collect();
-        rules.insert(allowed.number, alternatives?);
+        // What two lists ask of one call are alternatives, unless one asks nothing.
+        rules.entry(allowed.number).or_default().extend(alternatives?);
     }
     let filter = SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, target)?;
     let program: BpfProgram = filter.try_into()?;
@@ -257,21 +261,35 @@ mod tests {
 
     use super::*;
 
-    const ALL: [(&[Calls], &[Allowed], &str); 5] = [
-        (&[Calls::Relay, Calls::Workers], list::RELAY, "The relay"),
-        (&[Calls::Workers], list::WORKERS, "Several workers"),
+    const ALL: [(&[Calls], &[Allowed], &str); 6] = [
+        (&[Calls::Relay, Calls::Workers, Calls::Network], list::RELAY, "The relay"),
+        (&[Calls::Workers, Calls::Network], list::WORKERS, "Several workers"),
+        (&[Calls::Network], list::NETWORK, "A network"),
         (&[Calls::Inner], list::INNER, "Inside"),
         (&[Calls::Messenger], list::MESSENGER, "The messenger"),
         (&[Calls::Janitor], list::JANITOR, "The janitor"),
     ];
-    const EACH: [Calls; 5] = [Calls::Relay, Calls::Workers, Calls::Inner, Calls::Messenger, Calls::Janitor];
+    const EACH: [Calls; 6] =
+        [Calls::Relay, Calls::Workers, Calls::Network, Calls::Inner, Calls::Messenger, Calls::Janitor];
 
     #[test]
     fn each_call_is_listed_once_with_its_reason() {
         for calls in EACH {
-            let numbers: BTreeSet<c_long> = calls.list().map(|allowed| allowed.number).collect();
-            assert_eq!(numbers.len(), calls.list().count());
+            for list in calls.lists() {
+                let numbers: BTreeSet<c_long> = list.iter().map(|allowed| allowed.number).collect();
+                assert_eq!(numbers.len(), list.len());
+            }
             assert!(calls.list().all(|allowed| !allowed.reason.is_empty()));
+            // Without any condition a call is allowed whatever another list asks; with one, alternatives add up.
+            for allowed in calls.list() {
+                let same = calls.list().filter(|other| other.number == allowed.number);
+                let has_conditions: Vec<bool> = same.map(|other| !other.alternatives.is_empty()).collect();
+                assert!(
+                    has_conditions.len() == 1 || has_conditions.iter().all(|has| *has),
+                    "{}",
+                    allowed.name
+                );
+            }
         }
     }
 
@@ -302,7 +320,7 @@ mod tests {
         let may = |number| EACH.into_iter().filter(|calls| has(*calls, number)).collect::<Vec<_>>();
         assert_eq!(may(libc::SYS_pidfd_send_signal), [Calls::Messenger]);
         assert_eq!(may(libc::SYS_unlinkat), [Calls::Janitor]);
-        assert_eq!(may(libc::SYS_clone), [Calls::Workers]);
+        assert_eq!(may(libc::SYS_clone), [Calls::Workers, Calls::Network]);
         let clone = Calls::Workers.list().find(|allowed| allowed.number == libc::SYS_clone).unwrap();
         let shares_everything = Value::Fixed(list::THREAD_FLAGS as u32);
         assert_eq!(

@@ -9,7 +9,7 @@
 
 mod accept;
 pub mod answer;
-mod clock;
+pub mod clock;
 mod desk;
 mod fault;
 mod link;

@@ -173,6 +173,12 @@ impl Members {
         self.is_ending && self.running.is_empty()
     }
 
+    /// Whether the network is to end.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.is_ending
+    }
+
     /// Who is on the network, and what passes between them.
     #[must_use]
     pub fn status(&self) -> NetworkStatus {

@@ -253,6 +253,19 @@ pub const WORKERS: &[Allowed] = &[
     ),
 ];
 
+/// Of the process of a network, beside what several workers do.
+pub const NETWORK: &[Allowed] = &[only(
+    "ioctl",
+    libc::SYS_ioctl,
+    "a container's interface that was handed over is what it should be, with all offloads: TUNGETIFF, TUNSETVNETHDRSZ, \
+     TUNSETOFFLOAD",
+    &[
+        &[is(1, libc::TUNGETIFF as c_int)],
+        &[is(1, libc::TUNSETVNETHDRSZ as c_int)],
+        &[is(1, libc::TUNSETOFFLOAD as c_int)],
+    ],
+)];
+
 /// Of the process in the container that opens sockets for us (`crate::sys::socket::inner`).
 pub const INNER: &[Allowed] = &[
     any("recvmsg", libc::SYS_recvmsg, "the next request, on the line to the relay"),
