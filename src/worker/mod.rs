@@ -52,6 +52,7 @@ use crate::observe::capture::Capture;
 use crate::stack::Stack;
 use crate::stack::boundary::{DatagramPort, Duration, FlowId, HostError, HostEvent, Instant, Io, ListenerId};
 use crate::stack::isolation::caught;
+use crate::stack::service::names::NameTable;
 use crate::sys::confined::Confined;
 use crate::sys::socket::ListenError;
 
@@ -94,6 +95,8 @@ pub enum Reaction {
     Continue,
     /// To tell the core of new resolvers.
     ResolversChanged(Vec<SocketAddr>),
+    /// To tell the core who is on the network now.
+    NamesChanged(Arc<NameTable>),
     /// To end with this exit status, at once.
     Finish(u8),
     /// To end with this exit status once what the container has sent is delivered, or has been waited for long

@@ -55,6 +55,7 @@ impl Worker {
                 debug!(?resolvers, "the host's resolvers changed");
                 self.tell_stack(HostEvent::ResolversChanged(resolvers));
             }
+            Reaction::NamesChanged(names) => self.tell_stack(HostEvent::NamesChanged(names)),
             Reaction::Finish(status) => self.finish = Some((status, self.now)),
             Reaction::FinishDelivered(status) => {
                 self.finish.get_or_insert((status, self.now + super::LINGER));

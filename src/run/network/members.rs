@@ -25,6 +25,7 @@ use crate::config::network::{
 };
 use crate::config::{Config, DhcpPool, Limits, Offers, OutboundAddresses, PublishRule, Services, Timeouts};
 use crate::stack::boundary::{ListenerId, Reply, Request};
+use crate::stack::service::names::NameTable;
 use crate::sys::confined::Confined;
 use crate::sys::host;
 use crate::sys::tap::{Tap, TapFeatures};
@@ -270,6 +271,7 @@ impl Members {
             is_leaving: false,
         };
         self.running.insert(number, running);
+        self.tell_names();
         Ok(NetworkReply::Done)
     }
 
@@ -326,6 +328,15 @@ impl Members {
             rules: Default::default(),
             limits: *limits,
             timeouts: Timeouts::default(),
+        }
+    }
+
+    /// Tells everybody who is there now.
+    fn tell_names(&self) {
+        let present = || self.running.values().filter(|running| !running.is_leaving);
+        let names = Arc::new(NameTable::of(present().map(|running| &running.member)));
+        for running in present() {
+            running.tell(Reaction::NamesChanged(Arc::clone(&names)));
         }
     }
 
@@ -447,6 +458,7 @@ impl Members {
             self.waiting.remove(&ticket);
             self.replies.push_back((ticket, NetworkReply::Refused(format!("{} is gone", member.name))));
         }
+        self.tell_names();
         if self.running.is_empty() {
             let told = self.waiting_for_end.drain(..).map(|ticket| (ticket, NetworkReply::Done));
             self.replies.extend(told);
