@@ -221,6 +221,7 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) -> bool {
+        self.make_scratch();
         for _ in 0..READ_BUDGET {
             let Some((key, Flow::Echo(_))) = self.flows.get_mut(flow) else { return false };
             let is_ipv6 = key.container.is_ipv6();

@@ -136,7 +136,7 @@ pub struct Stack {
     no_resolver_told: bool,
     /// Tells fragmented datagrams apart (RFC 6864).
     identification: u16,
-    /// Room for one echo reply.
+    /// Room for one echo reply, or what a turn of a stream reads; none before it is needed.
     scratch: Box<[u8]>,
     turns: Turns,
     shaping: Shaping,
@@ -186,7 +186,7 @@ impl Stack {
             echo_forbidden_told: false,
             no_resolver_told: false,
             identification: 0,
-            scratch: vec![0; 65_535].into(),
+            scratch: Box::default(),
             turns: Turns::default(),
             shaping: Shaping::new(RandomState::with_seeds(d, c, b, a)),
             policy: None,
@@ -501,6 +501,13 @@ impl Stack {
         for first in expired.into_iter().flatten() {
             let told = self.send_problem(Problem::ReassemblyTimeExceeded, &first, now, frames);
             self.count(told);
+        }
+    }
+
+    /// There may be very many cores at rest in one process.
+    fn make_scratch(&mut self) {
+        if self.scratch.is_empty() {
+            self.scratch = vec![0; 65_535].into();
         }
     }
 

@@ -148,7 +148,7 @@ impl Sockets {
             has_closed: false,
             run: Run::default(),
             lost: Vec::new(),
-            spare: vec![0; usize::from(u16::MAX)].into(),
+            spare: Box::default(),
         };
         for (place, listener) in (0..).zip(listeners) {
             sockets.add_listener(ListenerId(place), listener)?;
@@ -531,6 +531,10 @@ impl HostIo for Sockets {
 
     fn receive_datagrams(&mut self, port: DatagramPort, buffer: &mut [u8]) -> DatagramRead {
         let mut spare = std::mem::take(&mut self.spare);
+        if spare.is_empty() {
+            // Not before it is needed: there may be very many of us.
+            spare = vec![0; usize::from(u16::MAX)].into();
+        }
         let received = self.datagram_socket(port).map(|socket| socket.receive_run(buffer, &mut spare));
         self.spare = spare;
         let Some(received) = received else { return DatagramRead::Blocked };

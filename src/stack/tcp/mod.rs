@@ -339,6 +339,7 @@ impl Stack {
         io: &mut Io<'_, H, F>,
     ) {
         let Ok(link) = self.link_view() else { return };
+        self.make_scratch();
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
         let handshake = tcp.handshake();
         self.memory.limit(tcp);
