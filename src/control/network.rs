@@ -211,7 +211,6 @@ fn malformed(name: &str) -> Refusal {
 mod tests {
     use super::*;
     use crate::config::network::{NetworkIpv4, NetworkIpv6};
-    use crate::wire::MacAddr;
 
     fn member() -> Member {
         let rule = PublishRule {
@@ -235,7 +234,7 @@ mod tests {
             aliases: vec!["www".into(), "shop".into()],
             ipv4: Some("172.17.0.2".parse().unwrap()),
             ipv6: None,
-            mac: MacAddr([2, 0x42, 172, 17, 0, 2]),
+            mac: "02:42:ac:11:00:02".parse().unwrap(),
             interface: "eth0".into(),
             publish: vec![rule, other],
         }
@@ -300,7 +299,7 @@ mod tests {
                 prefix: "fd00:17::/64".parse().unwrap(),
                 gateway: "fd00:17::1".parse().unwrap(),
             }),
-            gateway_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            gateway_mac: "02:00:00:00:00:01".parse().unwrap(),
             mtu: 1_500,
             isolated: true,
             internal: false,
