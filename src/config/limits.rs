@@ -76,6 +76,18 @@ pub const CONTROL_STREAM_BYTES: usize = 256 << 10;
 /// How long a client of the API socket may take.
 pub const API_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Captures at a time.
+pub const CAPTURE_OBSERVERS: usize = 8;
+
+/// Bytes of a capture that wait for its reader; packets beyond that are lost to it.
+pub const CAPTURE_BUFFER_BYTES: usize = 8 << 20;
+
+/// Bytes that one turn may have for captures, on the link and on the host's sockets each.
+pub const CAPTURE_TURN_BYTES: usize = 16 << 20;
+
+/// Flows that have ended whose last packets a capture still knows by name.
+pub const CAPTURE_ENDED_FLOWS: usize = 4_096;
+
 /// The least time between two answers of one connection to segments that only claim to belong to it (RFC 5961 §7); Linux
 /// has the same.
 pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);

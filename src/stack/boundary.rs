@@ -27,6 +27,16 @@ pub struct FlowId {
     pub generation: u32,
 }
 
+impl std::fmt::Display for FlowId {
+    /// As users know it; a slot that was never used again is its number alone.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.generation {
+            0 => write!(f, "{}", self.slot),
+            generation => write!(f, "{}.{generation}", self.slot),
+        }
+    }
+}
+
 /// Names a published port: its place in `Config::publish`, or a number beyond for one published later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u32);

@@ -555,6 +555,28 @@ impl Stack {
         self.timers.len()
     }
 
+    /// Every flow with its endpoints.
+    pub fn flow_keys(&self) -> impl Iterator<Item = (FlowId, FlowKey)> + '_ {
+        self.flows.ids().filter_map(|flow| Some((flow, self.flows.key(flow)?)))
+    }
+
+    /// The flow between these endpoints.
+    #[must_use]
+    pub fn flow_between(&self, key: &FlowKey) -> Option<FlowId> {
+        self.flows.find(key)
+    }
+
+    /// The flow of a published UDP port's client, who came to this address of the host.
+    #[must_use]
+    pub fn flow_of_client_at(
+        &self,
+        listener: ListenerId,
+        client: SocketAddr,
+        local: Option<IpAddr>,
+    ) -> Option<FlowId> {
+        self.clients.get(&(listener, client, local)).copied()
+    }
+
     /// Flows alive now, those in TIME-WAIT included.
     #[must_use]
     pub fn flow_count(&self) -> usize {

@@ -258,6 +258,11 @@ impl StreamSocket {
     pub fn local_address(&self) -> Result<SocketAddr, SocketError> {
         local_address(&self.fd)
     }
+
+    /// The address of the other end, once connected.
+    pub fn peer_address(&self) -> Result<SocketAddr, SocketError> {
+        peer_address(&self.fd)
+    }
 }
 
 impl AsFd for StreamSocket {
@@ -282,6 +287,11 @@ fn prepare_stream(socket: &Socket) -> io::Result<()> {
 
 fn local_address(fd: &OwnedFd) -> Result<SocketAddr, SocketError> {
     SockRef::from(fd).local_addr()?.as_socket().ok_or(SocketError::Other(libc::EAFNOSUPPORT))
+}
+
+/// Whom a socket is connected to.
+fn peer_address(fd: &OwnedFd) -> Result<SocketAddr, SocketError> {
+    SockRef::from(fd).peer_addr()?.as_socket().ok_or(SocketError::Other(libc::EAFNOSUPPORT))
 }
 
 /// Why a published port could not be bound.

@@ -280,17 +280,20 @@ impl Chain {
 ///
 /// Should the families of the two addresses differ, an IPv4 one is written as IPv4-mapped.
 pub fn write_headers(frame: &mut [u8], ethernet: &Ethernet, header: &Header, payload_len: usize) -> usize {
+    let is_ipv4 = header.source.is_ipv4() && header.destination.is_ipv4();
+    ethernet.write(frame, if is_ipv4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 });
+    write_header(&mut frame[ETHERNET_HEADER_LEN..], header, payload_len)
+}
+
+/// The same for the IP header alone, at the front of `packet`; returns what [`write_headers`] would.
+pub fn write_header(packet: &mut [u8], header: &Header, payload_len: usize) -> usize {
     match (header.source, header.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            ethernet.write(frame, ETHERTYPE_IPV4);
             let flags = if header.dont_fragment { IPV4_DONT_FRAGMENT } else { 0 };
-            let ip = &mut frame[ETHERNET_HEADER_LEN..];
-            write_ipv4(ip, source, destination, header, header.identification, flags, payload_len)
+            write_ipv4(packet, source, destination, header, header.identification, flags, payload_len)
         }
         (source, destination) => {
-            ethernet.write(frame, ETHERTYPE_IPV6);
-            let ip = &mut frame[ETHERNET_HEADER_LEN..];
-            write_ipv6(ip, source, destination, header, header.protocol, payload_len)
+            write_ipv6(packet, source, destination, header, header.protocol, payload_len)
         }
     }
 }

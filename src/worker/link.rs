@@ -4,12 +4,18 @@
 //! `write` and is never copied; the payload of a TCP segment leaves from where it waits to be acknowledged, by
 //! `writev`. What the link does not take is dropped and counted, as a full queue would.
 
+pub mod impaired;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
-use crate::config::limits::MAX_ROOM_BYTES;
+use self::impaired::Impaired;
+use crate::config::Impairments;
+use crate::config::limits::{ImpairLimits, MAX_ROOM_BYTES};
 use crate::observe::capture::Capture;
+use crate::observe::pcapng::Direction;
+use crate::observe::stage::{Sight, Stage};
 use crate::stack::boundary::{FrameSink, Instant};
 use crate::sys::bess::BessSocket;
 use crate::sys::tap::Tap;
@@ -109,8 +115,11 @@ pub struct Link {
     dropped: u64,
     is_gone: bool,
     capture: Option<Capture>,
-    /// For the capture.
-    now_micros: u64,
+    /// Somebody captures what passes here.
+    stage: Option<Box<Stage>>,
+    /// It is a bad one.
+    impaired: Option<Box<Impaired>>,
+    now: Instant,
 }
 
 /// Outcome of reading the TAP.
@@ -136,7 +145,9 @@ impl Link {
             dropped: 0,
             is_gone: false,
             capture: None,
-            now_micros: 0,
+            stage: None,
+            impaired: None,
+            now: Instant::ZERO,
         }
     }
 
@@ -145,11 +156,78 @@ impl Link {
         self.capture = Some(capture);
     }
 
-    /// Takes note of the time, and hands what was recorded before to the kernel.
+    /// Takes note of the time: what was recorded before goes to the kernel, and what has arrived by now to the container.
     pub fn tick(&mut self, now: Instant) {
+        self.now = now;
         if let Some(capture) = &mut self.capture {
-            self.now_micros = u64::try_from(now.total_micros()).unwrap_or(0);
             capture.flush();
+        }
+        if let Some(stage) = &mut self.stage {
+            stage.tick(micros(now));
+        }
+        if self.impaired.is_some() {
+            self.release();
+        }
+    }
+
+    /// Puts down what passes from now on, or no longer.
+    pub fn watch(&mut self, stage: Option<Box<Stage>>) {
+        self.stage = stage;
+    }
+
+    /// What was put down.
+    pub fn stage_mut(&mut self) -> Option<&mut Stage> {
+        self.stage.as_deref_mut()
+    }
+
+    /// Makes it a bad link from now on, or a better one; `seed` is what chance comes from.
+    pub fn impair(&mut self, how: Impairments, limits: ImpairLimits, seed: u64) {
+        if self.impaired.is_none() && !how.is_off() {
+            self.impaired = Some(Box::new(Impaired::new(limits, seed)));
+        }
+        if let Some(impaired) = &mut self.impaired {
+            impaired.change(how);
+        }
+    }
+
+    /// How bad a link it is, if it is.
+    #[must_use]
+    pub fn impaired(&self) -> Option<&Impaired> {
+        self.impaired.as_deref()
+    }
+
+    /// Takes a frame of the container's that is to be held back; false if it is to go on at once.
+    #[must_use]
+    pub fn hold_back(&mut self, header: &[u8], frame: &[u8]) -> bool {
+        let Some(impaired) = &mut self.impaired else { return false };
+        impaired.admit_up(header, frame, self.now);
+        true
+    }
+
+    /// The next frame of the container's that has come through: its virtio-net header, and the frame behind it.
+    pub fn come_through(&mut self) -> Option<Box<[u8]>> {
+        let impaired = self.impaired.as_deref_mut()?;
+        let block = impaired.up.poll(self.now);
+        if block.is_none() && impaired.is_idle() {
+            self.impaired = None;
+        }
+        block
+    }
+
+    /// When the next frame comes through.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.impaired.as_ref().and_then(|impaired| impaired.poll_timeout())
+    }
+
+    /// Writes what has come through toward the container.
+    fn release(&mut self) {
+        while let Some(block) = self.impaired.as_deref_mut().and_then(|impaired| impaired.down.poll(self.now))
+        {
+            let Some((header, frame)) = block.split_first_chunk::<VNET_HEADER_LEN>() else { continue };
+            let end = VNET_HEADER_LEN + frame.len();
+            self.buffer[VNET_HEADER_LEN..end].copy_from_slice(frame);
+            self.write_out(frame.len(), [&[], &[]], *header);
         }
     }
 
@@ -204,7 +282,10 @@ impl Link {
         let (header, frame) =
             if self.has_header { read.split_at_checked(VNET_HEADER_LEN)? } else { (NO_HEADER, read) };
         if let Some(capture) = &mut self.capture {
-            capture.record(self.now_micros, header, frame);
+            capture.record(micros(self.now), header, frame);
+        }
+        if let (Some(stage), Some(header)) = (&mut self.stage, header.first_chunk()) {
+            stage.put(Sight::Frame(Direction::Outbound, *header), &[frame]);
         }
         Some((header, frame))
     }
@@ -234,10 +315,30 @@ impl FrameSink for Link {
     }
 
     fn commit_gathered(&mut self, len: usize, payload: [&[u8]; 2], header: [u8; VNET_HEADER_LEN]) {
+        if let Some(impaired) = &mut self.impaired {
+            let front = &self.buffer[VNET_HEADER_LEN..VNET_HEADER_LEN + len];
+            impaired.admit_down(&header, &[front, payload[0], payload[1]].concat(), self.now);
+            return;
+        }
+        self.write_out(len, payload, header);
+    }
+}
+
+fn micros(now: Instant) -> u64 {
+    u64::try_from(now.total_micros()).unwrap_or(0)
+}
+
+impl Link {
+    /// Hands the first `len` bytes behind the header's place in the buffer, and `payload`, to the device.
+    fn write_out(&mut self, len: usize, payload: [&[u8]; 2], header: [u8; VNET_HEADER_LEN]) {
         let end = VNET_HEADER_LEN + len;
         if let Some(capture) = &mut self.capture {
             let frame = [&self.buffer[VNET_HEADER_LEN..end], payload[0], payload[1]].concat();
-            capture.record(self.now_micros, &header, &frame);
+            capture.record(micros(self.now), &header, &frame);
+        }
+        if let Some(stage) = &mut self.stage {
+            let front = &self.buffer[VNET_HEADER_LEN..end];
+            stage.put(Sight::Frame(Direction::Inbound, header), &[front, payload[0], payload[1]]);
         }
         let start = if self.has_header {
             self.buffer[..VNET_HEADER_LEN].copy_from_slice(&header);

@@ -249,6 +249,7 @@ impl Loopback {
             Subject::Link
             | Subject::Source(_)
             | Subject::Control(_)
+            | Subject::Observer(_)
             | Subject::Mailbox
             | Subject::Listener(_)
             | Subject::Flow(_) => {}

@@ -15,6 +15,8 @@ mod fault;
 mod link;
 pub mod loopback;
 pub mod mailbox;
+mod observed;
+pub mod recorder;
 mod requests;
 mod scarcity;
 mod sockets;
@@ -41,6 +43,7 @@ use self::link::{Link, LinkRead};
 use self::loopback::follow::Change;
 use self::loopback::{Loopback, LoopbackPaths};
 use self::mailbox::{Letter, Mailbox};
+use self::recorder::Recorder;
 use self::scarcity::Scarcity;
 use self::sockets::{Noticed, Sockets};
 use self::spin::Spin;
@@ -153,6 +156,12 @@ pub struct Worker {
     spin: Spin,
     /// The way to the other containers of a network.
     port: Option<Port>,
+    /// Those who watch, if there are any.
+    recorder: Option<Box<Recorder>>,
+    /// The capture that was asked for at the start.
+    own_capture: Option<u32>,
+    /// What chance comes from where the link is a bad one.
+    impair_seed: u64,
 }
 
 impl Worker {
@@ -194,6 +203,10 @@ impl Worker {
             finish: None,
             spin: Spin::default(),
             port: None,
+            recorder: None,
+            own_capture: None,
+            // Of a sum nobody learns the parts.
+            impair_seed: secret.into_iter().fold(0, u64::wrapping_add),
         })
     }
 
@@ -247,6 +260,9 @@ impl Worker {
                 Ok(()) => {}
             }
             self.link.tick(self.now);
+            if self.recorder.is_some() {
+                self.note_time();
+            }
             for event in &events {
                 match Subject::from_token(event.token()) {
                     Some(Subject::Link) => self.is_link_ready = true,
@@ -273,10 +289,12 @@ impl Worker {
                         self.react(reaction);
                     }
                     Some(Subject::Mailbox) => self.note_bell(),
+                    Some(Subject::Observer(number)) => self.handle_observer(number, event),
                     None => {}
                 }
             }
             self.read_link();
+            self.take_late_frames();
             self.accept();
             self.serve_control();
             self.open_letters();
@@ -286,7 +304,9 @@ impl Worker {
             self.tell_of_refused_flows();
             while let Some(event) = self.stack.poll_event() {
                 log_event(&event);
+                self.tell_observers(&event);
             }
+            self.serve_observers();
             if let Some((status, deadline)) = self.finish
                 && (self.now >= deadline || !self.stack.is_delivering(self.now, LINGER_QUIET))
             {
@@ -333,6 +353,7 @@ impl Worker {
 
     fn end(&mut self, reason: ExitReason) -> ExitReason {
         self.link.tick(self.now);
+        self.conclude_captures();
         debug!(dropped_by_link = self.link.dropped(), stats = ?self.stack.stats(), "ended");
         reason
     }
@@ -352,8 +373,14 @@ impl Worker {
         let look_again = self.finish.map(|_| self.now + LINGER_QUIET);
         let control = self.desk.poll_timeout();
         let loopback = self.loopback.as_ref().and_then(|loopback| loopback.poll_timeout());
-        let deadlines =
-            [self.stack.poll_timeout(), self.scarcity.poll_timeout(), look_again, control, loopback];
+        let deadlines = [
+            self.stack.poll_timeout(),
+            self.link.poll_timeout(),
+            self.scarcity.poll_timeout(),
+            look_again,
+            control,
+            loopback,
+        ];
         let earliest = deadlines.into_iter().flatten().min()?;
         let wait_micros = earliest.total_micros().saturating_sub(self.clock.now().total_micros());
         Some(std::time::Duration::from_micros(u64::try_from(wait_micros).unwrap_or(0)))
@@ -437,15 +464,7 @@ impl Worker {
             match self.link.read(&mut self.read_buffer) {
                 LinkRead::Frame(len) => {
                     bytes += len;
-                    let read = &self.read_buffer[..len];
-                    let Some((header, frame)) = self.link.split(read) else { continue };
-                    if let Some(port) = &mut self.port
-                        && !port.pass(read, frame, self.now)
-                    {
-                        continue;
-                    }
-                    let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
-                    self.stack.handle_frame(header, frame, self.now, &mut io);
+                    self.take_frame(len);
                 }
                 LinkRead::Blocked | LinkRead::Gone => {
                     self.is_link_ready = false;

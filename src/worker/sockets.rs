@@ -5,6 +5,7 @@
 //! masked is told once and never again. A socket leaves the poll by being closed.
 
 mod run;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,9 +17,11 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use self::run::Run;
+use self::watch::Watch;
 use super::fault;
 use super::token::{FlowMark, Subject};
 use crate::config::{InterfaceName, OutboundAddresses, PortProtocol, PublishRule};
+use crate::observe::host_side::{End, Happening};
 use crate::stack::boundary::{
     Action, ArrivedDatagrams, CloseKind, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId,
     HostError, HostEvent, HostIo, ListenerId, NetworkErrorReport, Notice, StreamRead, StreamWrite,
@@ -65,6 +68,8 @@ pub struct Sockets {
     lost: Vec<HostEvent>,
     /// Where a datagram is read that may belong to no run.
     spare: Box<[u8]>,
+    /// Somebody captures what happens here.
+    watch: Option<Box<Watch>>,
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +154,7 @@ impl Sockets {
             run: Run::default(),
             lost: Vec::new(),
             spare: Box::default(),
+            watch: None,
         };
         for (place, listener) in (0..).zip(listeners) {
             sockets.add_listener(ListenerId(place), listener)?;
@@ -174,6 +180,28 @@ impl Sockets {
 
     /// Carries out an action; what came of it, when that is known at once.
     pub fn execute(&mut self, action: Action) -> Option<HostEvent> {
+        if self.watch.is_none() {
+            return self.carry_out(action);
+        }
+        match action {
+            Action::ShutdownWrite { flow } => self.see(flow, Happening::Finished(End::Ours), &[]),
+            Action::Close { flow, how: CloseKind::Graceful } => self.see_end(flow, Happening::Closed),
+            Action::Close { flow, how: CloseKind::Reset } => {
+                self.see_end(flow, Happening::Reset(End::Ours));
+            }
+            _ => {}
+        }
+        let outcome = self.carry_out(action);
+        if let Action::ConnectStream { flow, target, .. } = action {
+            self.see_beginning(flow, Some(target), End::Ours);
+            if matches!(outcome, Some(HostEvent::Connected { .. })) {
+                self.see(flow, Happening::Established, &[]);
+            }
+        }
+        outcome
+    }
+
+    fn carry_out(&mut self, action: Action) -> Option<HostEvent> {
         match action {
             Action::ConnectStream { flow, target, hop_limit } => {
                 let (source, device) = self.origin_for(target.ip());
@@ -280,7 +308,13 @@ impl Sockets {
     /// Takes over an accepted connection; what to tell the core when that fails.
     pub fn adopt(&mut self, flow: FlowId, socket: StreamSocket) -> Option<HostEvent> {
         match self.install(flow, Ok(FlowSocket::Stream(Stream::new(socket)))) {
-            Some(HostEvent::Connected { .. }) | None => None,
+            Some(HostEvent::Connected { .. }) | None => {
+                if self.watch.is_some() {
+                    self.see_beginning(flow, None, End::Peer);
+                    self.see(flow, Happening::Established, &[]);
+                }
+                None
+            }
             failed => failed,
         }
     }
@@ -356,6 +390,20 @@ impl Sockets {
 
     /// Takes note of an event of a flow's socket.
     pub fn note(&mut self, flow: FlowId, event: &Event) -> Noticed {
+        let noticed = self.note_event(flow, event);
+        if self.watch.is_some()
+            && let Noticed::Connect(outcome) = &noticed
+        {
+            match outcome {
+                Ok(()) => self.see(flow, Happening::Established, &[]),
+                Err((HostError::Refused | HostError::Reset, _)) => self.see_end(flow, Happening::Refused),
+                Err(_) => self.see_end(flow, Happening::Closed),
+            }
+        }
+        noticed
+    }
+
+    fn note_event(&mut self, flow: FlowId, event: &Event) -> Noticed {
         let Some(slot) = self.slot(flow) else { return Noticed::Nothing };
         match slot.socket.take() {
             None => Noticed::Nothing,
@@ -440,6 +488,14 @@ impl Sockets {
 /// Urgent data is watched for because it makes reads come back short.
 const STREAM_INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
+/// No address, of the same family.
+fn unspecified_like(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 fn register(
     registry: &Registry,
     socket: &impl AsFd,
@@ -486,12 +542,53 @@ fn host_error(error: SocketError) -> HostError {
 }
 
 impl HostIo for Sockets {
+    fn receive_stream(&mut self, flow: FlowId, buffer: &mut [u8]) -> StreamRead {
+        let outcome = self.read_stream(flow, buffer);
+        if self.watch.is_some() {
+            self.see_read(flow, outcome, buffer);
+        }
+        outcome
+    }
+
+    fn send_stream(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite {
+        let outcome = self.write_stream(flow, bytes);
+        if self.watch.is_some() {
+            self.see_written(flow, outcome, bytes);
+        }
+        outcome
+    }
+
+    fn receive_datagrams(&mut self, port: DatagramPort, buffer: &mut [u8]) -> DatagramRead {
+        let outcome = self.read_datagrams(port, buffer);
+        if self.watch.is_some()
+            && let DatagramRead::Arrived(arrived) = &outcome
+        {
+            self.see_arrived(port, arrived, &buffer[..arrived.len]);
+        }
+        outcome
+    }
+
+    fn send_datagrams(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite {
+        if !self.can_wait(port) || !Run::may_wait(bytes, how) {
+            // What came before leaves before.
+            self.send_waiting();
+            return self.send_now(port, bytes, how);
+        }
+        if !self.run.add(port, bytes, how) {
+            self.send_waiting();
+            self.run.add(port, bytes, how);
+        }
+        DatagramWrite::Sent
+    }
+}
+
+impl Sockets {
     // A short read or write means that the kernel has no more data or room (epoll(7), "Do I need to
     // continuously read/write a file descriptor until EAGAIN"), so the call that would say EAGAIN is spared.
     // Whatever happens to the socket later makes an event, and the event clears the mark. Two things could
     // make a short read lie: a FIN or RST behind the data, and urgent data, at which a read stops. Both show
     // in the event that told of them; from then on every read asks the kernel.
-    fn receive_stream(&mut self, flow: FlowId, buffer: &mut [u8]) -> StreamRead {
+    fn read_stream(&mut self, flow: FlowId, buffer: &mut [u8]) -> StreamRead {
         let Some(FlowSocket::Stream(stream)) = self.socket(flow) else { return StreamRead::Blocked };
         if stream.is_drained || buffer.is_empty() {
             return StreamRead::Blocked;
@@ -510,7 +607,7 @@ impl HostIo for Sockets {
         }
     }
 
-    fn send_stream(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite {
+    fn write_stream(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite {
         fault::strike(bytes);
         let Some(FlowSocket::Stream(stream)) = self.socket(flow) else { return StreamWrite::Blocked };
         if stream.is_full {
@@ -529,7 +626,7 @@ impl HostIo for Sockets {
         }
     }
 
-    fn receive_datagrams(&mut self, port: DatagramPort, buffer: &mut [u8]) -> DatagramRead {
+    fn read_datagrams(&mut self, port: DatagramPort, buffer: &mut [u8]) -> DatagramRead {
         let mut spare = std::mem::take(&mut self.spare);
         if spare.is_empty() {
             // Not before it is needed: there may be very many of us.
@@ -552,21 +649,6 @@ impl HostIo for Sockets {
         }
     }
 
-    fn send_datagrams(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite {
-        if !self.can_wait(port) || !Run::may_wait(bytes, how) {
-            // What came before leaves before.
-            self.send_waiting();
-            return self.send_now(port, bytes, how);
-        }
-        if !self.run.add(port, bytes, how) {
-            self.send_waiting();
-            self.run.add(port, bytes, how);
-        }
-        DatagramWrite::Sent
-    }
-}
-
-impl Sockets {
     fn can_wait(&mut self, port: DatagramPort) -> bool {
         self.datagram_socket(port).is_some_and(|socket| socket.is_udp())
     }
@@ -600,6 +682,14 @@ impl Sockets {
     }
 
     fn send_now(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite {
+        let outcome = self.send_outgoing(port, bytes, how);
+        if self.watch.is_some() && outcome == DatagramWrite::Sent {
+            self.see_departed(port, how, bytes);
+        }
+        outcome
+    }
+
+    fn send_outgoing(&mut self, port: DatagramPort, bytes: &[u8], how: &DatagramSend) -> DatagramWrite {
         let Some(socket) = self.datagram_socket(port) else { return DatagramWrite::Blocked };
         let outgoing = Outgoing {
             to: how.to,

@@ -36,6 +36,8 @@ pub enum Subject {
     Relay(u32),
     /// The socket of one exchange of datagrams from loopback to loopback.
     Exchange(FlowMark),
+    /// The reader of a capture, by its number.
+    Observer(u32),
 }
 
 /// Where requests are taken.
@@ -88,6 +90,7 @@ impl Subject {
             Subject::Relay(place) => (8, 0, place),
             Subject::Exchange(mark) => (9, mark.generation, mark.slot),
             Subject::Mailbox => (10, 0, 0),
+            Subject::Observer(number) => (11, 0, number),
         };
         mio::Token((kind << KIND_SHIFT) | ((generation as usize) << GENERATION_SHIFT) | slot as usize)
     }
@@ -109,6 +112,7 @@ impl Subject {
             8 => Some(Subject::Relay(slot)),
             9 => Some(Subject::Exchange(FlowMark { slot, generation })),
             10 => Some(Subject::Mailbox),
+            11 => Some(Subject::Observer(slot)),
             _ => None,
         }
     }
@@ -126,6 +130,7 @@ mod tests {
             Subject::Control(Counter::Native),
             Subject::Mailbox,
             Subject::Source(3),
+            Subject::Observer(u32::MAX),
             Subject::Listener(ListenerId(u32::MAX)),
             Subject::Flow(FlowMark::new(FlowId { slot: u32::MAX, generation: 1 })),
             Subject::Flow(FlowMark::new(FlowId { slot: 0, generation: GENERATION_MASK })),

@@ -145,6 +145,7 @@ pub const RELAY: &[Allowed] = &[
     any("accept4", libc::SYS_accept4, "connections to published ports and to the control sockets"),
     any("shutdown", libc::SYS_shutdown, "one direction of a connection ends"),
     any("getsockname", libc::SYS_getsockname, "which address a client came to"),
+    any("getpeername", libc::SYS_getpeername, "a capture shows whom a socket is connected to"),
     any("getsockopt", libc::SYS_getsockopt, "the outcome of a connect"),
     only("setsockopt", libc::SYS_setsockopt, OPTION_REASON, OPTIONS),
     any("recvfrom", libc::SYS_recvfrom, "bytes from a host's peer, frames of a BESS guest"),

@@ -285,6 +285,11 @@ impl DatagramSocket {
         super::local_address(&self.fd)
     }
 
+    /// The address it is connected to.
+    pub fn peer_address(&self) -> Result<SocketAddr, SocketError> {
+        super::peer_address(&self.fd)
+    }
+
     /// Whether it is no ping socket.
     pub fn is_udp(&self) -> bool {
         self.kind == Kind::Udp

@@ -1,0 +1,172 @@
+//! The worker's part in captures, and in links that are bad on purpose.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use super::Worker;
+use super::clock::Clock;
+use super::recorder::{Recorder, Wish};
+use super::sockets::watch::Watch;
+use crate::config::{Impairments, RateLimits};
+use crate::observe::stage::Stage;
+use crate::stack::boundary::{Io, StackEvent};
+use crate::stack::impair::ImpairStats;
+use crate::wire::vnet_header::VNET_HEADER_LEN;
+
+impl Worker {
+    /// The same, with rates and a link as they are asked for.
+    #[must_use]
+    pub fn with_conditions(mut self, limits: RateLimits, impairments: Impairments) -> Worker {
+        self.stack.limit_rates(limits);
+        self.impair(impairments);
+        self
+    }
+
+    /// The same, with everything captured from the beginning: pcapng comes out at the other end of `stream`. It is waited
+    /// for at the end.
+    ///
+    /// # Errors
+    /// As [`Worker::capture`].
+    pub fn with_capture_to(mut self, stream: UnixStream, wish: Wish) -> io::Result<Worker> {
+        self.own_capture = Some(self.capture(stream, wish)?);
+        Ok(self)
+    }
+
+    /// Lets somebody watch, who reads pcapng at the other end of `stream`; the number of the capture.
+    ///
+    /// # Errors
+    /// There are too many, or the stream cannot be watched.
+    pub fn capture(&mut self, stream: UnixStream, wish: Wish) -> io::Result<u32> {
+        if self.recorder.is_none() {
+            let registry = self.poll.registry().try_clone()?;
+            let epoch_micros =
+                Clock::epoch_micros().saturating_sub(self.clock.now().total_micros().unsigned_abs());
+            self.recorder = Some(Box::new(Recorder::new(registry, epoch_micros, &self.stack)));
+        }
+        let Some(recorder) = &mut self.recorder else { return Err(io::ErrorKind::NotFound.into()) };
+        let added = recorder.add(stream, wish);
+        let (order, most) = (recorder.order(), recorder.most_bytes());
+        let is_idle = recorder.is_idle();
+        if is_idle {
+            self.end_captures();
+        } else {
+            match self.link.stage_mut() {
+                Some(stage) => stage.keep(most),
+                None => self.link.watch(Some(Box::new(Stage::new(order.clone(), most)))),
+            }
+            if self.sockets.watch_mut().is_none() {
+                self.sockets.watch(Some(Box::new(Watch::new(Stage::new(order, usize::MAX)))));
+            }
+            self.note_time();
+        }
+        added
+    }
+
+    fn end_captures(&mut self) {
+        self.recorder = None;
+        self.link.watch(None);
+        self.sockets.watch(None);
+    }
+
+    /// The stages put down when things were seen.
+    pub(super) fn note_time(&mut self) {
+        let micros = self.micros();
+        if let Some(watch) = self.sockets.watch_mut() {
+            watch.stage.tick(micros);
+        }
+        if let Some(stage) = self.link.stage_mut() {
+            stage.tick(micros);
+        }
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.now.total_micros()).unwrap_or(0)
+    }
+
+    /// A reader of a capture has room again, or is gone.
+    pub(super) fn handle_observer(&mut self, number: u32, event: &mio::event::Event) {
+        let micros = self.micros();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.handle_event(number, event, micros);
+            if recorder.is_idle() {
+                self.end_captures();
+            }
+        }
+    }
+
+    /// The core's events, for those who watch.
+    pub(super) fn tell_observers(&mut self, event: &StackEvent) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.note(event);
+        }
+    }
+
+    /// At the end of a turn: what was seen goes to those who watch.
+    pub(super) fn serve_observers(&mut self) {
+        let Some(recorder) = &mut self.recorder else { return };
+        if let (Some(link), Some(watch)) = (self.link.stage_mut(), self.sockets.watch_mut()) {
+            recorder.drain(link, &mut watch.stage, &self.stack);
+        }
+        if recorder.is_idle() {
+            self.end_captures();
+        }
+    }
+
+    /// At the very end.
+    pub(super) fn conclude_captures(&mut self) {
+        self.serve_observers();
+        let micros = self.micros();
+        if let Some(recorder) = &mut self.recorder {
+            if let Some(own) = self.own_capture {
+                recorder.finish_waiting(own, micros);
+            }
+            recorder.finish(micros);
+        }
+        self.end_captures();
+    }
+
+    /// Makes the link a bad one from now on, or a better one.
+    pub fn impair(&mut self, how: Impairments) {
+        self.link.impair(how, self.config.limits.impair, self.impair_seed);
+    }
+
+    /// How bad the link is, and what became of packets: from the container, to the container.
+    #[must_use]
+    pub fn impairments(&self) -> (Impairments, ImpairStats, ImpairStats) {
+        self.link.impaired().map_or_else(Default::default, |impaired| {
+            let (up, down) = impaired.stats();
+            (impaired.how(), up, down)
+        })
+    }
+
+    /// Takes a frame that was read: to whom it is for, or, where the link is a bad one, on its way.
+    pub(super) fn take_frame(&mut self, len: usize) {
+        let read = &self.read_buffer[..len];
+        let Some((header, frame)) = self.link.split(read) else { return };
+        if self.link.hold_back(header, frame) {
+            return;
+        }
+        if let Some(port) = &mut self.port
+            && !port.pass(read, frame, self.now)
+        {
+            return;
+        }
+        let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
+        self.stack.handle_frame(header, frame, self.now, &mut io);
+    }
+
+    /// Takes what has come through a bad link.
+    pub(super) fn take_late_frames(&mut self) {
+        while let Some(block) = self.link.come_through() {
+            let (header, frame) = block.split_at(VNET_HEADER_LEN.min(block.len()));
+            // Between interfaces of a network frames have their virtio-net headers.
+            if let Some(port) = &mut self.port
+                && !port.pass(&block, frame, self.now)
+            {
+                continue;
+            }
+            let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
+            self.stack.handle_frame(header, frame, self.now, &mut io);
+        }
+    }
+}
