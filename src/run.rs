@@ -18,6 +18,7 @@ mod inside;
 pub mod instance;
 pub mod network;
 mod policy;
+mod recording;
 mod supervise;
 
 use std::ffi::OsString;
@@ -52,6 +53,7 @@ use crate::observe::capture::{Capture, CaptureError};
 use crate::observe::log;
 use crate::observe::log_file::LogFile;
 use crate::observe::panics;
+use crate::observe::rotation::FileError;
 use crate::sys::bess::BessError;
 use crate::sys::confined::{Confined, Sandboxed, Waiver};
 use crate::sys::daemon::{self, Fork};
@@ -150,6 +152,9 @@ pub enum RunError {
     /// `--rules` and its like.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// `--pcap` of `run` and `attach`.
+    #[error(transparent)]
+    Recording(#[from] FileError),
     /// `--pid`.
     #[error("cannot write the process id to {}: {source}; name a file in a directory of yours", path.display())]
     PidFile {
@@ -485,10 +490,14 @@ fn serve_command(
     }
     let mut sources = supervised.sources().doing("watch the command")?;
     sources.extend(resolver_source(plan, facts));
-    let confined = confine_calls(plan, Calls::Relay, confine(plan, None)?)?;
+    let (worker, recorded) = recording::begin(recording::open(plan)?, worker)?;
+    let confined = confine_calls(plan, calls(plan), confine(plan, None)?)?;
+    let writing = recorded.map(|recorded| recorded.write(confined)).transpose().doing("start a thread")?;
     line.say(Word::Go)?;
     drop(line);
-    worker.run(sources, confined).doing("wait for events")
+    let ended = worker.run(sources, confined).doing("wait for events");
+    writing.unwrap_or_default().finish();
+    ended
 }
 
 /// What is known of an instance before its container is.
@@ -643,6 +652,7 @@ impl Ports {
         let secret = host::random_secret().doing("draw a random number")?;
         let worker = Worker::new(Arc::new(config), device, self.listeners, facts.resolvers.clone(), secret)
             .doing("watch the interface")?;
+        let worker = worker.with_conditions(plan.conditions.limits, plan.conditions.impairments);
         Ok(match capture {
             Some(capture) => worker.with_capture(capture),
             None => worker,
@@ -680,6 +690,11 @@ fn confine_calls(plan: &Plan, calls: Calls, sandboxed: Sandboxed) -> Result<Conf
         return Ok(Confined::waived(sandboxed, waiver(plan)));
     }
     Ok(seccomp::install(calls, sandboxed)?)
+}
+
+/// What is called: a capture from the start has a thread of its own.
+fn calls(plan: &Plan) -> Calls {
+    if plan.conditions.recording.is_some() { Calls::Workers } else { Calls::Relay }
 }
 
 /// Who wants a stage left out.

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config::address::ExplicitSubnets;
 use crate::config::{
-    ClosedPorts, InterfaceName, LinkConfig, Offers, PortForwarding, PublishRule, Rules, Services, Timeouts,
-    Transports, UdpMapping,
+    ClosedPorts, Impairments, InterfaceName, LinkConfig, Offers, PortForwarding, PublishRule, RateLimits,
+    Rules, Services, Timeouts, Transports, UdpMapping,
 };
 
 /// What was asked for, complete and consistent in itself.
@@ -75,6 +75,8 @@ pub struct Plan {
     pub process: ProcessPlan,
     /// Where every frame of the link is recorded, in pcap format.
     pub capture: Option<PathBuf>,
+    /// How fast and how bad the network is, and who watches it from the beginning.
+    pub conditions: Conditions,
     /// How much is told on standard error.
     pub verbosity: Verbosity,
 }
@@ -86,6 +88,32 @@ pub enum RulePart {
     Rules(Rules),
     /// Those of this file.
     File(PathBuf),
+}
+
+/// How fast and how bad a network is, and who watches it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Conditions {
+    /// What the container may carry.
+    pub limits: RateLimits,
+    /// How bad its link is.
+    pub impairments: Impairments,
+    /// Where both sides of the translation are recorded, in pcapng format.
+    pub recording: Option<Recording>,
+}
+
+/// A capture in files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recording {
+    /// The first.
+    pub path: PathBuf,
+    /// Bytes of each.
+    pub max_bytes: Option<u64>,
+    /// How many they are.
+    pub files: usize,
+    /// Bytes of each packet.
+    pub snap_len: u32,
+    /// Whether super-segments are cut.
+    pub segments: bool,
 }
 
 /// Where requests of `netferry`'s other commands are taken.

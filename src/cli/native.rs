@@ -3,10 +3,14 @@
 //! The options are texts here, so that each mistake is told in the same words: clap finds what belongs where,
 //! [`values`] judges it. What clap says of a wrong command line is cut down to its first sentence.
 
+pub mod capture;
+pub mod conditions;
 pub mod explain;
+pub mod impair;
 mod policy;
 pub mod ps;
 pub mod rules;
+pub mod shape;
 pub mod target;
 
 use std::ffi::OsString;
@@ -15,6 +19,7 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use self::conditions::ConditionOptions;
 use self::policy::RuleOptions;
 use super::values::{self, ValueError};
 use super::{
@@ -92,12 +97,18 @@ enum Command {
 /// Commands that ask instances which are there.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum ClientCommand {
+    /// See [`capture`].
+    Capture(capture::Capture),
+    /// See [`impair`].
+    Impair(impair::Impair),
     /// See [`ps`].
     Ps(ps::Ps),
     /// See [`rules`].
     Rules(rules::Rules),
     /// See [`explain`].
     Explain(explain::Explain),
+    /// See [`shape`].
+    Shape(shape::Shape),
 }
 
 /// Run a command in a new network namespace that has a network.
@@ -229,6 +240,9 @@ struct LinkOptions {
     /// this user and root are answered. `netferry ps` lists what is there.
     #[arg(long, value_name = "PATH", help_heading = "Output")]
     control: Option<PathBuf>,
+
+    #[command(flatten)]
+    conditions: ConditionOptions,
 
     /// Say nothing but errors.
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
@@ -378,6 +392,7 @@ impl LinkOptions {
             offload: !self.no_offload,
             process: ProcessPlan::default(),
             capture: None,
+            conditions: self.conditions.resolve()?,
             verbosity: self.verbosity(),
         })
     }
@@ -426,6 +441,9 @@ fn help_command(args: &[OsString]) -> &'static str {
         Some("run") => "netferry run",
         Some("attach") => "netferry attach",
         Some("ps") => "netferry ps",
+        Some("capture") => "netferry capture",
+        Some("impair") => "netferry impair",
+        Some("shape") => "netferry shape",
         Some(_) | None => "netferry",
     }
 }

@@ -18,8 +18,8 @@ use clap::{ArgAction, CommandFactory, Parser};
 use self::ports::{Direction, Families};
 use super::values::{self, ValueError, malformed, unusable};
 use super::{
-    Announcement, Attach, AttachTarget, CliError, Collisions, Configuration, Confinement, ControlPlace,
-    HostCopy, Lifetime, LogFile, Mode, OutboundSources, Plan, ProcessPlan, Source, Verbosity,
+    Announcement, Attach, AttachTarget, CliError, Collisions, Conditions, Configuration, Confinement,
+    ControlPlace, HostCopy, Lifetime, LogFile, Mode, OutboundSources, Plan, ProcessPlan, Source, Verbosity,
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
 use crate::config::{
@@ -381,6 +381,7 @@ impl Cli {
                 .then(|| resolvers.into_iter().map(|address| (address, DNS_PORT).into()).collect()),
             offload: true,
             capture: self.pcap.clone(),
+            conditions: Conditions::default(),
             verbosity: self.verbosity(),
             host_copy: Some(host_copy),
         })

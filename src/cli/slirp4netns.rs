@@ -15,8 +15,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::values::{self, ValueError, malformed, unusable};
 use super::{
-    Announcement, Attach, AttachTarget, CliError, Collisions, Configuration, Confinement, ControlPlace,
-    Lifetime, Mode, OutboundSources, Plan, ProcessPlan, Source, Verbosity,
+    Announcement, Attach, AttachTarget, CliError, Collisions, Conditions, Configuration, Confinement,
+    ControlPlace, Lifetime, Mode, OutboundSources, Plan, ProcessPlan, Source, Verbosity,
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
 use crate::config::{
@@ -258,6 +258,7 @@ impl Cli {
             offload: true,
             process: ProcessPlan::default(),
             capture: None,
+            conditions: Conditions::default(),
             verbosity: Verbosity::Normal,
         })
     }

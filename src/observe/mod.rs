@@ -6,4 +6,5 @@ pub mod log;
 pub mod log_file;
 pub mod panics;
 pub mod pcapng;
+pub mod rotation;
 pub mod stage;

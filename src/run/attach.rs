@@ -10,8 +10,8 @@ use tracing::{debug, info, warn};
 use super::handshake::{Line, Word};
 use super::instance::Presence;
 use super::{
-    Doing, Facts, Ports, RunError, confine, confine_calls, end, fork, loopback_paths, open_capture,
-    receive_device, resolver_source, supervise, tap_features, tell_user,
+    Doing, Facts, Ports, RunError, calls, confine, confine_calls, end, fork, loopback_paths, open_capture,
+    receive_device, recording, resolver_source, supervise, tap_features, tell_user,
 };
 use crate::cli::{Attach, AttachTarget, Lifetime, Plan};
 use crate::config::PublishRule;
@@ -21,7 +21,6 @@ use crate::sys::daemon::Announcer;
 use crate::sys::namespace::{NamespaceTarget, Namespaces};
 use crate::sys::process::{self, Child, Signal, Signals};
 use crate::sys::ready::{ReadyDescriptor, take_inherited};
-use crate::sys::seccomp::Calls;
 use crate::sys::tap::Tap;
 use crate::sys::watch_path::PathWatch;
 use crate::worker::answer::Identity;
@@ -144,11 +143,13 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     sources.extend(resolver_source(plan, &facts));
     // What makes files has to know that all goes well before the way to them is closed; for the others the container is
     // set up meanwhile.
-    let makes_files = plan.api_socket.is_some() || plan.capture.is_some();
+    let makes_files =
+        plan.api_socket.is_some() || plan.capture.is_some() || plan.conditions.recording.is_some();
     let coming = if makes_files { Coming::Here(coming.device(plan)?) } else { coming };
     let capture = open_capture(plan)?;
     let api = plan.api_socket.as_deref().map(|path| Server::bind("--api-socket", path)).transpose()?;
     let presence = Presence::begin(plan, identity)?;
+    let opened = recording::open(plan)?;
     let sandboxed = confine(plan, userns)?;
     let mut worker = ports.into_worker(plan, &facts, coming.device(plan)?, capture)?;
     if let Some(paths) = loopback {
@@ -168,11 +169,15 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     if let Some(announcer) = announcer {
         announcer.ready().doing("go to the background")?;
     }
-    let confined = confine_calls(plan, Calls::Relay, sandboxed)?;
+    let (worker, recorded) = recording::begin(opened, worker)?;
+    let confined = confine_calls(plan, calls(plan), sandboxed)?;
+    let writing = recorded.map(|recorded| recorded.write(confined)).transpose().doing("start a thread")?;
     if !matches!(what.target, AttachTarget::Bess(_)) {
         announce(plan, what, &facts, &rules, inherited.ready.take());
     }
-    match worker.run(sources, confined).doing("wait for events")? {
+    let ended = worker.run(sources, confined).doing("wait for events");
+    writing.unwrap_or_default().finish();
+    match ended? {
         ExitReason::Finished(status) => Ok(status),
         ExitReason::LinkGone => {
             info!("the interface is gone, and so is our work");

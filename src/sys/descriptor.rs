@@ -5,12 +5,14 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
     socketpair,
 };
+use socket2::SockRef;
 
 /// Descriptors that are kept of those that come on a stream.
 const MOST_DESCRIPTORS: usize = 4;
@@ -109,6 +111,15 @@ pub fn send_all(
         message = &message[sent..];
     }
     Ok(())
+}
+
+/// A stream that somebody has handed over: a Unix socket, and no file that could keep its writer waiting.
+pub fn stream_socket(descriptor: OwnedFd) -> io::Result<UnixStream> {
+    let socket = SockRef::from(&descriptor);
+    if (socket.domain()?, socket.r#type()?) != (socket2::Domain::UNIX, socket2::Type::STREAM) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no stream socket"));
+    }
+    Ok(UnixStream::from(descriptor))
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {

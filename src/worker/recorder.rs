@@ -11,7 +11,7 @@
 pub mod names;
 
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use mio::event::Event;
@@ -340,12 +340,6 @@ impl Observer {
         self.waiting.clear();
         self.written = 0;
     }
-}
-
-/// The stream that came as a descriptor with a request.
-#[must_use]
-pub fn stream_of(descriptor: OwnedFd) -> UnixStream {
-    UnixStream::from(descriptor)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use netferry::cli::{
-    self, AttachTarget, CliError, Collisions, Confinement, ControlPlace, Mode, OutboundSources, Plan,
-    ProcessPlan, Verbosity,
+    self, AttachTarget, CliError, Collisions, Conditions, Confinement, ControlPlace, Mode, OutboundSources,
+    Plan, ProcessPlan, Verbosity,
 };
 use netferry::config::address::{self, ExplicitSubnets};
 use netferry::config::{
@@ -60,6 +60,7 @@ fn run_without_options_has_the_documented_defaults() {
         offload: true,
         process: ProcessPlan::default(),
         capture: None,
+        conditions: Conditions::default(),
         verbosity: Verbosity::Normal,
     };
     assert_eq!(plan(&["run"]), expected);

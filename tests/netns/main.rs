@@ -20,6 +20,8 @@ mod attach;
 mod bad_input;
 mod bad_path;
 mod bess;
+mod capture;
+mod conditions;
 mod control;
 mod dhcp;
 mod echo;

@@ -172,6 +172,13 @@ impl Running {
         }
     }
 
+    /// Writes a line to its standard input, which the case has made a pipe.
+    #[track_caller]
+    pub fn say(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("a pipe");
+        std::io::Write::write_all(input, format!("{line}\n").as_bytes()).expect("it listens");
+    }
+
     /// Sends it `signal`.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("own child");

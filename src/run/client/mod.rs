@@ -2,12 +2,16 @@
 //!
 //! What they have in common is here: finding the instance that is meant, and talking to it (docs/control.md).
 
+mod capture;
 mod connection;
 mod explain;
+mod impair;
 mod ps;
 mod resolve;
 mod rules;
+mod shape;
 mod table;
+mod words;
 
 use std::io;
 use std::path::PathBuf;
@@ -70,6 +74,9 @@ pub enum ClientError {
         /// What the resolvers said.
         why: String,
     },
+    /// What was asked makes no sense.
+    #[error("{0}")]
+    Usage(String),
     /// Nowhere to write to.
     #[error("cannot write: {0}")]
     Output(io::Error),
@@ -78,9 +85,12 @@ pub enum ClientError {
 /// Carries a command out; the status to exit with.
 pub fn run(command: &ClientCommand) -> Result<u8, ClientError> {
     let outcome = match command {
+        ClientCommand::Capture(capture) => capture::run(capture),
+        ClientCommand::Impair(impair) => impair::run(impair),
         ClientCommand::Ps(ps) => ps::run(ps),
         ClientCommand::Rules(rules) => rules::run(rules),
         ClientCommand::Explain(explain) => explain::run(explain),
+        ClientCommand::Shape(shape) => shape::run(shape),
     };
     match outcome {
         // Whoever reads only the beginning has seen enough.

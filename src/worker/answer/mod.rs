@@ -3,9 +3,12 @@
 //! A handler is given the driver between two batches of packets, reads its arguments, and answers in bounded time:
 //! what is long is answered in pages. A new request is a file here, a line in [`HANDLERS`], and a row in docs/control.md.
 
+mod capture;
 mod explain;
+mod impair;
 pub mod rate;
 mod rules;
+mod shape;
 mod status;
 
 use std::net::IpAddr;
@@ -25,6 +28,9 @@ pub const HANDLERS: &[(&str, Handler)] = &[
     ("explain", explain::answer),
     ("names", explain::names),
     ("failures", explain::failures),
+    ("capture", capture::answer),
+    ("impair", impair::answer),
+    ("shape", shape::answer),
 ];
 
 /// Who this instance is, and for whom it is there: what its own user may be told.
