@@ -1,10 +1,8 @@
 //! What the user is told while it runs.
 
 pub mod capture;
-pub mod host_side;
 pub mod log;
 pub mod log_file;
 pub mod panics;
 pub mod pcapng;
 pub mod rotation;
-pub mod stage;

@@ -31,6 +31,9 @@ const OPTION_DROPPED: u16 = 5;
 /// What there is in front of the packet of an [`ENHANCED_PACKET`], and behind its options.
 const PACKET_OVERHEAD: usize = 28 + 4;
 
+/// Bytes of the block that [`statistics`] appends.
+pub const STATISTICS_LEN: usize = 52;
+
 /// Which way a packet went, as its interface sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -242,7 +245,7 @@ mod tests {
         let mut out = Vec::new();
         statistics(&mut out, CONTAINER, 5, 1_000, 12);
         assert_eq!(blocks(&out)[0].0, INTERFACE_STATISTICS);
-        assert_eq!(told(&out), Some((CONTAINER, 1_000, 12)));
+        assert_eq!((told(&out), out.len()), (Some((CONTAINER, 1_000, 12)), STATISTICS_LEN));
         assert_eq!(told(&preamble(1)), None);
         assert_eq!(told(&out[..30]), None);
     }

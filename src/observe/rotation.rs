@@ -40,7 +40,7 @@ pub struct Totals {
 
 impl Totals {
     /// Bytes at the end of a stream that tell.
-    pub const BYTES: usize = 2 * 48;
+    pub const BYTES: usize = 2 * pcapng::STATISTICS_LEN;
 
     /// What the last bytes of a stream tell.
     #[must_use]

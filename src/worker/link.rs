@@ -15,11 +15,11 @@ use crate::config::Impairments;
 use crate::config::limits::{ImpairLimits, MAX_ROOM_BYTES};
 use crate::observe::capture::Capture;
 use crate::observe::pcapng::Direction;
-use crate::observe::stage::{Sight, Stage};
 use crate::stack::boundary::{FrameSink, Instant};
 use crate::sys::bess::BessSocket;
 use crate::sys::tap::Tap;
 use crate::wire::vnet_header::{Offload, VNET_HEADER_LEN};
+use crate::worker::recorder::stage::{Sight, Stage};
 
 /// The largest thing that one `read` or `write` of the device moves; a VLAN tag and some air included.
 const BUFFER_BYTES: usize = VNET_HEADER_LEN + MAX_ROOM_BYTES + 64;

@@ -8,10 +8,10 @@ use super::clock::Clock;
 use super::recorder::{Recorder, Wish};
 use super::sockets::watch::Watch;
 use crate::config::{Impairments, RateLimits};
-use crate::observe::stage::Stage;
 use crate::stack::boundary::{Io, StackEvent};
 use crate::stack::impair::ImpairStats;
 use crate::wire::vnet_header::VNET_HEADER_LEN;
+use crate::worker::recorder::stage::Stage;
 
 impl Worker {
     /// The same, with rates and a link as they are asked for.

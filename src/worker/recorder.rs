@@ -1,14 +1,16 @@
 //! Captures: who watches, and what each of them gets.
 //!
-//! While somebody does, link and sockets put down what they see in stages ([`crate::observe::stage`]); at the end of a
+//! While somebody does, link and sockets put down what they see in stages ([`stage`]); at the end of a
 //! turn [`Recorder::drain`] gives it, in its order, a name each ([`names`]), puts packets of the host's side together
-//! ([`crate::observe::host_side`]) and hands them to the observers. An observer is a descriptor with a bounded
+//! ([`host_side`]) and hands them to the observers. An observer is a descriptor with a bounded
 //! buffer in front ([`CAPTURE_BUFFER_BYTES`]): what it is too slow for is lost to it, counted, and told in the
 //! statistics at the end of its stream. Traffic waits for none of them.
 //!
 //! While nobody watches there is no stage, and each place asks one question.
 
+pub mod host_side;
 pub mod names;
+pub mod stage;
 
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -18,12 +20,12 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
+use self::host_side::HostSide;
 use self::names::Names;
+use self::stage::{Order, Seen, Sight, Stage, Whose};
 use super::token::Subject;
 use crate::config::limits::{CAPTURE_BUFFER_BYTES, CAPTURE_OBSERVERS};
-use crate::observe::host_side::HostSide;
 use crate::observe::pcapng::{self, CONTAINER, Direction, HOST, Packet};
-use crate::observe::stage::{Order, Seen, Sight, Stage, Whose};
 use crate::stack::Stack;
 use crate::stack::boundary::{FlowId, StackEvent};
 use crate::stack::flow::FlowKey;
@@ -55,6 +57,8 @@ struct Observer {
     /// By interface.
     received: [u64; 2],
     dropped: [u64; 2],
+    /// Its end is told, and only has to leave.
+    is_concluded: bool,
     is_gone: bool,
 }
 
@@ -120,6 +124,7 @@ impl Recorder {
             written: 0,
             received: [0; 2],
             dropped: [0; 2],
+            is_concluded: false,
             is_gone: false,
         };
         observer.flush();
@@ -293,7 +298,7 @@ impl Observer {
     }
 
     fn offer(&mut self, packet: &Packet<'_>) {
-        if self.is_gone {
+        if self.is_gone || self.is_concluded {
             return;
         }
         let interface = packet.interface as usize;
@@ -309,13 +314,14 @@ impl Observer {
 
     /// Tells what was lost, and that this is the end. It has room for that whatever waits.
     fn conclude(&mut self, at: u64) {
+        if std::mem::replace(&mut self.is_concluded, true) {
+            return;
+        }
         for interface in [CONTAINER, HOST] {
             let place = interface as usize;
             let (received, dropped) = (self.received[place], self.dropped[place]);
             pcapng::statistics(&mut self.waiting, interface, at, received, dropped);
         }
-        self.flush();
-        self.is_gone = true;
     }
 
     fn flush(&mut self) {
@@ -339,6 +345,7 @@ impl Observer {
         }
         self.waiting.clear();
         self.written = 0;
+        self.is_gone |= self.is_concluded;
     }
 }
 

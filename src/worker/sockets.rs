@@ -21,7 +21,6 @@ use self::watch::Watch;
 use super::fault;
 use super::token::{FlowMark, Subject};
 use crate::config::{InterfaceName, OutboundAddresses, PortProtocol, PublishRule};
-use crate::observe::host_side::{End, Happening};
 use crate::stack::boundary::{
     Action, ArrivedDatagrams, CloseKind, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId,
     HostError, HostEvent, HostIo, ListenerId, NetworkErrorReport, Notice, StreamRead, StreamWrite,
@@ -31,6 +30,7 @@ use crate::sys::socket::{
     Accepted, ConnectProgress, DatagramSocket, IcmpNotice, ListenError, ListenOptions, Outgoing, SocketError,
     StreamListener, StreamSocket, Transfer,
 };
+use crate::worker::recorder::host_side::{End, Happening};
 
 /// The socket of a published port.
 #[derive(Debug)]

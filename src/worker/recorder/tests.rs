@@ -7,11 +7,11 @@ use std::sync::Arc;
 use mio::Poll;
 
 use super::*;
-use crate::observe::host_side::{End, Happening};
 use crate::stack::boundary::Instant;
 use crate::stack::flow::FlowProtocol;
 use crate::stack::forward::tests::config;
 use crate::wire::vnet_header::Offload;
+use crate::worker::recorder::host_side::{End, Happening};
 
 struct Bench {
     recorder: Recorder,
@@ -68,8 +68,11 @@ impl Bench {
     }
 }
 
-/// Interface and comment of each packet, and what the statistics at the end tell of both interfaces.
-fn read(mut stream: UnixStream) -> (Vec<(u32, Option<String>, usize)>, Vec<(u64, u64)>) {
+/// Interface, comment and length of a packet.
+type Shown = (u32, Option<String>, usize);
+
+/// Each packet, and what the statistics at the end tell of both interfaces.
+fn read(mut stream: UnixStream) -> (Vec<Shown>, Vec<(u64, u64)>) {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     let (mut packets, mut told, mut rest) = (Vec::new(), Vec::new(), bytes.as_slice());

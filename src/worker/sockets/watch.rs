@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{FlowSocket, Listener, Sockets};
-use crate::observe::host_side::{End, Happening};
-use crate::observe::stage::{Sight, Stage, Whose};
 use crate::stack::boundary::{
     ArrivedDatagrams, DatagramPort, DatagramSend, FlowId, HostError, ListenerId, StreamRead, StreamWrite,
 };
+use crate::worker::recorder::host_side::{End, Happening};
+use crate::worker::recorder::stage::{Sight, Stage, Whose};
 
 /// Where it is put down, and the sockets that are known there.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use crate::wire::ip::{self, Header, protocol};
 use crate::wire::tcp::{BareSegment, Flags, MAX_HEADER_LEN, MIN_HEADER_LEN, Options};
 use crate::wire::{checksum, tcp, udp};
 
-use super::pcapng::Direction;
+use crate::observe::pcapng::Direction;
 
 /// Largest payload of one packet that is put together: with its headers it fits the length field of IPv4.
 const LARGEST_PAYLOAD: usize = 65_000;

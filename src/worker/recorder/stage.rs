@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::host_side::Happening;
-use super::pcapng::Direction;
 use crate::config::limits::CAPTURE_TURN_BYTES;
+use crate::observe::pcapng::Direction;
 use crate::stack::boundary::{FlowId, ListenerId};
 use crate::wire::vnet_header::VNET_HEADER_LEN;
 
