@@ -27,5 +27,6 @@ pub(super) fn answer(worker: &mut Worker, _: ClientName, request: &mut Request) 
 
 /// The flows that a filter names.
 fn choose(text: &str) -> Result<Choice, Refusal> {
-    Err(Refusal::bad_argument(format!("{text}: no filters yet")))
+    let message = format!("{text}: this version captures all flows; leave the filter out");
+    Err(Refusal::bad_argument(message))
 }
