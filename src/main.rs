@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use netferry::cli::Invocation;
+use netferry::run::say;
 use netferry::{cli, run};
 
 fn main() -> ExitCode {
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("netferry: {error}");
+            say(&error.to_string());
             ExitCode::FAILURE
         }
     }

@@ -22,9 +22,9 @@ mod recording;
 mod supervise;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,6 +63,7 @@ use crate::sys::memory;
 use crate::sys::messenger;
 use crate::sys::namespace::{NamespaceError, NamespaceTarget, Namespaces};
 use crate::sys::netlink::Netlink;
+use crate::sys::outlet;
 use crate::sys::process::{self, Child, FORWARDED_SIGNALS, Signal, Signals};
 use crate::sys::resolv_conf::{self, ResolvConf};
 use crate::sys::sandbox::{self, SandboxError, SandboxPlan};
@@ -74,6 +75,8 @@ use crate::worker::answer::Identity;
 use crate::worker::loopback::LoopbackPaths;
 use crate::worker::{Device, ExitReason, Listener, LoopbackError, Source, Worker};
 
+pub use crate::observe::log::say;
+
 /// The shell of a user who has named none.
 const DEFAULT_SHELL: &str = "/bin/sh";
 
@@ -81,7 +84,7 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 const IPV6_SYSCTLS: &str = "/proc/sys/net/ipv6";
 
 /// Said whatever else is not to be said.
-const UNCONFINED: &str = "netferry: WARNING: --no-sandbox: nothing stands between whoever takes this process over from the \
+const UNCONFINED: &str = "WARNING: --no-sandbox: nothing stands between whoever takes this process over from the \
                           container and all that you may do; for debugging only";
 
 /// Why there is no network. The text is one line that says what to do.
@@ -222,10 +225,13 @@ pub fn run(plan: Plan) -> Result<u8, RunError> {
     panics::install();
     if let Some(path) = &plan.process.pid_file {
         let written = std::fs::write(path, format!("{}\n", std::process::id()));
-        written.map_err(|source| RunError::PidFile { path: path.clone(), source })?;
+        written.map_err(|source| {
+            remove_if_empty(path);
+            RunError::PidFile { path: path.clone(), source }
+        })?;
     }
     if plan.confinement == Confinement::None {
-        eprintln!("{UNCONFINED}");
+        say(UNCONFINED);
     }
     match plan.mode.clone() {
         Mode::Run { command } => run_command(&plan, command),
@@ -489,7 +495,7 @@ fn serve_command(
             .doing("watch the control socket")?;
     }
     let mut sources = supervised.sources().doing("watch the command")?;
-    sources.extend(resolver_source(plan, facts));
+    sources.extend(host_sources(plan, facts));
     let (worker, recorded) = recording::begin(recording::open(plan)?, worker)?;
     let confined = confine_calls(plan, calls(plan), confine(plan, None)?)?;
     let writing = recorded.map(|recorded| recorded.write(confined)).transpose().doing("start a thread")?;
@@ -662,7 +668,16 @@ impl Ports {
 
 /// The file that frames are recorded in, if they are.
 fn open_capture(plan: &Plan) -> Result<Option<Capture>, RunError> {
-    Ok(plan.capture.as_deref().map(Capture::create).transpose()?)
+    let open = |path| Capture::create(path).inspect_err(|_| remove_if_empty(path));
+    Ok(plan.capture.as_deref().map(open).transpose()?)
+}
+
+/// Takes a file away that was made, and then had no room for what was to be in it.
+fn remove_if_empty(path: &Path) {
+    if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
+        // The error that is told is the first one.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// What may be held: bounded by the descriptors and the memory there are.
@@ -730,6 +745,14 @@ fn resolver_source(plan: &Plan, facts: &Facts) -> Option<Source<'static>> {
         .ok()
 }
 
+/// What of the host is followed: its resolvers and its addresses.
+fn host_sources(plan: &Plan, facts: &Facts) -> Vec<Source<'static>> {
+    let addresses = supervise::address_changes()
+        .inspect_err(|error| debug!(%error, "changes of the host's addresses are not followed"))
+        .ok();
+    resolver_source(plan, facts).into_iter().chain(addresses).collect()
+}
+
 fn tell_user(plan: &Plan, how: Announcement, facts: &Facts, rules: &[PublishRule]) {
     if plan.verbosity == Verbosity::Quiet {
         return;
@@ -737,14 +760,13 @@ fn tell_user(plan: &Plan, how: Announcement, facts: &Facts, rules: &[PublishRule
     // Whoever asked may have stopped reading: the network is up all the same.
     let told = match how {
         Announcement::StandardError => {
-            let line = format!("netferry: {}\n", banner::banner(&facts.tap_name, &facts.link, rules));
-            io::stderr().write_all(line.as_bytes())
+            say(&banner::banner(&facts.tap_name, &facts.link, rules));
+            Ok(())
         }
         Announcement::Nothing => Ok(()),
         Announcement::StandardOutput => {
             let lines = banner::slirp4netns_lines(plan, &facts.link, facts.outbound);
-            let mut out = io::stdout();
-            out.write_all(lines.as_bytes()).and_then(|()| out.flush())
+            outlet::write_within(io::stdout().as_fd(), lines.as_bytes(), log::PATIENCE)
         }
     };
     if let Err(error) = told {

@@ -2,15 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
-/// An open log file; its copies write to the same.
-#[derive(Debug, Clone)]
-pub struct LogFile(Arc<Mutex<Bounded>>);
+use crate::sys::outlet;
 
+/// An open log file.
 #[derive(Debug)]
-struct Bounded {
+pub struct LogFile {
     file: File,
     len: u64,
     max_bytes: u64,
@@ -20,31 +19,25 @@ impl LogFile {
     /// Makes the file, or empties it. It is never larger than `max_bytes`, but for one line.
     pub fn create(path: &Path, max_bytes: u64) -> io::Result<LogFile> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-        Ok(LogFile(Arc::new(Mutex::new(Bounded { file, len: 0, max_bytes }))))
-    }
-}
-
-impl Write for LogFile {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut bounded = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
-        bounded.append(line)?;
-        Ok(line.len())
+        Ok(LogFile { file, len: 0, max_bytes })
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Bounded {
-    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+    /// Writes a line, whole or, where the disk is full, not at all: the bytes taken. Of a pipe nobody's reading is waited for.
+    pub fn append(&mut self, line: &[u8]) -> io::Result<usize> {
         let line_len = u64::try_from(line.len()).unwrap_or(u64::MAX);
         if self.len.saturating_add(line_len) > self.max_bytes {
             self.halve()?;
         }
-        self.file.write_all(line)?;
-        self.len += line_len;
-        Ok(())
+        let taken = outlet::write_now(self.file.as_fd(), line);
+        if !matches!(taken, Ok(count) if count == line.len())
+            && self.file.seek(SeekFrom::Start(self.len)).is_ok()
+        {
+            self.file.set_len(self.len)?;
+            return Ok(0);
+        }
+        let taken = taken?;
+        self.len += u64::try_from(taken).unwrap_or(u64::MAX);
+        Ok(taken)
     }
 
     /// Keeps the newer half, from the beginning of a line on.
@@ -69,10 +62,9 @@ mod tests {
         let path = std::env::temp_dir().join(format!("netferry-log-{}", std::process::id()));
         let mut log = LogFile::create(&path, 4_096).unwrap();
         for number in 0..1_000 {
-            writeln!(log.clone(), "line {number} of many").unwrap();
+            log.append(format!("line {number} of many\n").as_bytes()).unwrap();
             assert!(std::fs::metadata(&path).unwrap().len() <= 4_096);
         }
-        log.flush().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();

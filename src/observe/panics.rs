@@ -11,6 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use tracing::{debug, error};
 
+use super::log::say;
+
 /// Places that are remembered; at the others nothing is told any more.
 const MAX_PLACES: usize = 16;
 
@@ -37,7 +39,7 @@ pub fn install() {
         if tracing::dispatcher::has_been_set() {
             error!("{told}");
         } else {
-            eprintln!("netferry: {told}");
+            say(&told);
         }
         seen.push(place);
     }));

@@ -10,8 +10,8 @@ use tracing::{debug, info, warn};
 use super::handshake::{Line, Word};
 use super::instance::Presence;
 use super::{
-    Doing, Facts, Ports, RunError, calls, confine, confine_calls, end, fork, loopback_paths, open_capture,
-    receive_device, recording, resolver_source, supervise, tap_features, tell_user,
+    Doing, Facts, Ports, RunError, calls, confine, confine_calls, end, fork, host_sources, loopback_paths,
+    open_capture, receive_device, recording, supervise, tap_features, tell_user,
 };
 use crate::cli::{Attach, AttachTarget, Lifetime, Plan};
 use crate::config::PublishRule;
@@ -140,7 +140,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     if let Some(exit) = &inherited.exit {
         sources.push(supervise::ending_descriptor(exit).doing("watch the descriptor of --exit-fd")?);
     }
-    sources.extend(resolver_source(plan, &facts));
+    sources.extend(host_sources(plan, &facts));
     // What makes files has to know that all goes well before the way to them is closed; for the others the container is
     // set up meanwhile.
     let makes_files =

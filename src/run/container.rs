@@ -16,6 +16,7 @@ use super::host_copy::Copied;
 use crate::cli::Configuration;
 use crate::config::LinkConfig;
 use crate::config::limits::LINK_QUEUE_FRAMES;
+use crate::observe::log::say;
 use crate::sys::loose_tap::{self, LooseTapError};
 use crate::sys::mounts::{self, MountError};
 use crate::sys::namespace::{self, NamespaceError, Namespaces};
@@ -89,7 +90,7 @@ impl Container<'_> {
         drop(line);
         match process::exec(command.words, &command.mask) {
             Err(error) => {
-                eprintln!("netferry: {error}");
+                say(&error.to_string());
                 error.shell_status()
             }
             Ok(never) => absurd(never),

@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, info};
 
 use crate::sys::messenger::Messenger;
+use crate::sys::netlink::watch::{AddressWatch, LostAddresses};
 use crate::sys::process::{Child, ReceivedSignal, SignalOrigin, Signals};
 use crate::sys::resolv_conf::{self, ResolvConfWatch};
 use crate::sys::watch_path::PathWatch;
@@ -120,6 +121,20 @@ pub fn ending_descriptor(descriptor: &impl AsFd) -> io::Result<Source<'_>> {
     Source::new(descriptor, || {
         info!("ended by --exit-fd");
         Reaction::Finish(0)
+    })
+}
+
+/// Has flows that send from an address which the host loses send from another.
+pub fn address_changes<'a>() -> io::Result<Source<'a>> {
+    let watch = AddressWatch::open().map_err(io::Error::other)?;
+    let descriptor = watch.as_fd().try_clone_to_owned()?;
+    Source::new(&descriptor, move || match watch.lost() {
+        LostAddresses::These(addresses) if addresses.is_empty() => Reaction::Continue,
+        LostAddresses::These(addresses) => {
+            debug!(?addresses, "the host has lost addresses");
+            Reaction::AddressesLost(Some(addresses))
+        }
+        LostAddresses::Any => Reaction::AddressesLost(None),
     })
 }
 

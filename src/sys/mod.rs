@@ -14,6 +14,7 @@
 //! - [`netlink`], [`sysctl`]: configuring the container's network
 //! - [`mounts`]: what a private mount namespace shows (`/etc/resolv.conf`, `/sys`)
 //! - [`descriptor`]: handing a descriptor from one process to another
+//! - [`outlet`]: writing to what nobody may read
 //! - [`pipe`]: moving bytes between sockets without touching them
 //! - [`process`]: children, signals, exit statuses
 //! - [`host`], [`memory`], [`resolv_conf`]: facts about the machine
@@ -34,6 +35,7 @@ pub mod messenger;
 pub mod mounts;
 pub mod namespace;
 pub mod netlink;
+pub mod outlet;
 pub mod pipe;
 pub mod proc_net;
 pub mod process;

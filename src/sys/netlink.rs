@@ -1,5 +1,5 @@
 //! Configuring a network namespace over rtnetlink: links, addresses and default routes here, whole routes in
-//! [`route`].
+//! [`route`], addresses that go in [`watch`].
 //!
 //! A small blocking client: one request, then its acknowledgement, or for questions the answers up to the
 //! end. It speaks for the namespace it was opened in, whatever the process enters later. Refusals come back
@@ -7,6 +7,7 @@
 //! References: RFC 3549, the kernel's `include/uapi/linux/rtnetlink.h`.
 
 pub mod route;
+pub mod watch;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -271,16 +272,7 @@ impl Netlink {
         let mut found = Vec::new();
         for answer in answers {
             let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
-            // On a point-to-point link `Address` is the peer's, and `Local` ours; IPv6 gives only the former elsewhere.
-            let mut own = None;
-            for attribute in &message.attributes {
-                match attribute {
-                    AddressAttribute::Local(address) => own = Some(*address),
-                    AddressAttribute::Address(address) => own = own.or(Some(*address)),
-                    _ => {}
-                }
-            }
-            let Some(address) = own else { continue };
+            let Some(address) = own_address(&message) else { continue };
             let passing = AddressHeaderFlags::Tentative
                 | AddressHeaderFlags::Dadfailed
                 | AddressHeaderFlags::Deprecated;
@@ -419,6 +411,20 @@ fn broadcast(address: Ipv4Addr, prefix_len: u8) -> Option<Ipv4Addr> {
         return None;
     }
     Some(Ipv4Addr::from_bits(address.to_bits() | (u32::MAX >> prefix_len)))
+}
+
+/// The address that a message is about. On a point-to-point link `Address` is the peer's, and `Local` ours; IPv6 gives only
+/// the former elsewhere.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut own = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => own = Some(*address),
+            AddressAttribute::Address(address) => own = own.or(Some(*address)),
+            _ => {}
+        }
+    }
+    own
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub mod list;
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_long, c_void};
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -33,6 +34,7 @@ use seccompiler::{
 };
 
 use super::confined::{Confined, Sandboxed};
+use super::outlet;
 
 /// What is asked of an argument of a call, counted from zero: the bits of `mask` are those of `value`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,8 +214,9 @@ extern "C" fn on_violation(_signal: c_int, info: *mut libc::siginfo_t, context: 
     let arguments = arguments(unsafe { &*context.cast::<libc::ucontext_t>() });
     let mut line = [0; MAX_LINE];
     let len = violation_line(number.unsigned_abs(), arguments, &mut line);
-    // SAFETY: reads `len` bytes of `line`, which has as many. A message that cannot be written is lost.
-    unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), len) };
+    // A message that cannot be written is lost: nobody is to be waited for here.
+    // SAFETY: a number; where nothing is open by it, writing fails.
+    let _ = outlet::write_now(unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) }, &line[..len]);
     loop {
         // Forbidden as well, with SIGSYS blocked now: the kernel ends the process by that signal.
         // SAFETY: takes numbers only, and is not carried out.

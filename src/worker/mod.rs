@@ -28,7 +28,7 @@ mod told;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -100,6 +100,8 @@ pub enum Reaction {
     ResolversChanged(Vec<SocketAddr>),
     /// To tell the core who is on the network now.
     NamesChanged(Arc<NameTable>),
+    /// To send from other addresses than these, which the host has lost; nobody knows which where there are none.
+    AddressesLost(Option<Vec<IpAddr>>),
     /// To end with this exit status, at once.
     Finish(u8),
     /// To end with this exit status once what the container has sent is delivered, or has been waited for long

@@ -56,6 +56,7 @@ impl Worker {
                 self.tell_stack(HostEvent::ResolversChanged(resolvers));
             }
             Reaction::NamesChanged(names) => self.tell_stack(HostEvent::NamesChanged(names)),
+            Reaction::AddressesLost(addresses) => self.sockets.forsake(addresses.as_deref()),
             Reaction::Finish(status) => self.finish = Some((status, self.now)),
             Reaction::FinishDelivered(status) => {
                 self.finish.get_or_insert((status, self.now + super::LINGER));

@@ -283,6 +283,15 @@ impl Sockets {
         }
     }
 
+    /// The host has lost `addresses`, or nobody knows which.
+    pub fn forsake(&mut self, addresses: Option<&[IpAddr]>) {
+        for slot in &mut self.slots {
+            if let Some(FlowSocket::Datagram(socket)) = &mut slot.socket {
+                socket.forsake(addresses);
+            }
+        }
+    }
+
     /// The socket of a published UDP port.
     #[must_use]
     pub fn datagram_listener(&self, listener: ListenerId) -> Option<&DatagramSocket> {

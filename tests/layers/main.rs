@@ -19,7 +19,7 @@ const IMPORTS: [(&str, &[&str]); 8] = [
     ("config", &["wire::MacAddr"]),
     ("stack", &["wire", "config"]),
     ("control", &["config", "stack::boundary", "sys::descriptor", "sys::user"]),
-    ("observe", &["wire", "stack::stats"]),
+    ("observe", &["wire", "stack::stats", "sys::outlet"]),
     ("worker", &["stack", "control", "observe", "config", "wire", "sys"]),
     ("sys", &[]),
     ("cli", &["config", "wire::MacAddr"]),

@@ -25,6 +25,7 @@ mod conditions;
 mod control;
 mod dhcp;
 mod echo;
+mod faults;
 mod floods;
 mod host_access;
 mod hostile;

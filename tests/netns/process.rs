@@ -127,6 +127,16 @@ pub fn start(mut command: Command) -> Running {
     Running { child, started: Instant::now(), out, err }
 }
 
+/// The same, but what it writes to standard error goes elsewhere.
+#[allow(dead_code, reason = "not every suite that includes this file has an elsewhere")]
+#[track_caller]
+pub fn start_with_errors_to(mut command: Command, errors: impl Into<Stdio>) -> Running {
+    command.stdout(Stdio::piped()).stderr(errors);
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let out = Collected::from(child.stdout.take().expect("piped"));
+    Running { child, started: Instant::now(), out, err: Collected::from(std::io::empty()) }
+}
+
 /// Runs `command` to its end.
 #[track_caller]
 pub fn run(command: Command) -> Outcome {
@@ -137,6 +147,12 @@ impl Running {
     /// Its process.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a PID is positive")
+    }
+
+    /// Whether it has not ended.
+    #[allow(dead_code, reason = "not every suite that includes this file asks")]
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("own child").is_none()
     }
 
     /// What it has written so far.

@@ -121,6 +121,12 @@ pub const RELAY: &[Allowed] = &[
     any("read", libc::SYS_read, "frames of the TAP, signals, changes of resolv.conf, API requests"),
     any("write", libc::SYS_write, "frames to the TAP, --ready-fd, API replies, messages"),
     any("writev", libc::SYS_writev, "frames and messages in several parts"),
+    only(
+        "pwritev2",
+        libc::SYS_pwritev2,
+        "messages to a pipe that nobody may be reading: RWF_NOWAIT",
+        &[&[is(5, libc::RWF_NOWAIT)]],
+    ),
     any("close", libc::SYS_close, "a flow ends"),
     only(
         "fcntl",
@@ -148,7 +154,11 @@ pub const RELAY: &[Allowed] = &[
     any("getpeername", libc::SYS_getpeername, "a capture shows whom a socket is connected to"),
     any("getsockopt", libc::SYS_getsockopt, "the outcome of a connect"),
     only("setsockopt", libc::SYS_setsockopt, OPTION_REASON, OPTIONS),
-    any("recvfrom", libc::SYS_recvfrom, "bytes from a host's peer, frames of a BESS guest"),
+    any(
+        "recvfrom",
+        libc::SYS_recvfrom,
+        "bytes from a host's peer, frames of a BESS guest, changes of the host's addresses",
+    ),
     any("sendto", libc::SYS_sendto, "bytes to a host's peer, frames to a BESS guest"),
     any("recvmsg", libc::SYS_recvmsg, "datagrams with their TTL, TOS and segment size, ICMP errors"),
     any("sendmsg", libc::SYS_sendmsg, "datagrams with their source address and segment size"),
@@ -156,7 +166,11 @@ pub const RELAY: &[Allowed] = &[
     any("splice", libc::SYS_splice, "bytes from loopback to loopback"),
     any("pipe2", libc::SYS_pipe2, "what carries them"),
     #[cfg(target_arch = "x86_64")]
-    any("poll", libc::SYS_poll, "a BESS guest that reads slowly is waited for"),
+    any(
+        "poll",
+        libc::SYS_poll,
+        "a BESS guest that reads slowly is waited for; whether a terminal has room for messages",
+    ),
     any("ppoll", libc::SYS_ppoll, "the same (aarch64)"),
     any("wait4", libc::SYS_wait4, "the end of the command of `run`"),
     // /etc/resolv.conf.
@@ -168,7 +182,7 @@ pub const RELAY: &[Allowed] = &[
     ),
     any("statx", libc::SYS_statx, "its size"),
     any("newfstatat", libc::SYS_newfstatat, "the same, before Linux 4.11"),
-    any("fstat", libc::SYS_fstat, "the same"),
+    any("fstat", libc::SYS_fstat, "the same; what standard error is"),
     any("lseek", libc::SYS_lseek, "how much of it is left to read"),
     #[cfg(target_arch = "x86_64")]
     any("readlink", libc::SYS_readlink, "where its link leads"),

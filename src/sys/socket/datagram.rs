@@ -58,6 +58,8 @@ pub struct DatagramSocket {
     held: Option<(ArrivedDatagram, Box<[u8]>)>,
     /// The last read found nothing behind what it brought.
     is_drained: bool,
+    /// The host has lost the address that it sends from.
+    is_astray: bool,
 }
 
 /// One datagram, or a joined run, that arrived.
@@ -272,6 +274,7 @@ impl DatagramSocket {
             stash: VecDeque::new(),
             held: None,
             is_drained: false,
+            is_astray: false,
         }
     }
 
@@ -288,6 +291,36 @@ impl DatagramSocket {
     /// The address it is connected to.
     pub fn peer_address(&self) -> Result<SocketAddr, SocketError> {
         super::peer_address(&self.fd)
+    }
+
+    /// The host has lost `addresses`, or nobody knows which where there are none. A connected socket goes on sending from
+    /// the address it was connected with, or cannot send at all; its next datagram is to find another.
+    pub fn forsake(&mut self, addresses: Option<&[IpAddr]>) {
+        let is_lost = |addresses: &[IpAddr]| {
+            self.local_address().is_ok_and(|local| addresses.contains(&local.ip().to_canonical()))
+        };
+        self.is_astray |= self.peer.is_some() && addresses.is_none_or(is_lost);
+    }
+
+    /// Connects to the same peer, from the address that the host would take now. The port stays where it was asked for.
+    fn find_way(&mut self) -> Result<(), SocketError> {
+        let Some(peer) = self.peer else { return Ok(()) };
+        // SAFETY: all-zero bytes are a valid `sockaddr`; AF_UNSPEC is zero.
+        let nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+        // connect(2): a connected datagram socket is set free by connecting it to AF_UNSPEC. Until it is connected again,
+        // `is_stranger` stands guard.
+        // SAFETY: the pointer is to a live address of the length beside it.
+        let freed = unsafe {
+            libc::connect(
+                self.fd.as_raw_fd(),
+                &raw const nobody,
+                size_of::<libc::sockaddr>() as libc::socklen_t,
+            )
+        };
+        nix::errno::Errno::result(freed)?;
+        SockRef::from(&self.fd).connect(&SockAddr::from(peer))?;
+        self.is_astray = false;
+        Ok(())
     }
 
     /// Whether it is no ping socket.
@@ -413,6 +446,11 @@ impl DatagramSocket {
 
     /// Sends one datagram or a run of several.
     pub fn send(&mut self, bytes: &[u8], how: &Outgoing) -> Transfer {
+        if self.is_astray
+            && let Err(error) = self.find_way()
+        {
+            return Transfer::Failed(error);
+        }
         if let Err(error) = self.apply(how) {
             return Transfer::Failed(error.into());
         }
