@@ -123,7 +123,10 @@ mod tests {
             }
         }
         assert!(taken >= PIPE_PIECE, "{taken}");
-        assert_eq!(write_now(writer.as_fd(), b"more").unwrap(), 0);
+        // What was begun may have room left in its page.
+        while let 1.. = write_now(writer.as_fd(), b"x").unwrap() {
+            taken += 1;
+        }
         assert!(write_within(writer.as_fd(), b"more", Duration::from_millis(1)).is_err());
         let mut emptied = vec![0; taken];
         reader.read_exact(&mut emptied).unwrap();
