@@ -453,6 +453,10 @@ fn files_below(directories: &[&str]) -> Vec<PathBuf> {
         for entry in fs::read_dir(directory).expect("directory").flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 pending.push(entry.path());
+                // Where instances of a user meet stays; what they have there does not.
+                if entry.file_name().to_string_lossy().starts_with("netferry-") {
+                    continue;
+                }
             }
             found.push(entry.path());
         }
