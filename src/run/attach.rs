@@ -19,15 +19,12 @@ use crate::control::Server;
 use crate::sys::bess::{BessListener, BessSocket};
 use crate::sys::daemon::Announcer;
 use crate::sys::namespace::{NamespaceTarget, Namespaces};
-use crate::sys::process::{self, Child, Signal, Signals};
+use crate::sys::process::{self, Child, ENDING_SIGNALS, Signals};
 use crate::sys::ready::{ReadyDescriptor, take_inherited};
 use crate::sys::tap::Tap;
 use crate::sys::watch_path::PathWatch;
 use crate::worker::answer::Identity;
 use crate::worker::{Device, ExitReason};
-
-/// What ends us in an orderly way.
-pub const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 /// Descriptors that were passed on to us.
 struct Inherited {

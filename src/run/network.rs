@@ -21,7 +21,6 @@ use mio::{Events, Interest, Poll, Token};
 use tracing::{debug, info};
 
 use self::members::{Members, Outcome, Terms};
-use super::attach::ENDING_SIGNALS;
 use super::{Doing, RunError, host_interfaces};
 use crate::cli::Confinement;
 use crate::config::Limits;
@@ -63,8 +62,8 @@ pub fn serve(
     requests: Server<Client>,
     ready: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<(), RunError> {
-    process::block_signals(&ENDING_SIGNALS).doing("block signals")?;
-    let signals = Signals::open(&ENDING_SIGNALS).doing("watch signals")?;
+    process::block_signals(&process::ENDING_SIGNALS).doing("block signals")?;
+    let signals = Signals::open(&process::ENDING_SIGNALS).doing("watch signals")?;
     let limits = share_of_limits()?;
     let follows_resolvers = !network.internal;
     let path = Path::new(resolv_conf::PATH);

@@ -6,11 +6,11 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::sys::messenger::Messenger;
 use crate::sys::netlink::watch::{AddressWatch, LostAddresses};
-use crate::sys::process::{Child, ReceivedSignal, SignalOrigin, Signals};
+use crate::sys::process::{Child, ENDING_SIGNALS, ReceivedSignal, SignalOrigin, Signals};
 use crate::sys::resolv_conf::{self, ResolvConfWatch};
 use crate::sys::watch_path::PathWatch;
 use crate::worker::{Reaction, Source};
@@ -28,19 +28,28 @@ pub struct Supervised<'a> {
 
 impl Supervised<'_> {
     /// Passes signals on to the command. Those of the terminal it has got itself: they go to the whole
-    /// foreground process group.
-    fn forward_signals(&self) {
+    /// foreground process group. The status to end with where one that would have ended the command can reach nobody but us.
+    fn forward_signals(&self) -> Option<u8> {
         while let Ok(Some(ReceivedSignal { signal, origin })) = self.signals.next() {
             match origin {
                 SignalOrigin::Kernel => {}
-                SignalOrigin::Process(_) => {
-                    // It may have ended just now, and we are about to hear of it.
-                    if let Err(error) = self.messenger.pass_on(signal) {
-                        debug!(%signal, %error, "signal not passed on");
+                SignalOrigin::Process(_) => match self.messenger.pass_on(signal) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe && self.status().is_none() => {
+                        warn!(
+                            "the process that passes signals on has ended: {signal} does not reach the command, process {}",
+                            self.child.pid()
+                        );
+                        if ENDING_SIGNALS.contains(&signal) {
+                            return u8::try_from(128 + signal as i32).ok();
+                        }
                     }
-                }
+                    // It has ended just now, and we are about to hear of it; or it has more than it has taken yet.
+                    Err(error) => debug!(%signal, %error, "signal not passed on"),
+                },
             }
         }
+        None
     }
 
     /// The command's status, once it has ended.
@@ -61,8 +70,7 @@ impl Supervised<'_> {
             self.status().map_or(Reaction::Continue, Reaction::FinishDelivered)
         })?;
         let signalled = Source::new(&self.signals, move || {
-            self.forward_signals();
-            Reaction::Continue
+            self.forward_signals().map_or(Reaction::Continue, Reaction::FinishDelivered)
         })?;
         Ok(vec![ended, signalled])
     }
@@ -70,8 +78,7 @@ impl Supervised<'_> {
     /// Waits for the command without serving a network: its interface is gone, it is not.
     pub fn wait(&self) -> io::Result<u8> {
         loop {
-            self.forward_signals();
-            if let Some(status) = self.status() {
+            if let Some(status) = self.forward_signals().or_else(|| self.status()) {
                 return Ok(status);
             }
             let mut descriptors = [

@@ -24,6 +24,9 @@ use crate::worker::recorder::stage::{Sight, Stage};
 /// The largest thing that one `read` or `write` of the device moves; a VLAN tag and some air included.
 const BUFFER_BYTES: usize = VNET_HEADER_LEN + MAX_ROOM_BYTES + 64;
 
+/// Reads that may fail in a row, each a while after the last, before the device is taken to be gone: some ten seconds.
+const MAX_READ_FAILURES: u32 = 500;
+
 /// What frames come from and go to.
 #[derive(Debug)]
 pub enum Device {
@@ -114,6 +117,9 @@ pub struct Link {
     buffer: Box<[u8]>,
     dropped: u64,
     is_gone: bool,
+    /// Reads in a row that failed for another reason than that there is no device any more.
+    failures: u32,
+    is_starved: bool,
     capture: Option<Capture>,
     /// Somebody captures what passes here.
     stage: Option<Box<Stage>>,
@@ -144,6 +150,8 @@ impl Link {
             buffer: vec![0; BUFFER_BYTES].into(),
             dropped: 0,
             is_gone: false,
+            failures: 0,
+            is_starved: false,
             capture: None,
             stage: None,
             impaired: None,
@@ -261,18 +269,44 @@ impl Link {
             match self.device.read(buffer) {
                 // tun(4) never ends; a device that does has been taken away, and a guest that does is gone.
                 Ok(0) => break,
-                Ok(len) => return LinkRead::Frame(len),
+                Ok(len) => {
+                    self.failures = 0;
+                    return LinkRead::Frame(len);
+                }
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return LinkRead::Blocked,
+                    io::ErrorKind::WouldBlock => {
+                        self.failures = 0;
+                        return LinkRead::Blocked;
+                    }
                     io::ErrorKind::Interrupted => {}
-                    // EBADFD once the device is deleted; nothing else is known, and nothing else could be
-                    // waited for.
-                    _ => break,
+                    // EBADFD once the device is deleted.
+                    _ if is_end(&error) => break,
+                    // One frame is lost, for want of memory; or nothing else could be waited for.
+                    _ => {
+                        self.failures += 1;
+                        if self.failures > MAX_READ_FAILURES {
+                            break;
+                        }
+                        self.dropped += 1;
+                        self.is_starved = true;
+                        return LinkRead::Blocked;
+                    }
                 },
             }
         }
         self.is_gone = true;
         LinkRead::Gone
+    }
+
+    /// Whether a read has failed that is worth another: no event will tell of the frames behind.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        self.is_starved
+    }
+
+    /// The same, and no longer.
+    pub fn try_again(&mut self) -> bool {
+        std::mem::take(&mut self.is_starved)
     }
 
     /// Splits what was read into virtio-net header and frame; `None` when it is shorter than the header.

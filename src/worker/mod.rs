@@ -295,6 +295,7 @@ impl Worker {
                     None => {}
                 }
             }
+            self.feed();
             self.read_link();
             self.take_late_frames();
             self.accept();
@@ -303,6 +304,7 @@ impl Worker {
             self.serve_loopback();
             self.expire();
             self.settle();
+            self.note_starved();
             self.tell_of_refused_flows();
             while let Some(event) = self.stack.poll_event() {
                 log_event(&event);

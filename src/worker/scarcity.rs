@@ -5,15 +5,21 @@
 //! client of a published port in the host's queue, a SYN of the container in the container, whose kernel sends it
 //! again; a datagram is lost, as on a full link. Nobody is refused or reset, which would say what is not true. Clients in the
 //! queue are taken as soon as a socket of ours is closed, and looked for once a second, since others may have closed theirs.
+//!
+//! The kernel may also have no memory for bytes of somebody who is established. Nothing tells when it has some again, so it is
+//! asked again fifty times a second.
 
 use tracing::warn;
 
-use crate::stack::boundary::{Duration, Instant};
+use super::Worker;
+use crate::stack::boundary::{Duration, HostEvent, Instant};
 
 /// Whether the host is known to have run out.
 #[derive(Debug, Default)]
 pub struct Scarcity {
     retry: Option<Instant>,
+    /// When to try again what is established, and the link.
+    again: Option<Instant>,
     /// When the user may be told again.
     quiet_until: Option<Instant>,
 }
@@ -21,6 +27,8 @@ pub struct Scarcity {
 impl Scarcity {
     /// When to try again though nothing of ours was closed.
     const RETRY: Duration = Duration::from_secs(1);
+    /// When to come back to what the kernel had no memory for, and will not tell of.
+    const AGAIN: Duration = Duration::from_millis(20);
     /// The user is told no more often.
     const TELL: Duration = Duration::from_secs(60);
 
@@ -33,7 +41,17 @@ impl Scarcity {
     /// When to try again.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.retry
+        self.retry.into_iter().chain(self.again).min()
+    }
+
+    /// The kernel had no memory to move bytes of somebody who has all that he needs.
+    pub fn starve(&mut self, now: Instant) {
+        self.again.get_or_insert(now + Self::AGAIN);
+    }
+
+    /// Whether it is time to try those again.
+    pub fn may_feed(&mut self, now: Instant) -> bool {
+        self.again.take_if(|again| *again <= now).is_some()
     }
 
     /// Nothing could be opened for somebody who can wait.
@@ -78,6 +96,27 @@ impl Scarcity {
     }
 }
 
+impl Worker {
+    /// Tries again, if it is time, what the kernel had no memory for.
+    pub(super) fn feed(&mut self) {
+        if !self.scarcity.may_feed(self.now) {
+            return;
+        }
+        self.is_link_ready |= self.link.try_again();
+        while let Some(flow) = self.sockets.take_starved() {
+            self.tell_stack(HostEvent::Writable { flow });
+            self.tell_stack(HostEvent::Readable { flow });
+        }
+    }
+
+    /// Takes note of what it had no memory for in this turn.
+    pub(super) fn note_starved(&mut self) {
+        if self.sockets.is_starved() || self.link.is_starved() {
+            self.scarcity.starve(self.now);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +131,13 @@ mod tests {
         assert!(!scarcity.is_waiting());
         scarcity.begin(Instant::from_millis(1_000));
         assert_eq!(scarcity.poll_timeout(), Some(Instant::from_millis(2_000)));
+        scarcity.starve(Instant::from_millis(1_000));
+        scarcity.starve(Instant::from_millis(1_019));
+        assert_eq!(scarcity.poll_timeout(), Some(Instant::from_millis(1_020)));
+        assert!(!scarcity.may_feed(Instant::from_millis(1_019)));
+        assert!(
+            scarcity.may_feed(Instant::from_millis(1_020)) && !scarcity.may_feed(Instant::from_millis(1_020))
+        );
         scarcity.relieve(Instant::from_millis(2_000), false);
         assert!(!scarcity.is_waiting());
     }

@@ -5,6 +5,7 @@
 //! masked is told once and never again. A socket leaves the poll by being closed.
 
 mod run;
+mod stream;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use self::run::Run;
+use self::stream::Stream;
 use self::watch::Watch;
 use super::fault;
 use super::token::{FlowMark, Subject};
@@ -66,6 +68,8 @@ pub struct Sockets {
     run: Run,
     /// Of runs that did not leave.
     lost: Vec<HostEvent>,
+    /// Flows whose stream the kernel had no memory for: twice at most, since each waits after that for an event.
+    starved: Vec<FlowId>,
     /// Where a datagram is read that may belong to no run.
     spare: Box<[u8]>,
     /// Somebody captures what happens here.
@@ -83,36 +87,6 @@ enum FlowSocket {
     Connecting { socket: StreamSocket, is_ipv6: bool },
     Stream(Stream),
     Datagram(DatagramSocket),
-}
-
-#[derive(Debug)]
-struct Stream {
-    socket: StreamSocket,
-    /// The last read came back short: nothing to read until the next event.
-    is_drained: bool,
-    /// FIN, RST, an error or urgent data has been seen: a short read proves nothing any more.
-    is_special: bool,
-    /// The last write came back short: no room until the next event.
-    is_full: bool,
-}
-
-impl Stream {
-    fn new(socket: StreamSocket) -> Stream {
-        Stream { socket, is_drained: false, is_special: false, is_full: false }
-    }
-
-    /// Takes note of an event: whether there may be something to read, and whether there is room to write that the
-    /// core waits for.
-    fn note(&mut self, event: &Event) -> (bool, bool) {
-        self.is_special |=
-            event.is_read_closed() || event.is_write_closed() || event.is_error() || event.is_priority();
-        let readable = event.is_readable() || self.is_special;
-        if readable {
-            self.is_drained = false;
-        }
-        let has_room = event.is_writable() || self.is_special;
-        (readable, has_room && std::mem::take(&mut self.is_full))
-    }
 }
 
 /// What an event of a flow's socket means for the core.
@@ -153,6 +127,7 @@ impl Sockets {
             has_closed: false,
             run: Run::default(),
             lost: Vec::new(),
+            starved: Vec::new(),
             spare: Box::default(),
             watch: None,
         };
@@ -334,7 +309,7 @@ impl Sockets {
         let watched = opened.and_then(|socket| {
             let token = Subject::Flow(FlowMark::new(flow)).token();
             // Watched only after connect(): before it, a stream looks hung up.
-            match &socket {
+            let outcome = match &socket {
                 FlowSocket::Connecting { socket, .. } => {
                     register(&self.registry, socket, token, STREAM_INTEREST)
                 }
@@ -344,8 +319,16 @@ impl Sockets {
                 FlowSocket::Datagram(datagram) => {
                     register(&self.registry, datagram, token, Interest::READABLE)
                 }
-            }?;
-            Ok(socket)
+            };
+            match (outcome, socket) {
+                (Ok(()), socket) => Ok(socket),
+                // Its peer is connected, and is not to take this for an end.
+                (Err(error), FlowSocket::Stream(stream)) => {
+                    stream.socket.reset();
+                    Err(error.into())
+                }
+                (Err(error), FlowSocket::Connecting { .. } | FlowSocket::Datagram(_)) => Err(error.into()),
+            }
         });
         match watched {
             Ok(socket) => {
@@ -592,24 +575,14 @@ impl HostIo for Sockets {
 }
 
 impl Sockets {
-    // A short read or write means that the kernel has no more data or room (epoll(7), "Do I need to
-    // continuously read/write a file descriptor until EAGAIN"), so the call that would say EAGAIN is spared.
-    // Whatever happens to the socket later makes an event, and the event clears the mark. Two things could
-    // make a short read lie: a FIN or RST behind the data, and urgent data, at which a read stops. Both show
-    // in the event that told of them; from then on every read asks the kernel.
     fn read_stream(&mut self, flow: FlowId, buffer: &mut [u8]) -> StreamRead {
         let Some(FlowSocket::Stream(stream)) = self.socket(flow) else { return StreamRead::Blocked };
-        if stream.is_drained || buffer.is_empty() {
-            return StreamRead::Blocked;
-        }
-        match stream.socket.receive(buffer) {
+        match stream.receive(buffer) {
             Transfer::Bytes(0) => StreamRead::End,
-            Transfer::Bytes(len) => {
-                stream.is_drained = len < buffer.len() && !stream.is_special;
-                StreamRead::Bytes(len)
-            }
-            Transfer::Blocked => {
-                stream.is_drained = true;
+            Transfer::Bytes(len) => StreamRead::Bytes(len),
+            Transfer::Blocked => StreamRead::Blocked,
+            Transfer::Failed(SocketError::Exhausted) => {
+                self.starved.push(flow);
                 StreamRead::Blocked
             }
             Transfer::Failed(error) => StreamRead::Failed(host_error(error)),
@@ -619,16 +592,11 @@ impl Sockets {
     fn write_stream(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite {
         fault::strike(bytes);
         let Some(FlowSocket::Stream(stream)) = self.socket(flow) else { return StreamWrite::Blocked };
-        if stream.is_full {
-            return StreamWrite::Blocked;
-        }
-        match stream.socket.send(bytes) {
-            Transfer::Bytes(len) => {
-                stream.is_full = len < bytes.len();
-                StreamWrite::Bytes(len)
-            }
-            Transfer::Blocked => {
-                stream.is_full = true;
+        match stream.send(bytes) {
+            Transfer::Bytes(len) => StreamWrite::Bytes(len),
+            Transfer::Blocked => StreamWrite::Blocked,
+            Transfer::Failed(SocketError::Exhausted) => {
+                self.starved.push(flow);
                 StreamWrite::Blocked
             }
             Transfer::Failed(error) => StreamWrite::Failed(host_error(error)),
@@ -683,6 +651,21 @@ impl Sockets {
         };
         self.lost.push(HostEvent::DatagramsLost { count: departure.count, refused });
         self.run.give_back(departure.bytes);
+    }
+
+    /// Whether the kernel had no memory for a stream, which no event will tell the end of.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        !self.starved.is_empty()
+    }
+
+    /// The next of the flows to be tried again.
+    pub fn take_starved(&mut self) -> Option<FlowId> {
+        let flow = self.starved.pop()?;
+        if let Some(FlowSocket::Stream(stream)) = self.socket(flow) {
+            stream.try_again();
+        }
+        Some(flow)
     }
 
     /// What the core is to be told of datagrams that it takes as sent.

@@ -3,9 +3,12 @@
 //! A case serves a container by one [`Face`] or all of them, and lets an [`Agent`] in there hold connections while it breaks
 //! something. The world echoes streams at port 7000, and tells datagrams at port 7001 where they came from.
 
+mod death;
 mod device;
 mod host;
+mod kernel;
 mod output;
+mod pause;
 
 use std::fs;
 use std::net::IpAddr;

@@ -156,8 +156,12 @@ pub fn sealed_as<Named>(root: Option<&Path>, case: impl FnOnce(&Ground)) {
 
 /// What a case that was asked to take longer may take in addition (docs/testing.md).
 fn extra_time() -> Duration {
-    let seconds = env::var("NETFERRY_FLOOD_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(0))
+    let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seconds: u64 =
+        ["NETFERRY_FLOOD_SECONDS", "NETFERRY_PAUSE_SECONDS"].into_iter().filter_map(number).sum();
+    // Every step of a start, some of which take seconds on a busy machine.
+    let steps = number("NETFERRY_DEATH_STEPS").map_or(0, |_| 7_200);
+    Duration::from_secs(seconds + steps)
 }
 
 /// This program again, with `arguments`, as PID 1 of its own namespaces, which die with the calling thread.

@@ -33,6 +33,8 @@ struct Life {
 pub struct World {
     pub settings: Settings,
     pub now: Instant,
+    /// Microseconds by which the core's clock is ahead of everybody else's: a clock that has jumped.
+    pub ahead_micros: i64,
     pub stack: Stack,
     pub link: Link,
     pub guest: Guest,
@@ -66,6 +68,7 @@ impl World {
         World {
             stack: Stack::new(config, settings.offload, settings.resolvers.clone(), secret, Instant::ZERO),
             now: Instant::ZERO,
+            ahead_micros: 0,
             link,
             guest,
             guest_is_mute: false,
@@ -112,7 +115,7 @@ impl World {
         let local = self.stack.published().find(|(id, _)| id.0 == listener);
         let local =
             local.map_or(at("0.0.0.0:1"), |(_, rule)| SocketAddr::new(rule.host_address, rule.host_port));
-        match self.stack.accept_stream(ListenerId(listener), client, local, self.now) {
+        match self.stack.accept_stream(ListenerId(listener), client, local, self.core_now()) {
             Ok(flow) => {
                 self.host.bind_accepted(flow, client, Target::running(script));
                 Some(flow)
@@ -137,13 +140,13 @@ impl World {
 
     /// Everything that can happen at this instant happens.
     fn settle(&mut self) {
-        let (now, mut rounds) = (self.now, 0);
+        let (now, core_now, mut rounds) = (self.now, self.core_now(), 0);
         loop {
             self.link.now = now;
             let mut moved = false;
             while let Some((header, frame)) = self.link.arrived_at_core(now) {
                 let mut io = Io { host: &mut self.host, frames: &mut self.link };
-                self.stack.handle_frame(&header, &frame, now, &mut io);
+                self.stack.handle_frame(&header, &frame, core_now, &mut io);
                 moved = true;
             }
             self.host.step(now);
@@ -151,12 +154,12 @@ impl World {
                 self.handle_host(event);
                 moved = true;
             }
-            if self.stack.poll_timeout().is_some_and(|due| due <= now) {
+            if self.stack.poll_timeout().is_some_and(|due| due <= core_now) {
                 let mut io = Io { host: &mut self.host, frames: &mut self.link };
-                self.stack.handle_timeout(now, &mut io);
+                self.stack.handle_timeout(core_now, &mut io);
                 moved = true;
             }
-            self.stack.flush(now, &mut Io { host: &mut self.host, frames: &mut self.link });
+            self.stack.flush(core_now, &mut Io { host: &mut self.host, frames: &mut self.link });
             while let Some(action) = self.stack.poll_action() {
                 self.host.execute(action);
                 moved = true;
@@ -188,8 +191,19 @@ impl World {
 
     /// Tells the core of something that happened on the host.
     pub fn handle_host(&mut self, event: HostEvent) {
+        let now = self.core_now();
         let mut io = Io { host: &mut self.host, frames: &mut self.link };
-        self.stack.handle_host(event, self.now, &mut io);
+        self.stack.handle_host(event, now, &mut io);
+    }
+
+    /// What the core is told is the time.
+    fn core_now(&self) -> Instant {
+        Instant::from_micros(self.now.total_micros() + self.ahead_micros)
+    }
+
+    /// When the core wants to be called, by everybody else's clock.
+    fn core_timeout(&self) -> Option<Instant> {
+        self.stack.poll_timeout().map(|due| Instant::from_micros(due.total_micros() - self.ahead_micros))
     }
 
     fn collect_events(&mut self) {
@@ -229,10 +243,7 @@ impl World {
     /// When something happens next.
     fn next_at(&mut self) -> Option<Instant> {
         let guest = if self.guest_is_mute { None } else { self.guest.next_at(self.now) };
-        [self.link.next_at(), self.host.next_at(), self.stack.poll_timeout(), guest]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.link.next_at(), self.host.next_at(), self.core_timeout(), guest].into_iter().flatten().min()
     }
 
     /// Lets time pass until `done`; panics when that takes longer than `limit`.

@@ -44,6 +44,8 @@ use crate::wire::tcp::{self, BareSegment, Flags, Segment};
 
 /// A link that takes no frames now is asked again after this long.
 const LINK_RETRY: Duration = Duration::from_millis(10);
+/// Later than a deadline by so much comes only who was stopped, or whose clock has jumped.
+const OVERSLEPT: Duration = Duration::from_secs(5);
 
 /// Bytes of a SYN's packet kept for an ICMP error: the IP header and eight bytes (RFC 792) or more.
 const QUOTE_BYTES: usize = 100;
@@ -407,7 +409,7 @@ impl Stack {
             Awaited::Host => timeouts.tcp_established,
             Awaited::Anybody => timeouts.tcp_established + timeouts.tcp_probe * tcp.probes.into(),
         };
-        last_active + patience.into()
+        (last_active + patience.into()).max(tcp.answer_by)
     }
 
     /// The flow's alarm rang.
@@ -417,18 +419,29 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) {
-        if self.tcp_idle_deadline(flow) > now {
+        let deadline = self.tcp_idle_deadline(flow);
+        if deadline > now {
             self.queue_tcp(flow);
             return;
         }
+        let answer_by = now + self.config.timeouts.tcp_probe.into();
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
         match tcp.awaited() {
+            // Whoever was stopped for hours has heard nothing meanwhile, and asked nothing: that is no silence.
+            awaited if now - deadline > OVERSLEPT => {
+                tcp.answer_by = answer_by;
+                if awaited == Awaited::Anybody {
+                    tcp.endpoint.probe();
+                }
+                self.queue_tcp(flow);
+            }
             Awaited::Handshake if matches!(tcp.stage, Stage::Connecting { .. }) => {
                 // Nobody answered: neither do we. The container's own handshake has its own end.
                 self.close_tcp(flow, CloseKind::Reset);
             }
             Awaited::Anybody if tcp.probes < KEEPALIVE_PROBES => {
                 tcp.probes += 1;
+                tcp.answer_by = answer_by;
                 tcp.endpoint.probe();
                 self.keep_host_alive(flow);
                 self.queue_tcp(flow);

@@ -101,6 +101,8 @@ pub struct TcpFlow {
     pub is_paced: bool,
     /// Questions whether the container is still there since it last said something.
     pub probes: u8,
+    /// Until when an answer to the last question may come.
+    pub answer_by: Instant,
     /// The host's kernel has been told to ask the same of the peer.
     pub keeps_alive: bool,
     /// Set when it carries queries to a network's resolver, which are looked at one by one.
@@ -126,6 +128,7 @@ impl TcpFlow {
             container_finished: false,
             is_paced: false,
             probes: 0,
+            answer_by: Instant::ZERO,
             keeps_alive: false,
             queries: None,
         }

@@ -1,5 +1,6 @@
 //! The behaviours, by what they are about.
 
+mod clock_jumps;
 mod closed_ports;
 mod control;
 mod days;
