@@ -36,7 +36,7 @@ use tracing::{debug, info, warn};
 use self::container::{Command, Container, container_addresses};
 use self::handshake::{HandshakeError, Line, Word};
 use self::host_copy::{Copied, CopyError, HostNetwork};
-use self::instance::Presence;
+use self::instance::Observed;
 use self::policy::PolicyError;
 use self::supervise::Supervised;
 use crate::cli::{
@@ -476,7 +476,7 @@ fn serve_command(
         namespace: namespace_of(supervised.child.pid()),
         ..identity(plan, facts, "run")
     };
-    let presence = Presence::begin(plan, identity)?;
+    let observed = Observed::begin(plan, identity)?;
     let announcement =
         if plan.host_copy.is_some() { Announcement::Nothing } else { Announcement::StandardError };
     tell_user(plan, announcement, facts, &ports.rules);
@@ -487,13 +487,7 @@ fn serve_command(
             worker = worker.with_loopback(paths, &plan.forwarding)?;
         }
     }
-    let mut _janitor = None;
-    if let Some(presence) = presence {
-        (worker, _janitor) = presence
-            .serve(worker)
-            .map(|(worker, janitor)| (worker, Some(janitor)))
-            .doing("watch the control socket")?;
-    }
+    let (worker, _janitor) = observed.serve(worker).doing("watch the control socket")?;
     let mut sources = supervised.sources().doing("watch the command")?;
     sources.extend(host_sources(plan, facts));
     let (worker, recorded) = recording::begin(recording::open(plan)?, worker)?;

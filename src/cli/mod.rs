@@ -65,6 +65,8 @@ pub struct Plan {
     pub api_socket: Option<PathBuf>,
     /// Where requests of `netferry`'s other commands are taken.
     pub control: ControlPlace,
+    /// Where metrics are to be had over HTTP.
+    pub metrics: Option<SocketAddr>,
     /// What we give up before we serve.
     pub confinement: Confinement,
     /// Resolvers to ask instead of the host's own.

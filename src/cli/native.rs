@@ -6,7 +6,9 @@
 pub mod capture;
 pub mod conditions;
 pub mod explain;
+pub mod flows;
 pub mod impair;
+pub mod metrics;
 mod policy;
 pub mod ps;
 pub mod rules;
@@ -86,6 +88,13 @@ struct Cli {
     command: Command,
 }
 
+impl ClientCommand {
+    /// What clap leaves unjudged.
+    fn check(&self) -> Result<(), ValueError> {
+        if let ClientCommand::Flows(flows) = self { flows.check() } else { Ok(()) }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Run),
@@ -109,6 +118,10 @@ pub enum ClientCommand {
     Explain(explain::Explain),
     /// See [`shape`].
     Shape(shape::Shape),
+    /// See [`flows`].
+    Flows(flows::Flows),
+    /// See [`metrics`].
+    Metrics(metrics::Metrics),
 }
 
 /// Run a command in a new network namespace that has a network.
@@ -241,6 +254,12 @@ struct LinkOptions {
     #[arg(long, value_name = "PATH", help_heading = "Output")]
     control: Option<PathBuf>,
 
+    /// Serve metrics over HTTP at this address, as Prometheus reads them: GET /metrics [default address: 127.0.0.1].
+    ///
+    /// Whoever reaches the address can read them.
+    #[arg(long, value_name = "[ADDR:]PORT", help_heading = "Output")]
+    metrics: Option<String>,
+
     #[command(flatten)]
     conditions: ConditionOptions,
 
@@ -299,12 +318,12 @@ pub(super) fn command() -> clap::Command {
 pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, CliError> {
     let command = help_command(&args);
     let cli = Cli::try_parse_from(args).map_err(|error| reduce(&error, command))?;
-    let plan = match cli.command {
-        Command::Run(run) => run.resolve(),
-        Command::Attach(attach) => attach.resolve(),
-        Command::Client(client) => return Ok(Invocation::Ask(client)),
+    let invocation = match cli.command {
+        Command::Run(run) => run.resolve().map(Box::new).map(Invocation::Serve),
+        Command::Attach(attach) => attach.resolve().map(Box::new).map(Invocation::Serve),
+        Command::Client(client) => client.check().map(|()| Invocation::Ask(client)),
     };
-    plan.map(Box::new).map(Invocation::Serve).map_err(|error| match error {
+    invocation.map_err(|error| match error {
         ValueError::Malformed(message) => CliError::Usage { message, command },
         ValueError::Unusable(message) => CliError::Unusable(message),
     })
@@ -387,6 +406,7 @@ impl LinkOptions {
             face: None,
             api_socket: None,
             control,
+            metrics: self.metrics.as_deref().map(|text| values::listening("--metrics", text)).transpose()?,
             confinement: if self.no_sandbox { Confinement::None } else { Confinement::Full },
             resolvers: (!resolvers.is_empty()).then_some(resolvers),
             offload: !self.no_offload,
@@ -444,6 +464,8 @@ fn help_command(args: &[OsString]) -> &'static str {
         Some("capture") => "netferry capture",
         Some("impair") => "netferry impair",
         Some("shape") => "netferry shape",
+        Some("flows") => "netferry flows",
+        Some("metrics") => "netferry metrics",
         Some(_) | None => "netferry",
     }
 }

@@ -376,6 +376,7 @@ impl Cli {
             face: Some(NAME),
             api_socket: None,
             control: ControlPlace::Default,
+            metrics: None,
             confinement: Confinement::Full,
             resolvers: (!resolvers.is_empty())
                 .then(|| resolvers.into_iter().map(|address| (address, DNS_PORT).into()).collect()),

@@ -253,6 +253,7 @@ impl Cli {
             face: Some(NAME),
             api_socket: self.api_socket,
             control: ControlPlace::Default,
+            metrics: None,
             confinement: Confinement::OfFace { sandbox: self.enable_sandbox, filter: self.enable_seccomp },
             resolvers: None,
             offload: true,

@@ -77,6 +77,15 @@ pub fn mtu(option: &str, text: &str, with_ipv6: bool) -> Result<u16, ValueError>
     address::mtu(asked, with_ipv6).map_err(|error| unusable(option, text, error))
 }
 
+/// Where to listen: an address with a port, or a port of the host's loopback.
+pub fn listening(option: &str, text: &str) -> Result<SocketAddr, ValueError> {
+    let of_loopback = || text.parse().ok().map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
+    let address = text.parse().ok().or_else(of_loopback).filter(|address| address.port() != 0);
+    address.ok_or_else(|| {
+        malformed(option, text, "not an address and a port; write it as in 9100 or 0.0.0.0:9100")
+    })
+}
+
 /// The container's Ethernet address.
 pub fn container_mac(option: &str, text: &str) -> Result<MacAddr, ValueError> {
     let mac = text.parse().map_err(|error| malformed(option, text, error))?;

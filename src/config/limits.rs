@@ -73,6 +73,12 @@ pub const CONTROL_CONNECTIONS: usize = 32;
 /// Bytes of a stream that wait for a client of the control socket to read them; what comes then is lost, and counted.
 pub const CONTROL_STREAM_BYTES: usize = 256 << 10;
 
+/// Bytes of a request for the metrics.
+pub const METRICS_REQUEST_BYTES: usize = 8 << 10;
+
+/// Clients of the metrics at a time; the one that came first gives way to another.
+pub const METRICS_CONNECTIONS: usize = 8;
+
 /// How long a client of the API socket may take.
 pub const API_PATIENCE: Duration = Duration::from_secs(10);
 

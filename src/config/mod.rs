@@ -4,6 +4,7 @@
 //! an `Arc` and never changes it.
 
 pub mod address;
+pub mod filter;
 pub mod forwarding;
 pub mod limits;
 pub mod network;

@@ -10,11 +10,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use mio::net::{UnixListener, UnixStream};
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -55,6 +57,16 @@ pub enum ControlError {
         /// The kernel's word.
         source: io::Error,
     },
+    /// An address that cannot be listened at.
+    #[error("{option} {address}: {source}; choose another address or port")]
+    Listen {
+        /// Who wants it.
+        option: &'static str,
+        /// As given.
+        address: SocketAddr,
+        /// The kernel's word.
+        source: io::Error,
+    },
 }
 
 /// Names one client of one server, and never another.
@@ -81,8 +93,46 @@ pub enum Dismissal {
     TooMany,
 }
 
+/// Where clients come in.
+pub trait Door: Source + Sized {
+    /// One of them.
+    type Stream: Source;
+
+    /// Lets the next in, who never has to be waited for.
+    fn accept(&self) -> io::Result<Self::Stream>;
+
+    /// Its user, where that can be known.
+    fn peer(stream: &Self::Stream) -> Option<u32>;
+}
+
+impl Door for UnixListener {
+    type Stream = UnixStream;
+
+    fn accept(&self) -> io::Result<UnixStream> {
+        UnixListener::accept(self).map(|(stream, _)| stream)
+    }
+
+    fn peer(stream: &UnixStream) -> Option<u32> {
+        user::peer(stream.as_fd()).ok()
+    }
+}
+
+impl Door for TcpListener {
+    type Stream = TcpStream;
+
+    fn accept(&self) -> io::Result<TcpStream> {
+        TcpListener::accept(self).map(|(stream, _)| stream)
+    }
+
+    fn peer(_: &TcpStream) -> Option<u32> {
+        None
+    }
+}
+
 /// What one client says and hears.
 pub trait Conversation {
+    /// Where it comes in.
+    type Door: Door;
     /// What it asks.
     type Request;
     /// What it is answered.
@@ -91,7 +141,7 @@ pub trait Conversation {
     const MOST: usize;
 
     /// With a client that was just let in.
-    fn begin(stream: UnixStream, now: Instant) -> Self;
+    fn begin(stream: <Self::Door as Door>::Stream, now: Instant) -> Self;
 
     /// When it will have taken too long.
     fn deadline(&self) -> Option<Instant>;
@@ -105,9 +155,9 @@ pub trait Conversation {
 
 /// The socket and its clients.
 #[derive(Debug)]
-pub struct Server<C> {
+pub struct Server<C: Conversation> {
     poll: Poll,
-    listener: UnixListener,
+    listener: C::Door,
     /// By token; the lowest came first.
     clients: BTreeMap<usize, C>,
     next_token: usize,
@@ -130,7 +180,7 @@ struct OwnPath {
     inode: u64,
 }
 
-impl<C: Conversation> Server<C> {
+impl<C: Conversation<Door = UnixListener>> Server<C> {
     /// Listens at `path`, for its owner alone. A socket that lies there already is replaced, as a former run may
     /// have left it; so is an empty file, by which `mktemp` reserves a name. `option` is who wants it.
     pub fn bind(option: &'static str, path: &Path) -> Result<Self, ControlError> {
@@ -143,13 +193,26 @@ impl<C: Conversation> Server<C> {
             Err(_) => {}
         }
         let open = || {
-            let poll = Poll::new()?;
-            let mut listener = listen(path)?;
-            poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-            Ok((poll, listener, OwnPath::of(path)?))
+            let mut server = Server::behind(listen(path)?)?;
+            server.path = Some(OwnPath::of(path)?);
+            Ok(server)
         };
-        let (poll, listener, own_path) =
-            open().map_err(|source| ControlError::Bind { option, path: path.to_path_buf(), source })?;
+        open().map_err(|source| ControlError::Bind { option, path: path.to_path_buf(), source })
+    }
+}
+
+impl<C: Conversation<Door = TcpListener>> Server<C> {
+    /// Listens at an address. `option` is who wants it.
+    pub fn listen(option: &'static str, address: SocketAddr) -> Result<Self, ControlError> {
+        let open = || Server::behind(TcpListener::bind(address)?);
+        open().map_err(|source| ControlError::Listen { option, address, source })
+    }
+}
+
+impl<C: Conversation> Server<C> {
+    fn behind(mut listener: C::Door) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(Server {
             poll,
             listener,
@@ -159,7 +222,7 @@ impl<C: Conversation> Server<C> {
             may_accept: true,
             accept_retry: None,
             owner: None,
-            path: Some(own_path),
+            path: None,
         })
     }
 
@@ -237,7 +300,7 @@ impl<C: Conversation> Server<C> {
                 break;
             }
             match self.listener.accept() {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     self.admit(stream, now);
                     has_admitted = true;
                 }
@@ -255,11 +318,11 @@ impl<C: Conversation> Server<C> {
         has_admitted
     }
 
-    fn admit(&mut self, mut stream: UnixStream, now: Instant) {
+    fn admit(&mut self, mut stream: <C::Door as Door>::Stream, now: Instant) {
         // Only root and the owner can reach the socket; should its mode be changed, they are still the only ones let in.
         let is_welcome = self
             .owner
-            .is_none_or(|owner| user::peer(stream.as_fd()).is_ok_and(|peer| peer == owner || peer == 0));
+            .is_none_or(|owner| C::Door::peer(&stream).is_some_and(|peer| peer == owner || peer == 0));
         if !is_welcome {
             return;
         }
@@ -303,13 +366,13 @@ impl<C: Conversation> Server<C> {
 }
 
 /// Readable in another poll whenever [`Server::handle_events`] has something to do.
-impl<C> AsRawFd for Server<C> {
+impl<C: Conversation> AsRawFd for Server<C> {
     fn as_raw_fd(&self) -> RawFd {
         self.poll.as_raw_fd()
     }
 }
 
-impl<C> Drop for Server<C> {
+impl<C: Conversation> Drop for Server<C> {
     fn drop(&mut self) {
         if let Some(own) = &self.path
             && own.is_still_there()

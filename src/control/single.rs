@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 
-use mio::net::UnixStream;
+use mio::net::{UnixListener, UnixStream};
 
 use super::server::{Conversation, Dismissal, Progress};
 use crate::config::limits::{API_CONNECTIONS, API_PATIENCE, API_REQUEST_BYTES, API_SURPLUS_BYTES};
@@ -41,6 +41,7 @@ struct Reply {
 }
 
 impl Conversation for Single {
+    type Door = UnixListener;
     type Request = Vec<u8>;
     type Answer = String;
     const MOST: usize = API_CONNECTIONS;

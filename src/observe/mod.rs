@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod log;
 pub mod log_file;
+pub mod metrics;
 pub mod panics;
 pub mod pcapng;
 pub mod rotation;

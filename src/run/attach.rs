@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, info, warn};
 
 use super::handshake::{Line, Word};
-use super::instance::Presence;
+use super::instance::Observed;
 use super::{
     Doing, Facts, Ports, RunError, calls, confine, confine_calls, end, fork, host_sources, loopback_paths,
     open_capture, receive_device, recording, supervise, tap_features, tell_user,
@@ -145,7 +145,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     let coming = if makes_files { Coming::Here(coming.device(plan)?) } else { coming };
     let capture = open_capture(plan)?;
     let api = plan.api_socket.as_deref().map(|path| Server::bind("--api-socket", path)).transpose()?;
-    let presence = Presence::begin(plan, identity)?;
+    let observed = Observed::begin(plan, identity)?;
     let opened = recording::open(plan)?;
     let sandboxed = confine(plan, userns)?;
     let mut worker = ports.into_worker(plan, &facts, coming.device(plan)?, capture)?;
@@ -158,11 +158,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         }
         worker = worker.with_api(api).doing("watch the API socket")?;
     }
-    let mut _janitor = None;
-    if let Some(presence) = presence {
-        let (served, janitor) = presence.serve(worker).doing("watch the control socket")?;
-        (worker, _janitor) = (served, Some(janitor));
-    }
+    let (worker, _janitor) = observed.serve(worker).doing("watch the control socket")?;
     if let Some(announcer) = announcer {
         announcer.ready().doing("go to the background")?;
     }

@@ -16,6 +16,7 @@ use tracing::debug;
 
 use super::RunError;
 use crate::cli::{ControlPlace, Plan};
+use crate::control::http::Scraper;
 use crate::control::native::Client;
 use crate::control::{ControlError, Server};
 use crate::sys::janitor::{self, Janitor};
@@ -29,8 +30,38 @@ const SUFFIX: &str = "sock";
 /// Names that are tried for one process id.
 const NAMES: u32 = 16;
 
+/// What tells others of an instance, bound before it is confined.
+pub struct Observed {
+    presence: Option<Presence>,
+    metrics: Option<Server<Scraper>>,
+    identity: Identity,
+}
+
+impl Observed {
+    /// Takes its places, as the plan has it.
+    pub fn begin(plan: &Plan, identity: Identity) -> Result<Observed, RunError> {
+        let metrics = plan.metrics.map(|address| Server::listen("--metrics", address)).transpose()?;
+        Ok(Observed { presence: Presence::begin(plan, identity.clone())?, metrics, identity })
+    }
+
+    /// Has the driver take requests there. What is answered beside it has to be kept for as long as the driver runs.
+    pub fn serve(self, worker: Worker) -> io::Result<(Worker, Option<Janitor>)> {
+        let id = self.identity.pid.to_string();
+        let mut worker = worker.with_identity(Identity { id, ..self.identity });
+        let mut janitor = None;
+        if let Some(presence) = self.presence {
+            let (served, its_janitor) = presence.serve(worker)?;
+            (worker, janitor) = (served, Some(its_janitor));
+        }
+        if let Some(metrics) = self.metrics {
+            worker = worker.with_metrics(metrics)?;
+        }
+        Ok((worker, janitor))
+    }
+}
+
 /// An instance's place among the others, for as long as it lives.
-pub struct Presence {
+struct Presence {
     server: Server<Client>,
     janitor: Janitor,
     identity: Identity,
@@ -38,7 +69,7 @@ pub struct Presence {
 
 impl Presence {
     /// Takes a place, as the plan has it. Only a path that was asked for is worth an error.
-    pub fn begin(plan: &Plan, identity: Identity) -> Result<Option<Presence>, RunError> {
+    fn begin(plan: &Plan, identity: Identity) -> Result<Option<Presence>, RunError> {
         let filtered = plan.confinement.has_filter();
         match &plan.control {
             ControlPlace::None => Ok(None),
@@ -91,9 +122,9 @@ impl Presence {
         Ok(Presence { server, janitor, identity })
     }
 
-    /// Has the driver take requests there. What is answered has to be kept for as long as the driver runs.
-    pub fn serve(self, worker: Worker) -> io::Result<(Worker, Janitor)> {
-        Ok((worker.with_control(self.server, self.identity)?, self.janitor))
+    /// Has the driver take requests there. The janitor has to be kept for as long as the driver runs.
+    fn serve(self, worker: Worker) -> io::Result<(Worker, Janitor)> {
+        Ok((worker.with_identity(self.identity).with_control(self.server)?, self.janitor))
     }
 }
 

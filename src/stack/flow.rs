@@ -139,6 +139,25 @@ impl Carried {
     }
 }
 
+/// A flow as it is met on a walk through the table.
+#[derive(Debug)]
+pub struct Met<'a, T> {
+    /// Its name.
+    pub flow: FlowId,
+    /// Its endpoints.
+    pub key: FlowKey,
+    /// Its other side.
+    pub side: HostSide,
+    /// When it came to be.
+    pub since: Instant,
+    /// When it last carried anything.
+    pub last_active: Instant,
+    /// What it has carried.
+    pub carried: Carried,
+    /// What it is.
+    pub body: &'a T,
+}
+
 const NIL: u32 = u32::MAX;
 
 /// One entry of the table.
@@ -147,6 +166,7 @@ struct Entry<T> {
     key: FlowKey,
     side: HostSide,
     carried: Carried,
+    since: Instant,
     last_active: Instant,
     older: u32,
     newer: u32,
@@ -213,7 +233,8 @@ impl<T> FlowTable<T> {
     pub fn insert(&mut self, key: FlowKey, side: HostSide, now: Instant, body: T) -> FlowId {
         debug_assert!(!self.index.contains_key(&key) && !self.is_full());
         let carried = Carried::default();
-        let entry = Entry { key, side, carried, last_active: now, older: NIL, newer: NIL, body };
+        let (since, last_active) = (now, now);
+        let entry = Entry { key, side, carried, since, last_active, older: NIL, newer: NIL, body };
         let slot = u32::try_from(self.entries.insert(entry)).expect("the flow limit is far below 2^32");
         if slot as usize == self.generations.len() {
             self.generations.push(0);
@@ -363,6 +384,22 @@ impl<T> FlowTable<T> {
             self.link_newest(flow.slot);
         }
         Some(before)
+    }
+
+    /// Slots that have ever been used: no flow has one beyond.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        u32::try_from(self.generations.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The flow in a slot, if there is one.
+    #[must_use]
+    pub fn meet(&self, slot: u32) -> Option<Met<'_, T>> {
+        let entry = self.entries.get(slot as usize)?;
+        let flow = FlowId { slot, generation: *self.generations.get(slot as usize)? };
+        let Entry { key, side, since, last_active, carried, body, .. } = entry;
+        let (key, side, since, last_active, carried) = (*key, *side, *since, *last_active, *carried);
+        Some(Met { flow, key, side, since, last_active, carried, body })
     }
 
     /// The least recently used flow, if it has been silent for at least `idle`.

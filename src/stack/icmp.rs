@@ -41,6 +41,11 @@ pub struct EchoFlow {
 }
 
 impl EchoFlow {
+    /// Whether its socket is there.
+    pub(super) fn is_open(&self) -> bool {
+        self.opening.is_none()
+    }
+
     fn remember(&mut self, sequence: u16, sent: Sent) {
         if self.sent.len() >= REQUESTS_REMEMBERED {
             self.sent.remove(0);

@@ -30,6 +30,7 @@ pub mod tcp;
 pub mod timer;
 mod udp;
 pub mod unreachable;
+pub mod view;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};

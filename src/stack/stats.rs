@@ -98,6 +98,8 @@ pub struct Stats {
     pub from_container: Traffic,
     /// What it was sent.
     pub to_container: Traffic,
+    /// TCP segments that it was sent again.
+    pub tcp_retransmissions: u64,
     drops: [u64; DropReason::COUNT],
     flows: [FlowCounts; FlowProtocol::ALL.len()],
 }
@@ -107,6 +109,7 @@ impl Default for Stats {
         Stats {
             from_container: Traffic::default(),
             to_container: Traffic::default(),
+            tcp_retransmissions: 0,
             drops: [0; DropReason::COUNT],
             flows: [FlowCounts::default(); FlowProtocol::ALL.len()],
         }
@@ -169,6 +172,7 @@ impl Stats {
     pub fn add(&mut self, other: &Stats) {
         self.from_container.add(other.from_container);
         self.to_container.add(other.to_container);
+        self.tcp_retransmissions += other.tcp_retransmissions;
         for (to, from) in self.drops.iter_mut().zip(other.drops) {
             *to += from;
         }

@@ -79,6 +79,11 @@ impl UdpFlow {
         self.dns.is_some()
     }
 
+    /// Whether its socket is there.
+    pub(super) fn is_open(&self) -> bool {
+        !matches!(self.via, Via::Opening(_))
+    }
+
     /// The client of a published port that the flow belongs to, if it is one.
     pub(super) fn client(&self) -> Option<(ListenerId, SocketAddr, Option<IpAddr>)> {
         match self.via {

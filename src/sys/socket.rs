@@ -7,6 +7,7 @@
 
 mod control;
 pub mod datagram;
+pub mod info;
 pub mod inner;
 
 use std::io;

@@ -16,6 +16,7 @@ use super::answer::Identity;
 use super::answer::rate::Meter;
 use super::token::{Counter, Subject};
 use super::{Worker, answer};
+use crate::control::http::Scraper;
 use crate::control::native::{Answer, Client};
 use crate::control::server::Conversation;
 use crate::control::single::Single;
@@ -27,9 +28,11 @@ use crate::stack::boundary::Instant;
 pub(super) struct Desk {
     api: Option<Server<Single>>,
     native: Option<Server<Client>>,
+    metrics: Option<Server<Scraper>>,
     /// Of these, requests may wait that were not taken in their turn.
     is_api_ready: bool,
     is_native_ready: bool,
+    are_metrics_ready: bool,
     /// Whom the native counter stands for.
     pub(super) identity: Identity,
     /// How much moves, for those who ask.
@@ -42,17 +45,19 @@ impl Desk {
         match counter {
             Counter::Api => self.is_api_ready = true,
             Counter::Native => self.is_native_ready = true,
+            Counter::Metrics => self.are_metrics_ready = true,
         }
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.is_api_ready || self.is_native_ready
+        self.is_api_ready || self.is_native_ready || self.are_metrics_ready
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let api = self.api.as_ref().and_then(Server::poll_timeout);
         let native = self.native.as_ref().and_then(Server::poll_timeout);
-        api.into_iter().chain(native).min()
+        let metrics = self.metrics.as_ref().and_then(Server::poll_timeout);
+        api.into_iter().chain(native).chain(metrics).min()
     }
 }
 
@@ -70,12 +75,26 @@ impl Worker {
         Ok(self)
     }
 
-    /// The same, taking requests in our own language, which are told who this is.
-    pub fn with_control(mut self, control: Server<Client>, identity: Identity) -> io::Result<Worker> {
+    /// The same, knowing who it is when it is asked.
+    #[must_use]
+    pub fn with_identity(mut self, identity: Identity) -> Worker {
+        self.desk.identity = identity;
+        self
+    }
+
+    /// The same, with a page of metrics.
+    pub fn with_metrics(mut self, metrics: Server<Scraper>) -> io::Result<Worker> {
+        watch(self.poll.registry(), &metrics, Counter::Metrics)?;
+        self.desk.metrics = Some(metrics);
+        self.desk.are_metrics_ready = true;
+        Ok(self)
+    }
+
+    /// The same, taking requests in our own language.
+    pub fn with_control(mut self, control: Server<Client>) -> io::Result<Worker> {
         watch(self.poll.registry(), &control, Counter::Native)?;
         self.desk.native = Some(control);
         self.desk.is_native_ready = true;
-        self.desk.identity = identity;
         Ok(self)
     }
 
@@ -108,6 +127,11 @@ impl Worker {
                 Err(refusal) => Answer::Refused(refusal),
             });
             self.desk.native = Some(native);
+        }
+        if let Some(mut metrics) = self.desk.metrics.take() {
+            self.desk.are_metrics_ready =
+                metrics.handle_events(now, |_, format| answer::metrics::text(self, format));
+            self.desk.metrics = Some(metrics);
         }
     }
 }

@@ -70,8 +70,9 @@ struct Half {
 /// Says whether something may be spliced: the policy of the core.
 pub type Judge<'a> = dyn FnMut(&Spliced) -> bool + 'a;
 
+/// Which way a spliced connection leads.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+pub enum Way {
     /// To a socket of the container.
     Inward,
     /// To one of the host.
@@ -222,7 +223,7 @@ impl Loopback {
             Way::Outward => StreamSocket::connect(half.target, None).map(|(socket, _)| socket),
         };
         match connected {
-            Ok(other) => self.streams.join(half.initiating, other, half.spliced),
+            Ok(other) => self.streams.join(half.initiating, other, half.way, half.spliced, now),
             Err(SocketError::Exhausted) => {
                 scarcity.begin(now);
                 self.waiting.push_back(half);
@@ -293,6 +294,28 @@ impl Loopback {
     /// See [`Loopback::has_closed`].
     pub fn forget_closed(&mut self) {
         self.streams.forget_closed();
+    }
+
+    /// What is spliced, for those who look.
+    #[must_use]
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// The exchanges of datagrams, for those who look.
+    #[must_use]
+    pub fn exchanges(&self) -> &Datagrams {
+        &self.datagrams
+    }
+
+    /// Ends a spliced connection. Whether there was one.
+    pub fn end_stream(&mut self, name: (u32, u32)) -> bool {
+        self.streams.end(name)
+    }
+
+    /// Ends an exchange of datagrams. Whether there was one.
+    pub fn end_exchange(&mut self, name: (u32, u32)) -> bool {
+        self.datagrams.end(name)
     }
 
     /// When there is something to do next.

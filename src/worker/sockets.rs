@@ -28,6 +28,7 @@ use crate::stack::boundary::{
     HostError, HostEvent, HostIo, ListenerId, NetworkErrorReport, Notice, StreamRead, StreamWrite,
 };
 use crate::sys::socket::datagram::Received;
+use crate::sys::socket::info::{self, Ends, TcpInfo};
 use crate::sys::socket::{
     Accepted, ConnectProgress, DatagramSocket, IcmpNotice, ListenError, ListenOptions, Outgoing, SocketError,
     StreamListener, StreamSocket, Transfer,
@@ -344,6 +345,19 @@ impl Sockets {
                 self.has_closed |= error != SocketError::Exhausted;
                 Some(HostEvent::ConnectFailed { flow, error: host_error(error), notice: None })
             }
+        }
+    }
+
+    /// The two ends of a flow's socket, and how its TCP is doing.
+    #[must_use]
+    pub fn look(&self, flow: FlowId) -> (Ends, Option<TcpInfo>) {
+        let slot = self.slots.get(flow.slot as usize).filter(|slot| slot.generation == flow.generation);
+        match slot.and_then(|slot| slot.socket.as_ref()) {
+            Some(FlowSocket::Connecting { socket, .. } | FlowSocket::Stream(Stream { socket, .. })) => {
+                (info::ends(socket), info::tcp_info(socket).ok())
+            }
+            Some(FlowSocket::Datagram(socket)) => (info::ends(socket), None),
+            None => (Ends::default(), None),
         }
     }
 

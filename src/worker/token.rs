@@ -47,10 +47,12 @@ pub enum Counter {
     Api,
     /// In our own language.
     Native,
+    /// The page of metrics.
+    Metrics,
 }
 
 impl Counter {
-    const ALL: [Counter; 2] = [Counter::Api, Counter::Native];
+    const ALL: [Counter; 3] = [Counter::Api, Counter::Native, Counter::Metrics];
 }
 
 /// A [`FlowId`] with as much of its generation as a token holds.
@@ -128,6 +130,7 @@ mod tests {
             Subject::Link,
             Subject::Control(Counter::Api),
             Subject::Control(Counter::Native),
+            Subject::Control(Counter::Metrics),
             Subject::Mailbox,
             Subject::Source(3),
             Subject::Observer(u32::MAX),

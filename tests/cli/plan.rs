@@ -55,6 +55,7 @@ fn run_without_options_has_the_documented_defaults() {
         face: None,
         api_socket: None,
         control: ControlPlace::Default,
+        metrics: None,
         confinement: Confinement::default(),
         resolvers: None,
         offload: true,

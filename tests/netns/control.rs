@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ground::{Ground, PYTHON, SCRATCH, sealed};
+use crate::ground::{Ground, HOST4, PYTHON, SCRATCH, WORLD4, sealed};
 use crate::process::{Running, SOON, Stream, run, start};
+use crate::servers::{echo, serve_streams};
 use crate::slirp4netns::{container, serve};
 
 /// The directory of the ground's user: there is no better one on the ground.
@@ -116,6 +117,151 @@ fn what_was_killed_with_its_janitor_is_removed_by_the_next_who_looks() {
         end(kept);
         eventually("the socket stays behind", || !fs::exists(&place).unwrap());
     });
+}
+
+#[test]
+fn flows_are_shown_from_both_sides_and_can_be_ended() {
+    sealed(|ground| {
+        serve_streams(ground.world_listener(WORLD4, 7), echo);
+        // Connects out, is connected to, and tells when a connection ends and how.
+        let script = format!(
+            "import socket, threading\n\
+             s = socket.create_connection(('{WORLD4}', 7)); s.sendall(b'x' * 1000); s.recv(9)\n\
+             u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.sendto(b'y', ('{WORLD4}', 9))\n\
+             l = socket.create_server(('', 80)); print('up', flush=True); c, a = l.accept(); print('in', flush=True)\n\
+             try: s.recv(99999); s.recv(99999); print('ended', flush=True)\n\
+             except ConnectionResetError: print('reset', flush=True)\n\
+             c.recv(9); import time; time.sleep(60)"
+        );
+        let mut container =
+            start(ground.netferry(&["run", "-q", "-p", "8080:80", "--", PYTHON, "-c", &script]));
+        container.wait_for(Stream::Out, "up");
+        let client = ground.dial_from_world(HOST4, 8080).unwrap();
+        container.wait_for(Stream::Out, "in");
+        let flows = |words: &[&str]| -> serde_json::Value {
+            let output = run(ground.netferry(&[&["flows", "--json"], words].concat())).expect_success();
+            serde_json::from_str(&output.stdout).unwrap()
+        };
+        let all = flows(&[]);
+        assert_eq!(all.as_array().unwrap().len(), 3, "{all:#}");
+        let out = &flows(&["tcp", "and", "dst", "port", "7"])[0];
+        assert_eq!(
+            (&out["state"], &out["begun_by"]),
+            (&"established".into(), &"container".into()),
+            "{out:#}"
+        );
+        assert_eq!(out["container"]["remote"], format!("{WORLD4}:7"));
+        assert_eq!(out["host"]["remote"], format!("{WORLD4}:7"));
+        assert!(out["host"]["local"].as_str().unwrap().starts_with(&format!("{HOST4}:")), "{out:#}");
+        assert!(out["from_container"]["bytes"].as_u64().unwrap() > 1_000, "{out:#}");
+        assert_eq!(out["host_tcp"]["state"], "established");
+        assert!(out["host_tcp"]["acknowledged_bytes"].as_u64().unwrap() >= 1_000, "{out:#}");
+        // By what only the host's side shows.
+        let port = out["host"]["local"].as_str().unwrap().rsplit(':').next().unwrap();
+        assert_eq!(flows(&["src", "port", port])[0]["id"], out["id"]);
+        let published = &flows(&["dst port 80"])[0];
+        let client_end = client.local_addr().unwrap().to_string();
+        assert_eq!(published["begun_by"], "host", "{published:#}");
+        assert_eq!(published["container"]["remote"], client_end);
+        assert_eq!(published["host"]["remote"], client_end);
+        assert_eq!(published["host"]["local"], format!("{HOST4}:8080"));
+        assert_eq!(flows(&["udp"])[0]["to_container"]["packets"], 0);
+        let table = run(ground.netferry(&["flows"])).expect_success().stdout;
+        assert!(table.contains("established") && table.lines().count() == 4, "{table}");
+        // Which of them is ended, and no other.
+        run(ground.netferry(&["flows", "--kill"])).expect_code(2).expect_stderr("--all");
+        run(ground.netferry(&["flows", "--kill", "tcp", "dst", "port", "7"]))
+            .expect_success()
+            .expect_stdout("1 ended");
+        container.wait_for(Stream::Out, "reset");
+        assert_eq!(flows(&["tcp"]).as_array().unwrap().len(), 1);
+        run(ground.netferry(&["flows", "nobody"]))
+            .expect_code(1)
+            .expect_stderr("there is no instance nobody");
+        drop(client);
+        end(container);
+    });
+}
+
+#[test]
+fn metrics_are_a_page_that_a_scraper_understands() {
+    sealed(|ground| {
+        serve_streams(ground.world_listener(WORLD4, 7), echo);
+        let script = format!(
+            "import socket, time; s = socket.create_connection(('{WORLD4}', 7)); s.sendall(b'x' * 9000); s.recv(9)\n\
+             print('up', flush=True); time.sleep(60)"
+        );
+        let options = ["run", "-q", "--metrics", "9100", "-p", "8080:80", "--", PYTHON, "-c", &script];
+        let mut container = start(ground.netferry(&options));
+        container.wait_for(Stream::Out, "up");
+        let fetch = |accept: &str| {
+            let mut curl = ground.user("curl");
+            curl.args(["-s", "-i", "-H", accept, "http://127.0.0.1:9100/metrics"]);
+            let said = run(curl).expect_success().stdout;
+            let (head, body) = said.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+            (head.to_owned(), body.to_owned())
+        };
+        let (head, open) = fetch("Accept: application/openmetrics-text; version=1.0.0");
+        assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+        let samples = parse_open_metrics(&open);
+        let value = |name: &str, label: &str| {
+            let found =
+                samples.iter().find(|(key, _)| key.starts_with(&format!("{name}{{")) && key.contains(label));
+            found.unwrap_or_else(|| panic!("no {name} {label} in {open}")).1
+        };
+        assert_eq!(value("netferry_flows", "state=\"established\""), 1.0);
+        assert_eq!(value("netferry_published_ports", "tcp"), 2.0, "one of each family");
+        assert!(value("netferry_link_bytes_total", "from_container") > 9_000.0);
+        assert!(value("netferry_instance_info", "face=\"run\"") == 1.0);
+        let (head, older) = fetch("Accept: text/plain");
+        assert!(
+            head.contains("version=0.0.4") && older.contains("# TYPE netferry_drops_total counter"),
+            "{older}"
+        );
+        // By the socket it is the same text.
+        let told = run(ground.netferry(&["metrics"])).expect_success().stdout;
+        assert_eq!(parse_open_metrics(&told).len(), samples.len());
+        // From elsewhere it is not to be had.
+        assert!(ground.dial_from_world(HOST4, 9100).is_err());
+        end(container);
+    });
+}
+
+/// Samples by name and labels; fails on what the standard does not allow.
+fn parse_open_metrics(text: &str) -> Vec<(String, f64)> {
+    let body = text.strip_suffix("# EOF\n").unwrap_or_else(|| panic!("no end: {text}"));
+    let (mut samples, mut family) = (Vec::<(String, f64)>::new(), (String::new(), String::new()));
+    let mut families = std::collections::BTreeSet::new();
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(families.insert(name.to_owned()), "{name} comes twice");
+            family = (name.to_owned(), kind.to_owned());
+        } else if let Some(rest) = line.strip_prefix("# HELP ") {
+            assert!(rest.starts_with(&format!("{} ", family.0)), "{line}");
+        } else {
+            let (key, value) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = key.split_once('{').unwrap_or_else(|| panic!("no labels: {line}"));
+            let suffix = match family.1.as_str() {
+                "counter" => "_total",
+                "info" => "_info",
+                "gauge" => "",
+                kind => panic!("{kind}"),
+            };
+            assert_eq!(name, format!("{}{suffix}", family.0));
+            let labels = labels.strip_suffix('}').unwrap();
+            for label in labels.split("\",") {
+                let (name, value) = label.split_once("=\"").unwrap_or_else(|| panic!("{line}"));
+                let is_name = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+                assert!(is_name && !value.trim_end_matches('"').contains('"'), "{line}");
+            }
+            let value: f64 = value.parse().unwrap();
+            assert!(value >= 0.0 && !samples.iter().any(|(known, _)| known == key), "{line}");
+            samples.push((key.to_owned(), value));
+        }
+    }
+    samples
 }
 
 fn children_of(parent: i32) -> Vec<i32> {

@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use mio::net::UnixStream;
+use mio::net::{UnixListener, UnixStream};
 use serde_json::{Value, json};
 
 use super::{Answer, Refusal, RefusalCode, Request, VERSION, encode_refusal};
@@ -54,6 +54,7 @@ pub struct Client {
 }
 
 impl Conversation for Client {
+    type Door = UnixListener;
     type Request = Result<Request, Refusal>;
     type Answer = Answer;
     const MOST: usize = CONTROL_CONNECTIONS;

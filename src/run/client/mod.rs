@@ -5,7 +5,9 @@
 mod capture;
 mod connection;
 mod explain;
+pub mod flows;
 mod impair;
+mod metrics;
 mod ps;
 mod resolve;
 mod rules;
@@ -91,6 +93,8 @@ pub fn run(command: &ClientCommand) -> Result<u8, ClientError> {
         ClientCommand::Rules(rules) => rules::run(rules),
         ClientCommand::Explain(explain) => explain::run(explain),
         ClientCommand::Shape(shape) => shape::run(shape),
+        ClientCommand::Flows(flows) => flows::run(flows),
+        ClientCommand::Metrics(metrics) => metrics::run(metrics),
     };
     match outcome {
         // Whoever reads only the beginning has seen enough.

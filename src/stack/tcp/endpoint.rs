@@ -500,6 +500,12 @@ impl Endpoint {
         (self.receiver.expected, self.sender.highest())
     }
 
+    /// What a round trip to the container takes, once measured, and segments that it was sent again.
+    #[must_use]
+    pub fn health(&self) -> (Option<Duration>, u32) {
+        (self.sender.round_trip(), self.sender.retransmissions())
+    }
+
     /// Received bytes that nobody has taken yet.
     #[must_use]
     pub fn received_bytes(&self) -> usize {

@@ -47,6 +47,11 @@ impl Handshakes {
         self.total >= self.limit
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.total
+    }
+
     /// Whether there is room for one more client of a published port.
     #[must_use]
     pub fn has_room_for(&self, listener: ListenerId) -> bool {

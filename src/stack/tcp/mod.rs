@@ -351,9 +351,11 @@ impl Stack {
         let mut frames = CountedFrames::new(&mut *io.frames, &mut sent);
         let mut counted = Io { host: &mut *io.host, frames: &mut frames };
         let names = self.names.as_ref();
+        let (_, sent_again) = tcp.endpoint.health();
         let outcome = tcp.advance(flow, &link, names, now, &mut counted, &mut self.actions, &mut turn);
         let moved = Allowance { up: turn.moved_up, down: turn.moved };
         self.turns.end(moved.down, now);
+        self.stats.tcp_retransmissions += u64::from(tcp.endpoint.health().1.saturating_sub(sent_again));
         self.memory.charge(tcp);
         let wants_upstream = tcp.queries.as_ref().is_some_and(|queries| queries.upstream == Upstream::Wanted);
         // A client's connection that ends before it began.

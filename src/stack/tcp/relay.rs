@@ -151,6 +151,12 @@ impl TcpFlow {
         matches!(self.stage, Stage::Relaying)
     }
 
+    /// Whether the container's half has ended, and whether the host's has.
+    #[must_use]
+    pub fn finished(&self) -> (bool, bool) {
+        (self.container_finished, self.host_finished)
+    }
+
     /// The handshake that is under way, unless it is complete on both sides.
     #[must_use]
     pub fn handshake(&self) -> Option<Handshake> {

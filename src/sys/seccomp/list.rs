@@ -151,8 +151,16 @@ pub const RELAY: &[Allowed] = &[
     any("accept4", libc::SYS_accept4, "connections to published ports and to the control sockets"),
     any("shutdown", libc::SYS_shutdown, "one direction of a connection ends"),
     any("getsockname", libc::SYS_getsockname, "which address a client came to"),
-    any("getpeername", libc::SYS_getpeername, "a capture shows whom a socket is connected to"),
-    any("getsockopt", libc::SYS_getsockopt, "the outcome of a connect"),
+    any(
+        "getpeername",
+        libc::SYS_getpeername,
+        "whom a socket is connected to, for captures and `netferry flows`",
+    ),
+    any(
+        "getsockopt",
+        libc::SYS_getsockopt,
+        "the outcome of a connect; who asks; TCP_INFO for `netferry flows`",
+    ),
     only("setsockopt", libc::SYS_setsockopt, OPTION_REASON, OPTIONS),
     any(
         "recvfrom",

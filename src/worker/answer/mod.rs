@@ -5,7 +5,10 @@
 
 mod capture;
 mod explain;
+pub mod flows;
 mod impair;
+mod kill;
+pub(super) mod metrics;
 pub mod rate;
 mod rules;
 mod shape;
@@ -22,7 +25,6 @@ type Handler = fn(&mut Worker, ClientName, &mut Request) -> Result<Answer, Refus
 
 /// Every request there is, by name.
 pub const HANDLERS: &[(&str, Handler)] = &[
-    ("status", status::answer),
     ("rules", rules::answer),
     ("reload-rules", rules::reload),
     ("explain", explain::answer),
@@ -31,6 +33,10 @@ pub const HANDLERS: &[(&str, Handler)] = &[
     ("capture", capture::answer),
     ("impair", impair::answer),
     ("shape", shape::answer),
+    ("flows", flows::answer),
+    ("kill", kill::answer),
+    ("metrics", metrics::answer),
+    ("status", status::answer),
 ];
 
 /// Who this instance is, and for whom it is there: what its own user may be told.

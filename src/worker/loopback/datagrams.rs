@@ -22,7 +22,9 @@ use crate::stack::boundary::{Duration, FlowId, Instant, ListenerId};
 use crate::stack::flow::FlowProtocol;
 use crate::stack::forward::splice;
 use crate::stack::policy::judge::Spliced;
+use crate::stack::stats::Traffic;
 use crate::sys::socket::datagram::Received;
+use crate::sys::socket::info::{self, Ends};
 use crate::sys::socket::inner::InnerSockets;
 use crate::sys::socket::{ArrivedDatagram, DatagramSocket, Outgoing, SocketError, Transfer};
 use crate::worker::token::{FlowMark, Subject};
@@ -57,7 +59,34 @@ struct Exchange {
     client: SocketAddr,
     what: Spliced,
     socket: DatagramSocket,
+    since: Instant,
     last_active: Instant,
+    /// What came from the client and from the server.
+    forth: Traffic,
+    back: Traffic,
+}
+
+/// One exchange, now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExchangeView {
+    /// Its slot and which life of it.
+    pub name: (u32, u32),
+    /// Whether its server is in the container.
+    pub is_inward: bool,
+    /// The bound socket that its client sends to.
+    pub bound: Ends,
+    /// Its client.
+    pub client: SocketAddr,
+    /// Our socket that is connected to the server.
+    pub connected: Ends,
+    /// When it began.
+    pub since: Instant,
+    /// When it last carried anything.
+    pub last_active: Instant,
+    /// Datagrams of the container, a joined run being one.
+    pub from_container: Traffic,
+    /// Datagrams for it.
+    pub to_container: Traffic,
 }
 
 /// All exchanges of a worker.
@@ -88,12 +117,6 @@ impl Datagrams {
             next_sweep: None,
             buffer: vec![0; MAX_FRAME_BYTES].into(),
         }
-    }
-
-    /// How many exchanges there are.
-    #[cfg(test)]
-    pub(super) fn exchanges(&self) -> usize {
-        self.exchanges.len()
     }
 
     /// Watches a bound socket.
@@ -166,6 +189,7 @@ impl Datagrams {
             };
             let exchange = &mut self.exchanges[slot];
             exchange.last_active = now;
+            exchange.forth.record(arrived.len);
             send(&mut exchange.socket, &buffer[..arrived.len], &arrived, None);
         }
         self.buffer = buffer;
@@ -183,6 +207,7 @@ impl Datagrams {
             match exchange.socket.receive(&mut self.buffer) {
                 Received::Datagram(arrived) => {
                     exchange.last_active = now;
+                    exchange.back.record(arrived.len);
                     let payload = &self.buffer[..arrived.len];
                     send(&mut relay.socket, payload, &arrived, Some(exchange.client));
                 }
@@ -226,7 +251,10 @@ impl Datagrams {
         let generation = self.generation;
         let slot = self.exchanges.vacant_key();
         self.watch(&socket, Subject::Exchange(mark_of(slot, generation)))?;
-        self.exchanges.insert(Exchange { generation, relay, client, what, socket, last_active: now });
+        let (forth, back) = (Traffic::default(), Traffic::default());
+        let (since, last_active) = (now, now);
+        let exchange = Exchange { generation, relay, client, what, socket, since, last_active, forth, back };
+        self.exchanges.insert(exchange);
         self.by_client.insert((relay, client), slot);
         self.next_sweep.get_or_insert(now + SWEEP_INTERVAL);
         Ok(slot)
@@ -238,6 +266,49 @@ impl Datagrams {
         let over: Vec<usize> = over.map(|(slot, _)| slot).collect();
         over.iter().for_each(|slot| self.close(*slot));
         over.len()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.exchanges.len()
+    }
+
+    /// Slots of exchanges: none has a greater one.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        u32::try_from(self.exchanges.capacity()).unwrap_or(u32::MAX)
+    }
+
+    /// The exchange in a slot, if there is one.
+    #[must_use]
+    pub fn view(&self, slot: u32) -> Option<ExchangeView> {
+        let exchange = self.exchanges.get(slot as usize)?;
+        let relay = self.relays.get(&exchange.relay)?;
+        let is_inward = matches!(relay.way, Way::Inward { .. });
+        let (from_container, to_container) =
+            if is_inward { (exchange.back, exchange.forth) } else { (exchange.forth, exchange.back) };
+        Some(ExchangeView {
+            name: (slot, exchange.generation),
+            is_inward,
+            bound: info::ends(&relay.socket),
+            client: exchange.client,
+            connected: info::ends(&exchange.socket),
+            since: exchange.since,
+            last_active: exchange.last_active,
+            from_container,
+            to_container,
+        })
+    }
+
+    /// Ends an exchange. Whether there was one.
+    pub fn end(&mut self, (slot, generation): (u32, u32)) -> bool {
+        let slot = slot as usize;
+        let is_there = self.exchanges.get(slot).is_some_and(|exchange| exchange.generation == generation);
+        if is_there {
+            self.close(slot);
+        }
+        is_there
     }
 
     fn close(&mut self, slot: usize) {

@@ -10,14 +10,36 @@ use mio::{Interest, Registry};
 use slab::Slab;
 use tracing::debug;
 
-use super::is_worth_telling;
+use super::{Way, is_worth_telling};
 use crate::config::limits::SpliceLimits;
-use crate::stack::boundary::FlowId;
+use crate::stack::boundary::{FlowId, Instant};
 use crate::stack::policy::judge::Spliced;
 use crate::sys::socket::StreamSocket;
+use crate::sys::socket::info::{self, Ends, TcpInfo};
 use crate::worker::splice::pool::CarrierPool;
 use crate::worker::splice::{Progress, Readiness, Side, SplicedConnection};
 use crate::worker::token::{FlowMark, Subject};
+
+/// One connection, now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamView {
+    /// Its slot and which life of it.
+    pub name: (u32, u32),
+    /// Whether it leads into the container.
+    pub is_inward: bool,
+    /// When it began.
+    pub since: Instant,
+    /// Our socket in the container.
+    pub inside: Ends,
+    /// Our socket on the host.
+    pub outside: Ends,
+    /// How that is doing.
+    pub info: Option<TcpInfo>,
+    /// Bytes delivered to the host.
+    pub from_container: u64,
+    /// Bytes delivered to the container.
+    pub to_container: u64,
+}
 
 /// All spliced connections of a worker.
 #[derive(Debug)]
@@ -36,6 +58,8 @@ pub struct Streams {
 #[derive(Debug)]
 struct Joined {
     generation: u32,
+    way: Way,
+    since: Instant,
     connection: SplicedConnection,
     what: Spliced,
 }
@@ -56,7 +80,14 @@ impl Streams {
     }
 
     /// Joins two sockets; a connection too many is reset.
-    pub fn join(&mut self, initiating: StreamSocket, target: StreamSocket, what: Spliced) {
+    pub fn join(
+        &mut self,
+        initiating: StreamSocket,
+        target: StreamSocket,
+        way: Way,
+        what: Spliced,
+        now: Instant,
+    ) {
         if self.connections.len() >= self.most {
             debug!(most = self.most, "one spliced connection too many");
             initiating.reset();
@@ -65,7 +96,8 @@ impl Streams {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let connection = SplicedConnection::new(initiating, target);
-        let slot = self.connections.insert(Joined { generation, connection, what });
+        let joined = Joined { generation, way, since: now, connection, what };
+        let slot = self.connections.insert(joined);
         let mark = mark_of(slot, generation);
         if let Err(error) = self.watch(slot, mark) {
             debug!(%error, "a spliced connection cannot be watched");
@@ -94,6 +126,54 @@ impl Streams {
         let slot = mark.slot() as usize;
         let spliced = self.connections.get(slot)?;
         (mark_of(slot, spliced.generation) == mark).then_some(slot)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Slots of connections: none has a greater one.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        u32::try_from(self.connections.capacity()).unwrap_or(u32::MAX)
+    }
+
+    /// The connection in a slot, if there is one.
+    #[must_use]
+    pub fn view(&self, slot: u32) -> Option<StreamView> {
+        let spliced = self.connections.get(slot as usize)?;
+        let connection = &spliced.connection;
+        let ends = |side| info::ends(connection.socket(side));
+        let info = |side| info::tcp_info(connection.socket(side)).ok();
+        let ((initiating, target), (forth, back)) =
+            ((Side::Initiating, Side::Target), connection.delivered_bytes());
+        let (inner, outer, from_container, to_container) = match spliced.way {
+            Way::Inward => (target, initiating, back, forth),
+            Way::Outward => (initiating, target, forth, back),
+        };
+        Some(StreamView {
+            name: (slot, spliced.generation),
+            is_inward: matches!(spliced.way, Way::Inward),
+            since: spliced.since,
+            inside: ends(inner),
+            outside: ends(outer),
+            info: info(outer),
+            from_container,
+            to_container,
+        })
+    }
+
+    /// Resets a connection. Whether there was one.
+    pub fn end(&mut self, (slot, generation): (u32, u32)) -> bool {
+        let slot = slot as usize;
+        let is_there = self.connections.get(slot).is_some_and(|spliced| spliced.generation == generation);
+        if is_there {
+            self.has_closed = true;
+            self.connections.remove(slot).connection.reset(&mut self.pool);
+        }
+        is_there
     }
 
     /// Takes an event of one side's socket.

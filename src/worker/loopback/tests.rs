@@ -172,13 +172,13 @@ fn the_exchange_that_is_silent_longest_gives_way_and_silence_ends_the_rest() {
                 let first = ask(driver, &clients[0]);
                 let second = ask(driver, &clients[1]);
                 ask(driver, &clients[2]);
-                assert_eq!(driver.loopback.datagrams.exchanges(), 2);
+                assert_eq!(driver.loopback.datagrams.count(), 2);
                 assert_eq!(ask(driver, &clients[1]), second, "it was heard of more lately and stays");
                 assert_ne!(ask(driver, &clients[0]), first, "it gave way and begins anew");
                 assert!(driver.loopback.poll_timeout().is_some());
                 driver.now += Duration::from_secs(3_600);
                 driver.turn();
-                assert_eq!(driver.loopback.datagrams.exchanges(), 0);
+                assert_eq!(driver.loopback.datagrams.count(), 0);
                 assert_eq!(driver.loopback.poll_timeout(), None);
             });
         },

@@ -72,6 +72,8 @@ pub struct Sender {
     /// Number whose acknowledgement ends the measurement that began then.
     measured: Option<(u32, Instant)>,
     timer: Option<Instant>,
+    /// Segments that were sent again since the beginning.
+    retransmissions: u32,
 }
 
 impl Sender {
@@ -100,6 +102,7 @@ impl Sender {
             may_probe: false,
             measured: None,
             timer: None,
+            retransmissions: 0,
         }
     }
 
@@ -126,6 +129,7 @@ impl Sender {
         self.next = initial.wrapping_add(1);
         // Karn: what was sent twice measures nothing.
         self.measured = (self.highest == initial).then_some((self.next, now));
+        self.retransmissions += u32::from(self.highest != initial);
         self.highest = self.next;
         self.timer = Some(now + self.timeout());
     }
@@ -147,6 +151,11 @@ impl Sender {
     /// What a round trip takes, once one was measured.
     pub fn round_trip(&self) -> Option<Duration> {
         self.smoothed.map(|(smoothed, _)| smoothed)
+    }
+
+    /// Segments that were sent again since the beginning.
+    pub fn retransmissions(&self) -> u32 {
+        self.retransmissions
     }
 
     /// Takes a window for as new as the segment that granted it (RFC 9293 §3.10.7.4). Says whether it has changed.
@@ -346,6 +355,7 @@ impl Sender {
         if turn.is_repair || is_before(turn.sequence, self.highest) {
             // Karn: what was sent twice measures nothing.
             self.measured = None;
+            self.retransmissions = self.retransmissions.saturating_add(1);
         } else if self.measured.is_none() {
             self.measured = Some((end, now));
         }
