@@ -18,6 +18,7 @@ use std::fmt;
 use self::preset::Preset;
 use self::set::{AddressSet, NameSet};
 use super::limits::{RULE_PEERS, RULES};
+use super::rate::{RateLimits, SpecError};
 
 /// What becomes of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -181,6 +182,8 @@ pub struct Rule {
     pub ports: Ports,
     /// What its author calls it.
     pub label: Option<String>,
+    /// What the flows that it lets through may carry together.
+    pub limit: RateLimits,
 }
 
 /// Why there is no such rule.
@@ -212,6 +215,12 @@ pub enum RuleError {
     /// Not a preset.
     #[error("'{0}' is no preset; there are no-lan, no-metadata, no-host and allow-list")]
     Preset(String),
+    /// Rates of a rule.
+    #[error("limit {0}")]
+    Limit(#[from] SpecError),
+    /// Rates of what does not pass.
+    #[error("what is not allowed has no rate; leave the limit out, or allow it")]
+    NoLimit,
     /// Ports of what has none.
     #[error("only tcp and udp have ports; leave the ports or the other protocols out")]
     NoPorts,
@@ -242,6 +251,7 @@ impl Rule {
             peers: Peers::parse(peers)?,
             ports: Ports::default(),
             label: None,
+            limit: RateLimits::default(),
         };
         rule.checked()
     }
@@ -259,6 +269,9 @@ impl Rule {
                 Protocols(bits) if bits & !with_ports.0 == 0 => {}
                 Protocols(_) => return Err(RuleError::NoPorts),
             }
+        }
+        if self.verdict != Verdict::Allow && !self.limit.is_off() {
+            return Err(RuleError::NoLimit);
         }
         if self.direction == Direction::In && !self.peers.names.is_empty() {
             return Err(RuleError::NamesIn);
@@ -289,7 +302,7 @@ impl fmt::Display for Rule {
                 write!(f, "-{last}")?;
             }
         }
-        Ok(())
+        if self.limit.is_off() { Ok(()) } else { write!(f, " limit {}", self.limit) }
     }
 }
 

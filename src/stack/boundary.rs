@@ -28,12 +28,9 @@ pub struct FlowId {
 }
 
 impl std::fmt::Display for FlowId {
-    /// As users know it; a slot that was never used again is its number alone.
+    /// As users know it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.generation {
-            0 => write!(f, "{}", self.slot),
-            generation => write!(f, "{}.{generation}", self.slot),
-        }
+        write!(f, "f{}.{}", self.slot, self.generation)
     }
 }
 

@@ -743,6 +743,7 @@ impl Stack {
         self.stats.flow_opened(key.protocol);
         if let Some(side) = self.flows.side(flow) {
             self.flows.ledger_mut().begin(&side);
+            self.limit_by_rule(flow, side.rule);
         }
         self.tell(StackEvent::FlowOpened {
             flow,

@@ -16,6 +16,7 @@ use ahash::RandomState;
 use super::boundary::{DatagramPort, DatagramWrite, FlowId, FrameSink, HostIo, Instant, Io};
 use super::drop_reason::DropReason;
 use super::network_error::problem_of;
+use super::policy::RuleMark;
 use super::shape::{ClassId, Scheduler};
 use super::udp::Pending;
 use super::{Flow, Stack, Unread, forward};
@@ -172,6 +173,12 @@ impl Shaping {
     }
 }
 
+/// The class of what a rule has let through.
+fn class_of_rule(rule: RuleMark) -> Option<ClassId> {
+    let place = u32::try_from(rule.index()?).ok()?;
+    Some(ClassId(place + 1))
+}
+
 impl Stack {
     /// Limits what the container may carry from now on.
     pub fn limit_rates(&mut self, limits: RateLimits) {
@@ -205,6 +212,34 @@ impl Stack {
             self.shaping.classes.remove(&flow);
         } else {
             self.shaping.classes.insert(flow, class);
+        }
+    }
+
+    /// Limits what the rules in force limit, and nothing else.
+    pub(super) fn limit_rules(&mut self) {
+        let former: Vec<ClassId> = self.shaping.class_limits.keys().copied().collect();
+        former.into_iter().for_each(|class| self.limit_class(class, RateLimits::default()));
+        let rules = self.policy().map(|policy| policy.rules().list.as_slice()).unwrap_or_default();
+        let limits: Vec<(ClassId, RateLimits)> = rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| !rule.limit.is_off())
+            .filter_map(|(index, rule)| Some((class_of_rule(RuleMark::of(index))?, rule.limit)))
+            .collect();
+        limits.into_iter().for_each(|(class, limits)| self.limit_class(class, limits));
+        let flows: Vec<FlowId> = self.flows.ids().collect();
+        for flow in flows {
+            let rule = self.flows.side(flow).map_or(RuleMark::NONE, |side| side.rule);
+            self.limit_by_rule(flow, rule);
+        }
+    }
+
+    /// A flow was let through by this rule.
+    pub(super) fn limit_by_rule(&mut self, flow: FlowId, rule: RuleMark) {
+        let is_limited = |class: &ClassId| self.shaping.class_limits.contains_key(class);
+        let class = class_of_rule(rule).filter(is_limited).unwrap_or_default();
+        if class != ClassId::default() || !self.shaping.classes.is_empty() {
+            self.assign_class(flow, class);
         }
     }
 

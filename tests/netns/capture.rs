@@ -273,6 +273,27 @@ fn a_slow_reader_loses_packets_that_are_counted_and_harms_nobody() {
             assert!((1..=256 << 10).contains(&fs::metadata(&path).unwrap().len()), "{name}");
             assert!(!tshark(ground, &path, "icmp || tcp", &["frame.number"]).is_empty(), "{name}");
         }
+        // Of several flows only those that are meant.
+        let chosen = format!("{SCRATCH}/chosen.pcapng");
+        let few = start(ground.netferry(&["capture", &id, "tcp", "and", "dst", "port", "80", "-w", &chosen]));
+        let deadline = std::time::Instant::now() + SOON;
+        while !fs::metadata(&chosen).is_ok_and(|file| file.len() > 0) {
+            assert!(std::time::Instant::now() < deadline, "no capture began");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        tell(&format!(
+            "ping -n -q -c 1 -W 10 {WORLD4}; curl -sS --max-time 100 http://{WORLD4}/; echo fetched"
+        ));
+        running.wait_for(Stream::Out, "fetched");
+        few.signal(Signal::SIGINT);
+        few.finish(SOON).expect_success();
+        let shown =
+            tshark(ground, &chosen, "frame", &["frame.interface_name", "_ws.col.Protocol", "tcp.dstport"]);
+        assert!(shown.iter().all(|packet| !packet[2].is_empty()), "{shown:?}");
+        for side in ["container", "host"] {
+            assert!(shown.iter().any(|packet| packet[0] == side && packet[2] == "80"), "{shown:?}");
+            assert!(shown.iter().any(|packet| packet[0] == side && packet[2] != "80"), "{shown:?}");
+        }
         slow.say("go");
         let told: serde_json::Value = serde_json::from_str(&slow.wait_for(Stream::Out, "dropped")).unwrap();
         let number = |name: &str| told[name].as_u64().unwrap();

@@ -66,6 +66,7 @@ struct Written {
     protocol: Option<Several<String>>,
     ports: Option<Several<WrittenPort>>,
     label: Option<String>,
+    limit: Option<String>,
 }
 
 /// The text, parsed as far as its own form goes.
@@ -138,6 +139,7 @@ impl RuleError {
             | RuleError::Direction(word)
             | RuleError::Dns(word)
             | RuleError::Preset(word) => Some(word),
+            RuleError::Limit(_) | RuleError::NoLimit => Some("limit"),
             RuleError::NoPeer
             | RuleError::NoPorts
             | RuleError::NamesIn
@@ -180,6 +182,8 @@ impl Written {
             ports.extend(Ports::parse(&text)?.0);
         }
         let peers = Peers::parse(&peers.into_vec())?;
-        Rule { verdict, direction, protocols, peers, ports: Ports::of(ports), label: self.label }.checked()
+        let limit = self.limit.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+        let (label, ports) = (self.label, Ports::of(ports));
+        Rule { verdict, direction, protocols, peers, ports, label, limit }.checked()
     }
 }

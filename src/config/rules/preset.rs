@@ -1,5 +1,7 @@
 //! Rules that many want, by name.
 
+use crate::config::rate::RateLimits;
+
 use super::{Direction, Peers, Ports, Protocols, Rule, RuleError, Verdict};
 
 /// Addresses at which the machines of cloud providers are told their secrets: the one that nearly all have, those of
@@ -74,6 +76,7 @@ impl Preset {
             peers: peers.expect("the words of presets are peers"),
             ports: Ports::default(),
             label: Some(self.name().to_owned()),
+            limit: RateLimits::default(),
         })
     }
 }

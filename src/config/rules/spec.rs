@@ -8,6 +8,8 @@ use ipnet::IpNet;
 
 use super::preset::{LAN, LOOPBACK, METADATA};
 use super::set::AddressSet;
+use crate::config::rate::RateLimits;
+
 use super::{Direction, Peers, Ports, Protocols, Rule, RuleError, RuleProtocol, Verdict};
 
 impl Rule {
@@ -37,6 +39,7 @@ impl Rule {
             peers: Peers::parse(&[peer])?,
             ports: ports.map(Ports::parse).transpose()?.unwrap_or_default(),
             label: None,
+            limit: RateLimits::default(),
         };
         rule.checked()
     }

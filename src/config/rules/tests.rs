@@ -97,3 +97,16 @@ fn rules_and_their_peers_are_bounded() {
     let long = Rules::from_toml(&" ".repeat(crate::config::limits::RULES_FILE_BYTES + 1)).unwrap_err();
     assert_eq!(long.line, 1);
 }
+
+#[test]
+fn a_rule_may_have_rates() {
+    let rules = Rules::from_toml("[[rule]]\nallow = 'any'\nlimit = 'up=1mbit,down=8mbit'").unwrap();
+    assert_eq!(rules.list[0].to_string(), "allow out any limit up=1mbit,down=8mbit");
+    for (text, why) in [
+        ("[[rule]]\nallow = 'any'\nlimit = 'fast'", "limit \"fast\" is not a rate"),
+        ("[[rule]]\ndeny = 'any'\nlimit = '1mbit'", "what is not allowed has no rate"),
+    ] {
+        let error = Rules::from_toml(text).unwrap_err();
+        assert!(error.why.starts_with(why) && error.line == 3, "{error}");
+    }
+}

@@ -243,6 +243,7 @@ impl Stack {
         }
         self.flows.ledger_mut().set_rules(sums);
         self.policy = Some(Box::new(policy));
+        self.limit_rules();
         for flow in over {
             self.enter(io, now, |stack, io| stack.end_flow(flow, now, io));
         }
@@ -300,6 +301,7 @@ impl Stack {
             let policy = Policy::new(&self.config, rules, self.hasher.clone());
             self.flows.ledger_mut().open(policy.marks());
             self.policy = Some(Box::new(policy));
+            self.limit_rules();
         }
     }
 

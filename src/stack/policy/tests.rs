@@ -169,6 +169,7 @@ impl Plain {
             peers: Peers::parse(&self.peers).unwrap(),
             ports: crate::config::rules::Ports::of(self.ports.into_iter().collect()),
             label: None,
+            limit: crate::config::RateLimits::default(),
         };
         rule.checked().ok()
     }

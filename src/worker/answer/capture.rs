@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
+use crate::config::filter::{Candidate, Filter, Transport};
 use crate::control::ClientName;
 use crate::control::native::{Answer, Refusal, RefusalCode, Request};
+use crate::stack::flow::{FlowKey, FlowProtocol};
 use crate::sys::descriptor;
 use crate::worker::Worker;
 use crate::worker::recorder::{Choice, WHOLE_PACKETS, Wish};
@@ -25,8 +27,15 @@ pub(super) fn answer(worker: &mut Worker, _: ClientName, request: &mut Request) 
     Ok(Answer::Once(json!({ "capture": number })))
 }
 
-/// The flows that a filter names.
+/// The flows that a filter names: by their endpoints as the container sees them, whose own is the source.
 fn choose(text: &str) -> Result<Choice, Refusal> {
-    let message = format!("{text}: this version captures all flows; leave the filter out");
-    Err(Refusal::bad_argument(message))
+    let filter = Filter::parse(text).map_err(|error| Refusal::bad_argument(error.to_string()))?;
+    Ok(Box::new(move |key: &FlowKey| {
+        let transport = match key.protocol {
+            FlowProtocol::Tcp => Transport::Tcp,
+            FlowProtocol::Udp => Transport::Udp,
+            FlowProtocol::Echo => Transport::Icmp,
+        };
+        filter.matches(&Candidate { transport, pairs: &[(key.container, key.remote)] })
+    }))
 }

@@ -114,7 +114,7 @@ fn both_sides_of_a_flow_have_its_name_in_the_order_in_which_they_were_seen() {
     bench.frame(0);
     bench.drain();
     bench.recorder.finish(7);
-    let name = Some("flow 4.2".to_owned());
+    let name = Some("flow f4.2".to_owned());
     let (packets, told) = read(stream);
     let seen: Vec<_> = packets.iter().map(|(interface, comment, _)| (*interface, comment.clone())).collect();
     assert_eq!(
@@ -137,7 +137,7 @@ fn a_choice_is_of_flows_and_a_snap_length_of_packets() {
     bench.link.put(Sight::Frame(Direction::Outbound, [0; 10]), &[&[0xff; 60]]);
     bench.drain();
     bench.recorder.finish(7);
-    assert_eq!(read(tcp).0, [(CONTAINER, Some("flow 4.2".to_owned()), 60)]);
+    assert_eq!(read(tcp).0, [(CONTAINER, Some("flow f4.2".to_owned()), 60)]);
     assert_eq!(read(udp), (vec![], vec![(0, 0), (0, 0)]));
 }
 

@@ -1,7 +1,7 @@
 //! Rates: TCP is paced and loses nothing, flows share, short exchanges pass transfers, datagrams wait within bounds.
 
-use netferry::config::RateLimits;
-use netferry::stack::boundary::FlowId;
+use netferry::config::{RateLimits, Rules};
+use netferry::stack::boundary::{FlowId, Io};
 use netferry::stack::drop_reason::DropReason;
 use netferry::stack::shape::ClassId;
 
@@ -246,5 +246,33 @@ fn flows_that_end_while_they_wait_leave_nothing_behind() {
     }
     world.run_for(secs(5));
     assert_eq!(world.stack.flow_count(), 0);
+    world.finish();
+}
+
+#[test]
+fn what_a_rule_lets_through_keeps_to_the_rates_of_the_rule() {
+    let file = |limit: &str| {
+        let text = format!("[[rule]]\nallow = '203.0.113.5'\n{limit}\n[[rule]]\nallow = 'any'\n");
+        Rules::from_toml(&text).unwrap()
+    };
+    let mut settings = crate::world::Settings::default();
+    settings.config.rules = file("limit = 'down=8mbit'");
+    let mut world = World::new(settings);
+    let (slow, fast) = (at("203.0.113.5:80"), at("203.0.113.6:80"));
+    let streams = [slow, at("203.0.113.5:81"), fast].map(|target| {
+        let host = Target::running(Script::host(1, 1_000_000)).limits(1 << 20, 1 << 20);
+        world.connect(target, Script::container(1, 700_000), host)
+    });
+    world.run_for(ms(1_000));
+    let received = streams.map(|stream| world.guest.app(stream).received);
+    assert_eq!(received[2], 1_000_000);
+    assert!((950_000..=1_100_000).contains(&(received[0] + received[1])), "{received:?}");
+    assert!(received[0].abs_diff(received[1]) < 60_000, "{received:?}");
+    assert_eq!(world.peer(slow).app.received, 700_000, "no limit that way");
+    // The same rule without a limit, in the course of the transfer.
+    let now = world.now;
+    let mut io = Io { host: &mut world.host, frames: &mut world.link };
+    world.stack.set_rules(file(""), false, now, &mut io);
+    assert!(time_until(&mut world, "all ends", World::all_ended) < 100);
     world.finish();
 }
