@@ -78,15 +78,15 @@ fn rates_hold_for_real_programs_and_change_while_they_run() {
         assert!(said.contains(&format!("{len} ")), "{said}");
         println!("figures: 10 MB up at 40mbit: {took_up:?}");
         assert!(took_up > Duration::from_millis(1_850), "{took_up:?}");
-        assert_eq!(told(&["off"]), "off\n");
-        // However slow this machine is, it is not that slow by a rate.
-        let (_, free) = instance.does(&down);
-        assert!(free < took * 4, "{free:?} without a limit, {took:?} with one");
         assert_eq!(told(&["8mbit"]), "up=8mbit,down=8mbit\n");
-        let (_, slow) =
-            instance.does(&format!("curl -sS --max-time 100 http://{WORLD4}/bytes/1000000 | wc -c"));
+        let little = format!("curl -sS --max-time 100 http://{WORLD4}/bytes/1000000 | wc -c");
+        let (_, slow) = instance.does(&little);
         println!("figures: 1 MB down at 8mbit: {slow:?}");
         assert!(slow > Duration::from_millis(900), "{slow:?}");
+        assert_eq!(told(&["off"]), "off\n");
+        // A machine may be slow, but it is not every time.
+        let free = (0..10).map(|_| instance.does(&little).1).find(|took| *took < Duration::from_millis(800));
+        assert!(free.is_some(), "as slow as with a limit");
         run(ground.netferry(&["shape", "left=1mbit"])).expect_code(1).expect_stderr("there is no \"left\"");
         instance.end();
     });
