@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
@@ -49,6 +50,7 @@ use crate::config::{
     PortForwarding, PublishRule, Rules, Segment, Services,
 };
 use crate::control::ControlError;
+use crate::observe::audit::AuditError;
 use crate::observe::capture::{Capture, CaptureError};
 use crate::observe::log;
 use crate::observe::log_file::LogFile;
@@ -152,6 +154,9 @@ pub enum RunError {
     /// `--pcap`.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// `--audit`.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// `--rules` and its like.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -259,6 +264,8 @@ struct Facts {
     host_addresses: Vec<IpAddr>,
     host_networks: Vec<IpNet>,
     rules: Rules,
+    /// Raised if the container goes where it may not.
+    drifted: Option<Arc<AtomicBool>>,
     outbound: OutboundAddresses,
     resolv_conf: ResolvConf,
     resolvers: Vec<SocketAddr>,
@@ -321,7 +328,8 @@ impl Facts {
             offers,
             host_addresses,
             host_networks,
-            rules: policy::read(&plan.rules)?,
+            rules: policy::read(plan)?,
+            drifted: policy::drift(plan),
             outbound,
             resolv_conf,
             resolvers,
@@ -438,10 +446,11 @@ fn run_command(plan: &Plan, command: Vec<OsString>) -> Result<u8, RunError> {
     let supervised = Supervised { signals, child: &child, messenger };
     let name = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     match serve_command(plan, &facts, &mapping, &supervised, line, &name) {
-        Ok(ExitReason::Finished(status)) => Ok(status),
+        Ok(ExitReason::Finished(status)) => Ok(policy::status(facts.drifted.as_ref(), status)),
         Ok(ExitReason::LinkGone) => {
             warn!("the container's interface was removed: the command goes on without a network");
-            supervised.wait().doing("wait for the command")
+            let status = supervised.wait().doing("wait for the command")?;
+            Ok(policy::status(facts.drifted.as_ref(), status))
         }
         Err(error) => {
             // We may have given up the power to end it ourselves.
@@ -480,7 +489,8 @@ fn serve_command(
     let announcement =
         if plan.host_copy.is_some() { Announcement::Nothing } else { Announcement::StandardError };
     tell_user(plan, announcement, facts, &ports.rules);
-    let mut worker = ports.into_worker(plan, facts, device, open_capture(plan)?)?;
+    let audit = policy::open_audit(plan, facts.drifted.as_ref())?;
+    let mut worker = ports.into_worker(plan, facts, device, open_capture(plan)?)?.with_audit(audit);
     if has_loopback(plan) {
         let namespaces = NamespaceTarget::Pid(supervised.child.pid()).open()?;
         if let Some(paths) = loopback_paths(plan, facts, &namespaces)? {
@@ -646,6 +656,7 @@ impl Ports {
             host_addresses: facts.host_addresses.clone(),
             host_networks: facts.host_networks.clone(),
             rules: facts.rules.clone(),
+            audit: plan.audit.is_some() || plan.audit_enforce.is_some(),
             limits: limits(self.descriptors.saturating_sub(published), facts.memory),
             timeouts: plan.timeouts,
         };

@@ -249,6 +249,7 @@ fn config() -> Config {
         host_addresses: Vec::new(),
         host_networks: Vec::new(),
         rules: Default::default(),
+        audit: false,
         limits: Limits::default(),
         timeouts: Timeouts::default(),
     }

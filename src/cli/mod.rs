@@ -47,6 +47,10 @@ pub struct Plan {
     pub host_loopback: bool,
     /// What may go where, part behind part.
     pub rules: Vec<RulePart>,
+    /// Where it is written down where the container goes.
+    pub audit: Option<PathBuf>,
+    /// A list, or a recording of such an audit, beyond which going somewhere is a failure.
+    pub audit_enforce: Option<PathBuf>,
     /// How UDP endpoints are mapped.
     pub udp_mapping: UdpMapping,
     /// What published TCP ports do that nobody listens on in the container.

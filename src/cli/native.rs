@@ -3,6 +3,7 @@
 //! The options are texts here, so that each mistake is told in the same words: clap finds what belongs where,
 //! [`values`] judges it. What clap says of a wrong command line is cut down to its first sentence.
 
+pub mod audit;
 pub mod capture;
 pub mod conditions;
 pub mod explain;
@@ -63,7 +64,7 @@ Examples:
   netferry run --host-loopback -- curl http://10.0.2.2:3000/
       A server on the host's own 127.0.0.1:3000, at the gateway's address.
 
-Exit status: that of CMD; 128 plus the signal that killed it; 127 if it is not found, 126 if it cannot be \
+Exit status: that of CMD; 128 plus the signal that killed it; 121 for what --audit-enforce does not allow; 127 if it is not found, 126 if it cannot be \
 executed; 1 if the network cannot be set up; 2 for a mistake on the command line.";
 
 const ATTACH_EXAMPLES: &str = "\
@@ -114,6 +115,8 @@ pub enum ClientCommand {
     Ps(ps::Ps),
     /// See [`rules`].
     Rules(rules::Rules),
+    /// See [`audit`].
+    Audit(audit::Audit),
     /// See [`explain`].
     Explain(explain::Explain),
     /// See [`shape`].
@@ -210,6 +213,19 @@ struct LinkOptions {
 
     #[command(flatten)]
     rules: RuleOptions,
+
+    /// Write each new destination of the container to this file, as JSON lines.
+    ///
+    /// With its name, address, port and verdict, and in the end with what it carried. `netferry audit suggest` makes rules of it.
+    #[arg(long, value_name = "FILE", help_heading = "Rules")]
+    audit: Option<PathBuf>,
+
+    /// Reject and fail on what is not in this recording or file of rules.
+    ///
+    /// FILE is what --audit has written, or rules in TOML. Whatever it does not allow is rejected, told on standard error, and
+    /// ends in exit status 121.
+    #[arg(long, value_name = "FILE", help_heading = "Rules")]
+    audit_enforce: Option<PathBuf>,
 
     /// IPv4 subnet of the container [default: 10.0.2.0/24, or another if the host uses that].
     ///
@@ -397,6 +413,8 @@ impl LinkOptions {
             transports: Transports::default(),
             host_loopback: self.host_loopback,
             rules: self.rules.resolve()?,
+            audit: self.audit.clone(),
+            audit_enforce: self.audit_enforce.clone(),
             udp_mapping: self.udp_mapping.into(),
             closed_ports: self.closed_ports.into(),
             timeouts,

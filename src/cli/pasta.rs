@@ -366,6 +366,8 @@ impl Cli {
             transports: Transports { tcp: !self.no_tcp, udp: !self.no_udp, icmp: !self.no_icmp },
             host_loopback: false,
             rules: Vec::new(),
+            audit: None,
+            audit_enforce: None,
             udp_mapping: UdpMapping::default(),
             // Clients on loopback may be served where the others are not.
             closed_ports: ClosedPorts::Accept,

@@ -232,6 +232,8 @@ impl Cli {
             transports: Transports::default(),
             host_loopback: !self.disable_host_loopback,
             rules: Vec::new(),
+            audit: None,
+            audit_enforce: None,
             udp_mapping: UdpMapping::default(),
             closed_ports: ClosedPorts::default(),
             timeouts: Timeouts::default(),

@@ -52,6 +52,12 @@ pub const NAME_LEAST_TTL: Duration = Duration::from_secs(30);
 /// The longest such time.
 pub const NAME_LONGEST_TTL: Duration = Duration::from_secs(24 * 3_600);
 
+/// Destinations that an audit tells apart.
+pub const AUDIT_DESTINATIONS: usize = 8_192;
+
+/// Destinations that wait to be written down.
+pub const AUDIT_OUTBOX: usize = 1_024;
+
 /// Failures that are remembered for whoever asks what went wrong.
 pub const RECENT_FAILURES: usize = 256;
 

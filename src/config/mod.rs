@@ -54,6 +54,8 @@ pub struct Config {
     pub host_networks: Vec<IpNet>,
     /// What may go where.
     pub rules: Rules,
+    /// Whether it is written down where the container goes.
+    pub audit: bool,
     /// Upper bounds of everything that grows.
     pub limits: Limits,
     /// How long silence is tolerated.

@@ -8,6 +8,7 @@
 
 pub mod file;
 pub mod preset;
+pub mod recording;
 pub mod set;
 pub mod spec;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use super::limits::{RULE_PEERS, RULES};
 use super::rate::{RateLimits, SpecError};
 
 /// What becomes of traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Verdict {
     /// It goes on.
     #[default]
@@ -66,7 +67,7 @@ impl Direction {
 }
 
 /// What a rule can tell apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RuleProtocol {
     /// TCP.
     Tcp,

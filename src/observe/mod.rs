@@ -1,5 +1,6 @@
 //! What the user is told while it runs.
 
+pub mod audit;
 pub mod capture;
 pub mod log;
 pub mod log_file;

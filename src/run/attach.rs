@@ -11,7 +11,7 @@ use super::handshake::{Line, Word};
 use super::instance::Observed;
 use super::{
     Doing, Facts, Ports, RunError, calls, confine, confine_calls, end, fork, host_sources, loopback_paths,
-    open_capture, receive_device, recording, supervise, tap_features, tell_user,
+    open_capture, policy, receive_device, recording, supervise, tap_features, tell_user,
 };
 use crate::cli::{Attach, AttachTarget, Lifetime, Plan};
 use crate::config::PublishRule;
@@ -140,15 +140,18 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     sources.extend(host_sources(plan, &facts));
     // What makes files has to know that all goes well before the way to them is closed; for the others the container is
     // set up meanwhile.
-    let makes_files =
-        plan.api_socket.is_some() || plan.capture.is_some() || plan.conditions.recording.is_some();
+    let makes_files = plan.api_socket.is_some()
+        || plan.capture.is_some()
+        || plan.conditions.recording.is_some()
+        || plan.audit.is_some();
     let coming = if makes_files { Coming::Here(coming.device(plan)?) } else { coming };
     let capture = open_capture(plan)?;
+    let audit = policy::open_audit(plan, facts.drifted.as_ref())?;
     let api = plan.api_socket.as_deref().map(|path| Server::bind("--api-socket", path)).transpose()?;
     let observed = Observed::begin(plan, identity)?;
     let opened = recording::open(plan)?;
     let sandboxed = confine(plan, userns)?;
-    let mut worker = ports.into_worker(plan, &facts, coming.device(plan)?, capture)?;
+    let mut worker = ports.into_worker(plan, &facts, coming.device(plan)?, capture)?.with_audit(audit);
     if let Some(paths) = loopback {
         worker = worker.with_loopback(paths, &plan.forwarding)?;
     }
@@ -171,12 +174,14 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     let ended = worker.run(sources, confined).doing("wait for events");
     writing.unwrap_or_default().finish();
     match ended? {
-        ExitReason::Finished(status) => Ok(status),
+        ExitReason::Finished(status) => Ok(policy::status(facts.drifted.as_ref(), status)),
         ExitReason::LinkGone => {
             info!("the interface is gone, and so is our work");
             match (what.lifetime, &what.target) {
                 // A guest comes once.
-                (Lifetime::OfTarget, _) | (Lifetime::UntilTold, AttachTarget::Bess(_)) => Ok(0),
+                (Lifetime::OfTarget, _) | (Lifetime::UntilTold, AttachTarget::Bess(_)) => {
+                    Ok(policy::status(facts.drifted.as_ref(), 0))
+                }
                 (Lifetime::UntilTold, _) => wait_until_told(inherited.exit.as_ref()),
             }
         }

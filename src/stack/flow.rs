@@ -19,6 +19,7 @@ use ahash::RandomState;
 use slab::Slab;
 
 use self::ledger::{Ledger, Tally};
+use super::audit::AuditMark;
 use super::boundary::{Duration, FlowId, Instant, ListenerId};
 use super::policy::RuleMark;
 use super::stats::Traffic;
@@ -118,6 +119,8 @@ pub struct HostSide {
     pub way: Way,
     /// What let it through.
     pub rule: RuleMark,
+    /// As what it is written down.
+    pub audit: AuditMark,
 }
 
 /// What a flow has carried: IP packets, as the link had them.
@@ -130,6 +133,12 @@ pub struct Carried {
 }
 
 impl Carried {
+    /// Adds what another has carried.
+    pub fn add(&mut self, other: Carried) {
+        self.up.add(other.up);
+        self.down.add(other.down);
+    }
+
     /// Both directions.
     #[must_use]
     pub fn both(self) -> Traffic {
@@ -252,7 +261,7 @@ impl<T> FlowTable<T> {
         self.unlink(flow.slot);
         let entry = self.entries.remove(flow.slot as usize);
         self.index.remove(&entry.key);
-        self.ledger.add(&entry.side, entry.carried.both());
+        self.ledger.add(&entry.side, entry.carried);
         let generation = &mut self.generations[flow.slot as usize];
         *generation = generation.wrapping_add(1);
         Some(entry.body)
@@ -330,6 +339,15 @@ impl<T> FlowTable<T> {
         }
     }
 
+    /// Notes as what the flow is written down.
+    pub fn set_audit(&mut self, flow: FlowId, audit: AuditMark) {
+        if self.get(flow).is_some()
+            && let Some(entry) = self.entries.get_mut(flow.slot as usize)
+        {
+            entry.side.audit = audit;
+        }
+    }
+
     /// What the flow has carried.
     #[must_use]
     pub fn carried(&self, flow: FlowId) -> Option<Carried> {
@@ -360,6 +378,12 @@ impl<T> FlowTable<T> {
     #[must_use]
     pub fn carried_by_rules(&self) -> Vec<(RuleMark, Tally)> {
         self.ledger.rules_with(self.entries.iter().map(|(_, entry)| (entry.side.rule, entry.carried.both())))
+    }
+
+    /// The same by the destination that is written down.
+    #[must_use]
+    pub fn carried_by_audit(&self) -> Vec<Carried> {
+        self.ledger.audit_with(self.entries.iter().map(|(_, entry)| (entry.side.audit, entry.carried)))
     }
 
     /// The same by the way that was taken.
@@ -460,7 +484,7 @@ mod tests {
 
     fn side() -> HostSide {
         let peer = SocketAddr::from(([203, 0, 113, 2], 53));
-        HostSide { peer, way: Way::Masquerade, rule: RuleMark::NONE }
+        HostSide { peer, way: Way::Masquerade, rule: RuleMark::NONE, audit: AuditMark::NONE }
     }
 
     #[test]

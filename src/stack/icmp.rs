@@ -123,7 +123,7 @@ impl Stack {
                     target: target.ip(),
                     identifier: echo.identifier,
                 });
-                self.tell_opened(flow, key, target);
+                self.tell_opened(flow, key, target, now);
                 flow
             }
         };

@@ -7,6 +7,7 @@
 //! This file only dispatches. A frame is parsed once and handed to the module of its protocol; a host event or
 //! a deadline finds its flow in the table and the flow's kind decides the rest.
 
+pub mod audit;
 pub mod boundary;
 pub mod bridge;
 pub mod drop_reason;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use self::audit::Audit;
 use self::boundary::{
     Action, CloseKind, Duration, FlowId, FrameSink, HostEvent, HostIo, Instant, Io, ListenerId, StackEvent,
 };
@@ -145,6 +147,8 @@ pub struct Stack {
     policy: Option<Box<Policy>>,
     /// What went no further lately.
     recent: Recent,
+    /// Where the container goes, if somebody writes it down.
+    audit: Option<Box<Audit>>,
 }
 
 impl Stack {
@@ -192,6 +196,7 @@ impl Stack {
             shaping: Shaping::new(RandomState::with_seeds(d, c, b, a)),
             policy: None,
             recent: Recent::default(),
+            audit: None,
             config,
         };
         stack.begin_policy();
@@ -739,12 +744,9 @@ impl Stack {
         self.events.push_back(event);
     }
 
-    fn tell_opened(&mut self, flow: FlowId, key: FlowKey, target: SocketAddr) {
+    fn tell_opened(&mut self, flow: FlowId, key: FlowKey, target: SocketAddr, now: Instant) {
         self.stats.flow_opened(key.protocol);
-        if let Some(side) = self.flows.side(flow) {
-            self.flows.ledger_mut().begin(&side);
-            self.limit_by_rule(flow, side.rule);
-        }
+        self.begin_counting(flow, key, now);
         self.tell(StackEvent::FlowOpened {
             flow,
             protocol: key.protocol.number(key.container.is_ipv6()),

@@ -28,6 +28,7 @@ use super::service::dns::Exchange;
 use super::stats::Traffic;
 use super::timer::Alarm;
 use super::{Flow, Stack};
+use crate::config::rules::Verdict;
 use crate::config::{PortProtocol, Segment, UdpMapping};
 use crate::wire::icmp::Problem;
 use crate::wire::vnet_header::{FrameMeta, Segmentation};
@@ -191,11 +192,15 @@ impl Stack {
             (exact, target)
         };
         let flow = match self.flows.find(&key) {
-            Some(flow) => flow,
+            Some(flow) => {
+                // Another peer of an endpoint that has one mapping for all.
+                self.audit(&Ask::outbound(FlowProtocol::Udp, target), Verdict::Allow, rule, now);
+                flow
+            }
             None => {
                 self.make_room(now, io)?;
                 let side = match dns {
-                    Some(_) => HostSide { peer: target, way: Way::Forwarder, rule },
+                    Some(_) => HostSide::new(target, Way::Forwarder, rule),
                     None => HostSide::outbound(target, remote, rule),
                 };
                 let flow = self.add_udp(key, side, Via::Opening(Vec::new()), dns, now);
@@ -212,7 +217,7 @@ impl Stack {
                     preferred_port,
                     beside,
                 });
-                self.tell_opened(flow, key, target);
+                self.tell_opened(flow, key, target, now);
                 flow
             }
         };
@@ -535,11 +540,11 @@ impl Stack {
             self.close_datagram_flow(oldest);
         }
         let via = Via::Listener { listener, client: arrived.source, local: arrived.local };
-        let side = HostSide { peer: arrived.source, way: Way::Published(listener), rule: mark };
+        let side = HostSide::new(arrived.source, Way::Published(listener), mark);
         let flow = self.add_udp(key, side, via, None, now);
         self.clients.insert(known, flow);
         self.flows.count_down(flow, carried(&key, arrived));
-        self.tell_opened(flow, key, arrived.source);
+        self.tell_opened(flow, key, arrived.source, now);
         Ok(key)
     }
 

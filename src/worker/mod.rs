@@ -9,6 +9,7 @@
 
 mod accept;
 pub mod answer;
+pub mod audit;
 pub mod clock;
 mod desk;
 mod fault;
@@ -37,6 +38,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use tracing::debug;
 
+use self::audit::Audit;
 use self::clock::Clock;
 use self::desk::Desk;
 use self::link::{Link, LinkRead};
@@ -149,6 +151,7 @@ pub struct Worker {
     /// Flows that found the table full, as far as the user has been told.
     flows_refused: u64,
     desk: Desk,
+    audit: Audit,
     mailbox: Option<Mailbox<Letter>>,
     loopback: Option<Box<Loopback>>,
     /// Listeners on addresses that the host does not have.
@@ -199,6 +202,7 @@ impl Worker {
             scarcity: Scarcity::default(),
             flows_refused: 0,
             desk: Desk::default(),
+            audit: Audit::default(),
             mailbox: None,
             loopback: None,
             freebind: false,
@@ -311,6 +315,7 @@ impl Worker {
                 self.tell_observers(&event);
             }
             self.serve_observers();
+            self.write_audit();
             if let Some((status, deadline)) = self.finish
                 && (self.now >= deadline || !self.stack.is_delivering(self.now, LINGER_QUIET))
             {
@@ -358,6 +363,7 @@ impl Worker {
     fn end(&mut self, reason: ExitReason) -> ExitReason {
         self.link.tick(self.now);
         self.conclude_captures();
+        self.end_audit();
         debug!(dropped_by_link = self.link.dropped(), stats = ?self.stack.stats(), "ended");
         reason
     }

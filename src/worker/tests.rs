@@ -53,6 +53,7 @@ impl Ground {
             host_addresses: Vec::new(),
             host_networks: Vec::new(),
             rules: Default::default(),
+            audit: false,
             limits: Limits { published_ports, ..Limits::default() },
             timeouts: Timeouts::default(),
         };

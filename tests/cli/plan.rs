@@ -46,6 +46,8 @@ fn run_without_options_has_the_documented_defaults() {
         transports: Transports::default(),
         host_loopback: false,
         rules: Vec::new(),
+        audit: None,
+        audit_enforce: None,
         udp_mapping: UdpMapping::Connected,
         closed_ports: ClosedPorts::Learn,
         timeouts: Timeouts::default(),

@@ -108,5 +108,6 @@ replayed!(
     cli_pasta,
     ports,
     resolv_conf,
+    rules,
     proc_net,
 );

@@ -234,3 +234,59 @@ fn rules_are_exchanged_under_load_without_one_lost_byte() {
         drop(relay);
     });
 }
+
+/// Fetches by name, speaks UDP to an address, and then tries what it is given.
+const FETCH: &str = "\
+import socket, sys
+s = socket.create_connection(('www.test', 80), 20); s.sendall(b'x'); assert s.recv(1) == b'x'; s.close()
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(20); u.connect(('203.0.113.2', 7)); u.send(b'y'); assert u.recv(9) == b'y'
+for word in sys.argv[1:]:
+    try: socket.create_connection((word, 7), 20); print('there')
+    except OSError as error: print('refused', error)
+";
+
+#[test]
+fn what_was_recorded_may_be_done_again_and_nothing_else() {
+    sealed(|ground| {
+        ground.world_resolver(WORLD4, "first");
+        serve_streams(ground.world_listener(WORLD4, 80), echo);
+        serve_streams(ground.world_listener(FAR4, 7), echo);
+        echo_datagrams(ground.world_datagrams(WORLD4, 7), false);
+        let recording = written("recorded.jsonl", "");
+        std::fs::set_permissions(&recording, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        let fetch = |options: &[&str], words: &[&str]| {
+            let command = [&["run", "-q"], options, &["--", PYTHON, "-c", FETCH], words].concat();
+            run(ground.netferry(&command))
+        };
+        fetch(&["--audit", &recording], &[]).expect_success();
+        let told = std::fs::read_to_string(&recording).unwrap();
+        let lines: Vec<serde_json::Value> =
+            told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of = |event: &str, protocol: &str, address: &str| {
+            let found = lines.iter().find(|line| {
+                line["event"] == event && line["protocol"] == protocol && line["address"] == address
+            });
+            found.unwrap_or_else(|| panic!("no {event} {protocol} {address} in\n{told}"))
+        };
+        let fetched = of("new", "tcp", "203.0.113.2");
+        assert_eq!((&fetched["name"], &fetched["port"]), (&"www.test".into(), &80.into()));
+        assert_eq!(fetched["verdict"], "allow");
+        assert!(of("total", "tcp", "203.0.113.2")["bytes_up"].as_u64().unwrap() > 100, "{told}");
+        assert!(of("total", "udp", "203.0.113.2")["packets_down"].as_u64().unwrap() >= 1, "{told}");
+        assert_eq!(lines.last().unwrap()["event"], "lost");
+
+        let suggested = ask(ground, &["audit", "suggest", &recording]).expect_success().stdout;
+        assert!(suggested.contains("allow = [\"www.test\"]"), "{suggested}");
+        let list = written("suggested.toml", &suggested);
+        for enforced in [&recording, &list] {
+            fetch(&["--audit-enforce", enforced], &[]).expect_success();
+            let drifted = fetch(&["--audit-enforce", enforced], &["198.51.100.7"]).expect_code(121);
+            assert!(drifted.stdout.contains("refused"), "{drifted}");
+            assert!(drifted.stderr.contains("tcp 198.51.100.7:7 is on no list"), "{drifted}");
+        }
+        let unreadable = fetch(&["--audit-enforce", "/nowhere"], &[]).expect_code(1);
+        assert!(unreadable.stderr.contains("/nowhere"), "{unreadable}");
+        told.lines().for_each(|line| println!("figures: audit: {line}"));
+        suggested.lines().for_each(|line| println!("figures: suggest: {line}"));
+    });
+}

@@ -122,6 +122,7 @@ pub fn config() -> Config {
         host_addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8:7::7".parse().unwrap()],
         host_networks: vec!["192.0.2.0/24".parse().unwrap()],
         rules: Default::default(),
+        audit: false,
         limits: Limits::default(),
         timeouts: Timeouts::default(),
     }

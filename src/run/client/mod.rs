@@ -2,6 +2,7 @@
 //!
 //! What they have in common is here: finding the instance that is meant, and talking to it (docs/control.md).
 
+mod audit;
 mod capture;
 mod connection;
 mod explain;
@@ -95,6 +96,7 @@ pub fn run(command: &ClientCommand) -> Result<u8, ClientError> {
         ClientCommand::Shape(shape) => shape::run(shape),
         ClientCommand::Flows(flows) => flows::run(flows),
         ClientCommand::Metrics(metrics) => metrics::run(metrics),
+        ClientCommand::Audit(audit) => audit::run(audit),
     };
     match outcome {
         // Whoever reads only the beginning has seen enough.

@@ -326,6 +326,7 @@ impl Members {
             host_addresses: host_addresses.clone(),
             host_networks: Vec::new(),
             rules: Default::default(),
+            audit: false,
             limits: *limits,
             timeouts: Timeouts::default(),
         }

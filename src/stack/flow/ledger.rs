@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{HostSide, Way};
+use super::{Carried, HostSide, Way};
+use crate::stack::audit::AuditMark;
 use crate::stack::policy::RuleMark;
 use crate::stack::stats::Traffic;
 
@@ -23,6 +24,8 @@ pub struct Ledger {
     /// By the mark's number.
     rules: Vec<Tally>,
     ways: BTreeMap<Way, Tally>,
+    /// By the place of the destination; at most as many as an audit tells apart.
+    audit: Vec<Carried>,
 }
 
 impl Ledger {
@@ -48,7 +51,9 @@ impl Ledger {
     }
 
     /// A flow that is over has carried so much. Of a port that is published no longer nobody asks.
-    pub fn add(&mut self, side: &HostSide, carried: Traffic) {
+    pub fn add(&mut self, side: &HostSide, carried: Carried) {
+        note(&mut self.audit, side.audit, carried);
+        let carried = carried.both();
         if let Some(tally) = self.ways.get_mut(&side.way) {
             tally.traffic.add(carried);
         }
@@ -90,6 +95,15 @@ impl Ledger {
         sums.into_iter().enumerate().map(|(index, tally)| (RuleMark::of(index), tally)).collect()
     }
 
+    /// Each destination's, with what `alive` carry.
+    pub(super) fn audit_with(&self, alive: impl Iterator<Item = (AuditMark, Carried)>) -> Vec<Carried> {
+        let mut sums = self.audit.clone();
+        for (mark, carried) in alive {
+            note(&mut sums, mark, carried);
+        }
+        sums
+    }
+
     /// Each way's, with what `alive` carry.
     pub(super) fn ways_with(&self, alive: impl Iterator<Item = (Way, Traffic)>) -> Vec<(Way, Tally)> {
         let mut sums = self.ways.clone();
@@ -100,4 +114,12 @@ impl Ledger {
         }
         sums.into_iter().collect()
     }
+}
+
+fn note(sums: &mut Vec<Carried>, mark: AuditMark, carried: Carried) {
+    let Some(index) = mark.index() else { return };
+    if sums.len() <= index {
+        sums.resize(index + 1, Carried::default());
+    }
+    sums[index].add(carried);
 }

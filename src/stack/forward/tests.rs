@@ -42,6 +42,7 @@ pub(crate) fn config(host_loopback: bool) -> Config {
         host_addresses: Vec::new(),
         host_networks: Vec::new(),
         rules: Default::default(),
+        audit: false,
         limits: Limits::default(),
         timeouts: Timeouts::default(),
     }

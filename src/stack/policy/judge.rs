@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::{Ask, Judgement, Policy, RuleMark, Standing};
 use crate::config::Rules;
 use crate::config::rules::{Direction, Verdict};
+use crate::stack::audit::{Audit, AuditMark};
 use crate::stack::boundary::{FlowId, FrameSink, HostIo, Instant, Io};
 use crate::stack::drop_reason::DropReason;
 use crate::stack::emit::Transport;
@@ -106,6 +107,7 @@ impl Stack {
         };
         self.flows.ledger_mut().packet(rule, bytes);
         self.recent.blame(rule);
+        self.audit(ask, verdict, rule, now);
         Err(reason)
     }
 
@@ -113,7 +115,10 @@ impl Stack {
     pub fn judge_spliced(&mut self, spliced: &Spliced, now: Instant) -> bool {
         let judged = self.judge(&spliced.ask(), 0, now);
         match judged {
-            Ok(rule) => self.flows.ledger_mut().decided(rule),
+            Ok(rule) => {
+                self.flows.ledger_mut().decided(rule);
+                self.audit(&spliced.ask(), Verdict::Allow, rule, now);
+            }
             Err(reason) => {
                 let server = SocketAddr::new(spliced.peer.ip(), spliced.port);
                 self.stats.record(reason);
@@ -148,7 +153,10 @@ impl Stack {
             let question = dns::question(message);
             let name = question.as_ref().map(|question| question.name.as_str());
             match self.judge(&Ask::Query { name }, packet.bytes.len(), now) {
-                Ok(rule) => self.flows.ledger_mut().packet(rule, packet.bytes.len()),
+                Ok(rule) => {
+                    self.flows.ledger_mut().packet(rule, packet.bytes.len());
+                    self.audit(&Ask::Query { name }, Verdict::Allow, rule, now);
+                }
                 Err(DropReason::RuleRejected) => {
                     if let Some(refusal) = dns::refusal(message) {
                         self.send_udp_answer(key, &refusal, frames)?;
@@ -297,11 +305,27 @@ impl Stack {
     /// Puts the rules of the configuration in force, if there are any.
     pub(in crate::stack) fn begin_policy(&mut self) {
         let rules = self.config.rules.clone();
-        if !rules.is_empty() {
+        if self.config.audit {
+            self.audit = Some(Box::new(Audit::new(self.hasher.clone())));
+        }
+        // An audit wants to know names.
+        if !rules.is_empty() || self.config.audit {
             let policy = Policy::new(&self.config, rules, self.hasher.clone());
             self.flows.ledger_mut().open(policy.marks());
             self.policy = Some(Box::new(policy));
             self.limit_rules();
+        }
+    }
+
+    /// A flow begins to count for its rule and its way, and is written down.
+    pub(in crate::stack) fn begin_counting(&mut self, flow: FlowId, key: FlowKey, now: Instant) {
+        let Some(side) = self.flows.side(flow) else { return };
+        self.flows.ledger_mut().begin(&side);
+        self.limit_by_rule(flow, side.rule);
+        if self.audit.is_some() && matches!(side.way, Way::Masquerade | Way::HostAlias) {
+            let ask = Ask::outbound(key.protocol, side.peer);
+            let mark = self.audit(&ask, Verdict::Allow, side.rule, now);
+            self.flows.set_audit(flow, mark);
         }
     }
 
@@ -329,6 +353,12 @@ impl HostSide {
     #[must_use]
     pub fn outbound(peer: SocketAddr, remote: SocketAddr, rule: RuleMark) -> HostSide {
         let way = if peer.ip() == remote.ip() { Way::Masquerade } else { Way::HostAlias };
-        HostSide { peer, way, rule }
+        HostSide::new(peer, way, rule)
+    }
+
+    /// Of any flow.
+    #[must_use]
+    pub fn new(peer: SocketAddr, way: Way, rule: RuleMark) -> HostSide {
+        HostSide { peer, way, rule, audit: AuditMark::NONE }
     }
 }

@@ -75,6 +75,7 @@ pub(in crate::stack) mod tests {
             host_addresses: Vec::new(),
             host_networks: Vec::new(),
             rules: Default::default(),
+            audit: false,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }

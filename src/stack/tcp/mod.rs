@@ -167,26 +167,26 @@ impl Stack {
         }
         let quote = packet.bytes[..packet.bytes.len().min(QUOTE_BYTES)].into();
         let side = match resolvers_tried {
-            Some(_) => HostSide { peer: target, way: Way::Forwarder, rule },
+            Some(_) => HostSide::new(target, Way::Forwarder, rule),
             None => HostSide::outbound(target, key.remote, rule),
         };
         let flow = self.add_tcp(key, side, endpoint, Stage::Connecting { quote, resolvers_tried }, now);
         self.flows.count_up(flow, packet.bytes.len());
         self.actions.push_back(Action::ConnectStream { flow, target, hop_limit });
-        self.tell_opened(flow, key, target);
+        self.tell_opened(flow, key, target, now);
         Ok(())
     }
 
     /// A connection to a network's resolver: it is ours, whether the host is needed for it or not.
     fn accept_queries(&mut self, key: FlowKey, mut endpoint: Endpoint, rule: RuleMark, now: Instant) {
         endpoint.release_syn_ack();
-        let side = HostSide { peer: key.remote, way: Way::Forwarder, rule };
+        let side = HostSide::new(key.remote, Way::Forwarder, rule);
         let flow = self.add_tcp(key, side, endpoint, Stage::Opening { via: None }, now);
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             tcp.queries = Some(Box::default());
         }
         self.queue_tcp(flow);
-        self.tell_opened(flow, key, key.remote);
+        self.tell_opened(flow, key, key.remote, now);
     }
 
     /// A query needs a resolver of the host: the next is asked.
@@ -251,13 +251,13 @@ impl Stack {
         let buffer_bytes = self.admit_tcp_quietly(now)?;
         let initial = self.initial_number(&key, now);
         let endpoint = Endpoint::connect(key.remote, key.container, buffer_bytes, initial);
-        let side = HostSide { peer: client, way: Way::Published(listener), rule };
+        let side = HostSide::new(client, Way::Published(listener), rule);
         let flow = self.add_tcp(key, side, endpoint, Stage::Opening { via: Some(listener) }, now);
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             tcp.host_connected();
         }
         self.queue_tcp(flow);
-        self.tell_opened(flow, key, client);
+        self.tell_opened(flow, key, client, now);
         Ok(flow)
     }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use netferry::config::{DhcpPool, PortProtocol, UdpMapping};
+use netferry::config::{DhcpPool, PortProtocol, Rules, UdpMapping};
 use netferry::stack::Stack;
 use netferry::stack::boundary::{
     Action, ArrivedDatagrams, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId, HostError,
@@ -37,6 +37,11 @@ const ERRORS: [HostError; 10] = [
     HostError::Exhausted,
     HostError::Other,
 ];
+
+/// A policy that has something of everything.
+const RULES: &str = "presets = ['no-metadata']\ndns = 'listed'\n\
+    [[rule]]\nallow = ['*.example', 'a.b', 'lan']\n[[rule]]\nreject = ['203.0.113.0/25', '2001:db8::/33']\n\
+    [[rule]]\ndeny = '*'\nprotocol = 'icmp'\n[[rule]]\ndeny = '*.b'\nprotocol = 'dns'\n[[rule]]\nreject = 'any'\ndirection = 'in'\nports = 53\n";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Socket {
@@ -195,6 +200,10 @@ impl Bench {
             config.link.mtu = if kind & 4 == 0 { 1_500 } else { 9_000 };
             if kind & 8 != 0 {
                 config.udp_mapping = UdpMapping::EndpointIndependent;
+            }
+            if kind & 32 != 0 {
+                config.rules = Rules::from_toml(RULES).unwrap();
+                config.audit = true;
             }
             if kind & 16 != 0 {
                 let address = |last| std::net::Ipv4Addr::new(10, 0, 2, last);

@@ -11,13 +11,13 @@ mod texts;
 pub use frames::{frames, vnet};
 pub use services::{dhcp, dhcpv6, dns, names, ndp};
 pub use streams::{reassembly, tcp};
-pub use texts::{cli_native, cli_pasta, cli_slirp4netns, control, ports, proc_net, resolv_conf};
+pub use texts::{cli_native, cli_pasta, cli_slirp4netns, control, ports, proc_net, resolv_conf, rules};
 
 /// A driver.
 pub type Driver = fn(&[u8]);
 
 /// All of them, by the name of the target.
-pub const DRIVERS: [(&str, Driver); 16] = [
+pub const DRIVERS: [(&str, Driver); 17] = [
     ("frames", frames),
     ("vnet", vnet),
     ("dhcp", dhcp),
@@ -33,5 +33,6 @@ pub const DRIVERS: [(&str, Driver); 16] = [
     ("cli_pasta", cli_pasta),
     ("ports", ports),
     ("resolv_conf", resolv_conf),
+    ("rules", rules),
     ("proc_net", proc_net),
 ];

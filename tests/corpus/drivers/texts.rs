@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use netferry::cli;
 use netferry::config::publish::PublishSpec;
+use netferry::config::rules::{Rule, Rules, Verdict, recording};
 use netferry::control::slirp4netns;
 use netferry::stack::boundary::{ListenerId, Reply, Request};
 use netferry::sys::{proc_net, resolv_conf};
@@ -78,5 +79,24 @@ pub fn proc_net(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     for is_tcp in [true, false] {
         assert!(proc_net::ports_in(&text, is_tcp).all(|port| port != 0));
+    }
+}
+
+/// A file of rules, a recording and an argument: what is understood is shown, and what is suggested is understood.
+pub fn rules(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    match Rules::from_toml(text) {
+        Ok(rules) => assert!(rules.list.iter().all(|rule| !rule.to_string().is_empty())),
+        Err(error) => assert!(error.line >= 1 && !error.why.contains('\n'), "{error}"),
+    }
+    if let Ok(suggested) = recording::suggest(text) {
+        let understood = Rules::from_toml(&suggested);
+        assert!(
+            understood.is_ok() || text.contains("\"name\"") || text.contains("\"address\""),
+            "{suggested}"
+        );
+    }
+    if let Ok(rule) = Rule::from_spec(Verdict::Allow, text) {
+        assert!(rule.to_string().starts_with("allow "));
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netferry::config::PortProtocol::{Tcp, Udp};
 use netferry::config::{Rules, UdpMapping};
+use netferry::stack::audit::AuditEvent;
 use netferry::stack::boundary::{CloseKind, HostError, Io, ListenerId};
 use netferry::stack::drop_reason::DropReason;
 use netferry::stack::flow::FlowProtocol;
@@ -398,4 +399,65 @@ fn what_the_host_could_not_do_is_remembered() {
         assert_eq!(failures[1].whose.unwrap().destination, target);
         world.finish();
     });
+}
+
+#[test]
+fn destinations_are_written_down_once_with_what_they_carried() {
+    let settings = Settings::default().with(|config| {
+        config.audit = true;
+        config.rules =
+            rules("default = 'reject'\n[[rule]]\nallow = '*.example.org'\n[[rule]]\ndeny = '192.0.2.0/24'\n");
+    });
+    let mut world = World::new(settings);
+    resolve(&mut world, "www.example.org", 600);
+    for flow in 1..=2 {
+        let stream = world.connect(
+            at(SERVER),
+            Script::container(flow, 1_000),
+            Target::running(Script::host(flow, 5_000)),
+        );
+        world.run_until(secs(5), "all of it", |world| world.guest.app(stream).received == 5_000);
+    }
+    for destination in ["203.0.113.5:80", "203.0.113.5:80", "192.0.2.9:80"] {
+        let destination = at(destination);
+        world.inject(&Ip::new(CONTAINER, destination.ip(), TCP).carrying(tcp(
+            (5_000, destination.port()),
+            1,
+            0,
+            SYN,
+            &[],
+        )));
+    }
+    world.run_for(secs(30));
+    let mut told = Vec::new();
+    while let Some(event) = world.stack.poll_audit() {
+        let AuditEvent::New { destination, rule, .. } = event else { panic!("only what is new: {event:?}") };
+        assert!(rule.is_some());
+        told.push((
+            destination.protocol.name(),
+            destination.name,
+            destination.peer,
+            destination.verdict.name(),
+        ));
+    }
+    let name = Some("www.example.org".to_owned());
+    let expected = [
+        ("dns", name.clone(), None, "allow"),
+        ("tcp", name, Some(at(SERVER)), "allow"),
+        ("tcp", None, Some(at("203.0.113.5:80")), "reject"),
+        ("tcp", None, Some(at("192.0.2.9:80")), "deny"),
+    ];
+    assert_eq!(told, expected);
+    let totals = world.stack.audit_totals();
+    let AuditEvent::Total { flows, carried, .. } = &totals[1] else { panic!("{totals:?}") };
+    assert_eq!(*flows, 2);
+    assert!(
+        (2_000..4_000).contains(&carried.up.bytes) && (10_000..14_000).contains(&carried.down.bytes),
+        "{carried:?}"
+    );
+    // What a rule denies is no drift; what no rule knows is.
+    let (drifted, count) = world.stack.drifted();
+    assert_eq!((drifted.len(), drifted[0].peer, count), (1, Some(at("203.0.113.5:80")), 2));
+    assert_eq!(world.stack.audit_lost(), 0);
+    world.finish_within(secs(301));
 }

@@ -1,0 +1,157 @@
+//! The file that an audit is written to: lines, that never keep anybody waiting.
+//!
+//! The file is opened for writing without waiting, and what it does not take at once (a pipe whose reader is slow) waits
+//! in a buffer of its own. A line that finds no room is lost and counted, as is one that the file refuses (a full disk); the user is told
+//! of the first.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tracing::warn;
+
+/// Bytes that wait for the file.
+const MAX_WAITING_BYTES: usize = 256 << 10;
+
+/// Why nothing is written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the audit to {}: {source}; name a file in a directory of yours", path.display())]
+pub struct AuditError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// An audit's file.
+#[derive(Debug)]
+pub struct AuditFile<W = File> {
+    file: W,
+    waiting: Vec<u8>,
+    /// Of the first line that waits, this much is written.
+    written: usize,
+    /// What waits begins with the end of a line that was cut.
+    begins_anew: bool,
+    lost: u64,
+    is_told: bool,
+}
+
+impl AuditFile {
+    /// Makes the file, or empties it.
+    pub fn create(path: &Path) -> Result<AuditFile, AuditError> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NONBLOCK);
+        let failed = |source| AuditError { path: path.to_owned(), source };
+        Ok(AuditFile::new(options.open(path).map_err(failed)?))
+    }
+}
+
+impl<W: Write> AuditFile<W> {
+    fn new(file: W) -> AuditFile<W> {
+        AuditFile { file, waiting: Vec::new(), written: 0, begins_anew: false, lost: 0, is_told: false }
+    }
+
+    /// One more line, without its end.
+    pub fn write(&mut self, line: &str) {
+        if self.waiting.len() - self.written + line.len() >= MAX_WAITING_BYTES {
+            self.lose(1, "it is written too slowly");
+            return;
+        }
+        self.waiting.extend_from_slice(line.as_bytes());
+        self.waiting.push(b'\n');
+        self.flush();
+    }
+
+    /// Lines that are lost.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Writes what waits, as far as the file takes it.
+    pub fn flush(&mut self) {
+        while self.written < self.waiting.len() {
+            match self.file.write(&self.waiting[self.written..]) {
+                Ok(count @ 1..) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(0) => return self.give_up("it takes nothing"),
+                Err(error) => return self.give_up(&error.to_string()),
+            }
+        }
+        self.waiting.clear();
+        (self.written, self.begins_anew) = (0, false);
+    }
+
+    /// What waits is lost. Where a line was cut in the middle, the next begins anew.
+    fn give_up(&mut self, why: &str) {
+        let rest = &self.waiting[self.written..];
+        let is_separator_left = self.begins_anew && self.written == 0;
+        let lines = rest.iter().filter(|byte| **byte == b'\n').count() - usize::from(is_separator_left);
+        self.begins_anew = is_separator_left || (self.written > 0 && self.waiting[self.written - 1] != b'\n');
+        self.waiting.clear();
+        self.written = 0;
+        if self.begins_anew {
+            self.waiting.push(b'\n');
+        }
+        self.lose(lines as u64, why);
+    }
+
+    fn lose(&mut self, lines: u64, why: &str) {
+        self.lost += lines;
+        if !self.is_told {
+            self.is_told = true;
+            warn!("lines of the audit are lost: {why}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many bytes, then says this.
+    struct Disk {
+        taken: Vec<u8>,
+        room: usize,
+        then: io::ErrorKind,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room - self.taken.len());
+            if count == 0 {
+                return Err(self.then.into());
+            }
+            self.taken.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_tells_their_number() {
+        let mut file = AuditFile::new(Disk { taken: Vec::new(), room: 8, then: io::ErrorKind::StorageFull });
+        for line in ["first", "second", "third"] {
+            file.write(line);
+        }
+        assert_eq!((&file.file.taken[..], file.lost()), (&b"first\nse"[..], 2));
+        file.file.room = 100;
+        file.write("fourth");
+        assert_eq!(&file.file.taken[..], b"first\nse\nfourth\n", "it begins on a line of its own");
+    }
+
+    #[test]
+    fn a_slow_reader_gets_what_fits_and_the_rest_is_counted() {
+        let mut file = AuditFile::new(Disk { taken: Vec::new(), room: 10, then: io::ErrorKind::WouldBlock });
+        let line = "x".repeat(999);
+        (0..1_000).for_each(|_| file.write(&line));
+        assert!(file.waiting.len() <= MAX_WAITING_BYTES);
+        assert_eq!(file.lost(), 1_000 - (MAX_WAITING_BYTES as u64) / 1_000);
+        file.file.room = usize::MAX / 2;
+        file.flush();
+        assert_eq!(file.file.taken.len() as u64, 1_000 * (1_000 - file.lost()));
+    }
+}
