@@ -118,6 +118,9 @@ fn dies_at_each_step(ground: &Ground, what: Start, with_children: bool) {
         let is_killed = std::os::unix::process::ExitStatusExt::signal(&outcome.status) == Some(9);
         killed += usize::from(is_killed);
         println!("{what:?} {name} {count}: {:?}", outcome.status);
+        // The file of a control socket whose janitor was killed as well goes when the next one looks for instances.
+        let seen = crate::process::run(ground.netferry(&["ps"])).expect_success();
+        assert_eq!(seen.stdout.lines().count(), 1, "nobody but the heading\n{seen}");
         ground.assert_nothing_left(&before);
         std::net::TcpListener::bind("0.0.0.0:8080").unwrap_or_else(|error| panic!("{name} {count}: {error}"));
     }
@@ -143,6 +146,19 @@ fn a_start_whose_processes_are_killed_at_any_step_leaves_nothing_and_does_not_ha
     });
 }
 
+/// The process that may signal the command: it has the only pidfd but the relay's.
+fn messenger_of(relay: &Running) -> i32 {
+    let has_pidfd = |pid: &i32| {
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        links
+            .filter_map(|link| fs::read_link(link.path()).ok())
+            .any(|to| to.to_string_lossy().contains("pidfd"))
+    };
+    let found: Vec<i32> = beside(relay).into_iter().filter(has_pidfd).collect();
+    assert_eq!(found.len(), 1, "{:?}", processes());
+    found[0]
+}
+
 /// Numbers of the processes of this program but `relay`.
 fn beside(relay: &Running) -> Vec<i32> {
     let numbers = processes().into_iter().filter(|text| text.contains("(netferry"));
@@ -159,8 +175,7 @@ fn a_command_whose_messenger_is_killed_still_ends_when_it_is_told_to() {
         let mut served = Face::Run.serve(ground, &[]);
         let mut agent = served.agent(ground);
         agent.expect("connect('old')", "connected");
-        let [messenger] = beside(&served.relay)[..] else { panic!("{:?}", processes()) };
-        kill(Pid::from_raw(messenger), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(messenger_of(&served.relay)), Signal::SIGKILL).unwrap();
         // The network stays; who wants to end it learns what is left.
         agent.expect("echo('old', 100000)", "echoed");
         served.relay.signal(Signal::SIGTERM);
