@@ -100,6 +100,13 @@ pub const CAPTURE_TURN_BYTES: usize = 16 << 20;
 /// Flows that have ended whose last packets a capture still knows by name.
 pub const CAPTURE_ENDED_FLOWS: usize = 4_096;
 
+/// Handshakes of the container that come to nothing, a second, which never keep others waiting.
+pub const FRUITLESS_PER_SECOND: u32 = 1_000;
+
+/// After this long an unfinished handshake of the container gives way to another, where there is no room for both: by then its
+/// SYN has come again once, and if it is still wanted it will again.
+pub const HANDSHAKE_GIVES_WAY: Duration = Duration::from_secs(3);
+
 /// The least time between two answers of one connection to segments that only claim to belong to it (RFC 5961 §7); Linux
 /// has the same.
 pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
@@ -142,8 +149,11 @@ pub const FLOOD_BURST: u64 = 400;
 pub struct Limits {
     /// Flows of all kinds; each holds at most one host socket.
     pub flows: usize,
-    /// TCP flows whose handshake is not complete on both sides.
+    /// TCP flows whose handshake is not complete on both sides; three quarters of them at most are the container's, and as
+    /// many those of clients of published ports.
     pub half_open: usize,
+    /// What is taken to remember SYNs that were not let in, twice: a Bloom filter of a period and of the one before.
+    pub newcomer_memory_bytes: usize,
     /// Clients of one published TCP port whom the container has not accepted; the next ones wait in the host's queue, so
     /// that a server that hangs has no more of [`Limits::half_open`] than this.
     pub opening_per_port: usize,
@@ -187,6 +197,7 @@ impl Default for Limits {
         Limits {
             flows: 131_072,
             half_open: 4_096,
+            newcomer_memory_bytes: 1 << 20,
             opening_per_port: 1_024,
             tcp_buffer_total_bytes: 512 << 20,
             tcp_buffer_max_bytes: 1 << 20,
@@ -229,6 +240,7 @@ impl Limits {
         self.flows = self.flows.min(flows.max(64));
         self.half_open = self.half_open.min(self.flows.div_ceil(2));
         self.opening_per_port = self.opening_per_port.min(self.half_open.div_ceil(4));
+        self.newcomer_memory_bytes = self.newcomer_memory_bytes.min(share(64));
         self.tcp_buffer_total_bytes = self.tcp_buffer_total_bytes.min(share(4).max(1 << 20));
         self.tcp_buffer_max_bytes = self.tcp_buffer_max_bytes.min(self.tcp_buffer_total_bytes / 16);
         let pipes = share(16) / self.splice.pipe_bytes;

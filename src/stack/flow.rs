@@ -4,10 +4,13 @@
 //! them; the driver by its [`FlowId`]; deadlines by the same. What a flow *does* lives in `tcp`, `udp` and
 //! `icmp`; this module owns only identity, age and the bound on their number.
 //!
+//! Connections and exchanges of datagrams each have a list by age of their own, and an eighth of the table that the others cannot
+//! take: a flood of datagrams, which are flows as soon as they are sent, neither keeps connections out nor ends those that rest.
+//!
 //! What a flow has carried is counted here, and once more, when it ends, for the rule that let it through and for the way
 //! that it took ([`ledger`]), so that counters of rules cost nothing while packets pass.
 //!
-//! Invariants: every occupied slot is in the index under its key and in the age list exactly once; a slot's
+//! Invariants: every occupied slot is in the index under its key and in the age list of its kind exactly once; a slot's
 //! generation changes each time it is vacated, so a late host event never reaches the slot's next tenant.
 
 pub mod ledger;
@@ -169,6 +172,25 @@ pub struct Met<'a, T> {
 
 const NIL: u32 = u32::MAX;
 
+/// The table divided by this is kept for flows of the other kind.
+const KEPT_FOR_OTHERS: usize = 8;
+
+/// Flows of one kind by age.
+#[derive(Debug, Clone, Copy)]
+struct AgeList {
+    oldest: u32,
+    newest: u32,
+    len: usize,
+}
+
+/// The list that flows of a protocol are in: connections in the first, exchanges of datagrams in the other.
+fn list_of(protocol: FlowProtocol) -> usize {
+    match protocol {
+        FlowProtocol::Tcp => 0,
+        FlowProtocol::Udp | FlowProtocol::Echo => 1,
+    }
+}
+
 /// One entry of the table.
 #[derive(Debug)]
 struct Entry<T> {
@@ -189,8 +211,7 @@ pub struct FlowTable<T> {
     /// Generation of each slot ever used; outlives its tenants.
     generations: Vec<u32>,
     index: HashMap<FlowKey, u32, RandomState>,
-    oldest: u32,
-    newest: u32,
+    ages: [AgeList; 2],
     limit: usize,
     /// Lent out last.
     in_hand: Option<FlowId>,
@@ -205,8 +226,7 @@ impl<T> FlowTable<T> {
             entries: Slab::new(),
             generations: Vec::new(),
             index: HashMap::with_hasher(RandomState::with_seeds(secret[0], secret[1], secret[2], secret[3])),
-            oldest: NIL,
-            newest: NIL,
+            ages: [AgeList { oldest: NIL, newest: NIL, len: 0 }; 2],
             limit,
             in_hand: None,
             ledger: Ledger::default(),
@@ -225,10 +245,14 @@ impl<T> FlowTable<T> {
         self.entries.is_empty()
     }
 
-    /// Whether another flow needs one to be given up first.
+    /// Whether another flow of this protocol needs one to be given up first.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.entries.len() >= self.limit
+    pub fn is_full_of(&self, protocol: FlowProtocol) -> bool {
+        self.entries.len() >= self.limit || self.has_its_share(protocol)
+    }
+
+    fn has_its_share(&self, protocol: FlowProtocol) -> bool {
+        self.ages[list_of(protocol)].len >= self.limit - self.limit / KEPT_FOR_OTHERS
     }
 
     /// The flow between these endpoints.
@@ -240,7 +264,7 @@ impl<T> FlowTable<T> {
 
     /// Adds a flow. The caller has made sure that the key is free and the table not full.
     pub fn insert(&mut self, key: FlowKey, side: HostSide, now: Instant, body: T) -> FlowId {
-        debug_assert!(!self.index.contains_key(&key) && !self.is_full());
+        debug_assert!(!self.index.contains_key(&key) && !self.is_full_of(key.protocol));
         let carried = Carried::default();
         let (since, last_active) = (now, now);
         let entry = Entry { key, side, carried, since, last_active, older: NIL, newer: NIL, body };
@@ -306,14 +330,21 @@ impl<T> FlowTable<T> {
     /// Whether the invariants of this module hold; it looks at every flow.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        let (mut count, mut newer, mut at) = (0, NIL, self.newest);
-        while let Some(entry) = self.entries.get(at as usize) {
-            if entry.newer != newer || self.index.get(&entry.key) != Some(&at) || count > self.entries.len() {
-                return false;
+        let is_sound = |(list, ages): (usize, &AgeList)| {
+            let (mut count, mut newer, mut at) = (0, NIL, ages.newest);
+            while let Some(entry) = self.entries.get(at as usize) {
+                let is_known = self.index.get(&entry.key) == Some(&at) && list_of(entry.key.protocol) == list;
+                if entry.newer != newer || !is_known || count > ages.len {
+                    return false;
+                }
+                (count, newer, at) = (count + 1, at, entry.older);
             }
-            (count, newer, at) = (count + 1, at, entry.older);
-        }
-        at == NIL && newer == self.oldest && count == self.entries.len() && count == self.index.len()
+            at == NIL && newer == ages.oldest && count == ages.len
+        };
+        let listed: usize = self.ages.iter().map(|ages| ages.len).sum();
+        self.ages.iter().enumerate().all(is_sound)
+            && listed == self.entries.len()
+            && listed == self.index.len()
     }
 
     /// The flow's key.
@@ -403,7 +434,7 @@ impl<T> FlowTable<T> {
     pub fn touch(&mut self, flow: FlowId, now: Instant) -> Option<Instant> {
         self.get(flow)?;
         let before = std::mem::replace(&mut self.entries[flow.slot as usize].last_active, now);
-        if self.newest != flow.slot {
+        if self.entries[flow.slot as usize].newer != NIL {
             self.unlink(flow.slot);
             self.link_newest(flow.slot);
         }
@@ -426,12 +457,17 @@ impl<T> FlowTable<T> {
         Some(Met { flow, key, side, since, last_active, carried, body })
     }
 
-    /// The least recently used flow, if it has been silent for at least `idle`.
+    /// The flow that gives way to one of this protocol: the least recently used of those that have been silent for at least
+    /// `idle`, or of its kind alone, if that has its share.
     #[must_use]
-    pub fn eviction_candidate(&self, now: Instant, idle: Duration) -> Option<FlowId> {
-        let entry = self.entries.get(self.oldest as usize)?;
+    pub fn eviction_candidate(&self, protocol: FlowProtocol, now: Instant, idle: Duration) -> Option<FlowId> {
+        let own = self.ages[list_of(protocol)].oldest;
+        let other = if self.has_its_share(protocol) { NIL } else { self.ages[1 - list_of(protocol)].oldest };
+        let oldest =
+            [own, other].into_iter().filter_map(|slot| Some((slot, self.entries.get(slot as usize)?)));
+        let (slot, entry) = oldest.min_by_key(|(_, entry)| entry.last_active)?;
         (entry.last_active + idle <= now)
-            .then(|| FlowId { slot: self.oldest, generation: self.generations[self.oldest as usize] })
+            .then(|| FlowId { slot, generation: self.generations[slot as usize] })
     }
 
     /// Every flow, oldest slot first.
@@ -444,23 +480,27 @@ impl<T> FlowTable<T> {
 
     fn link_newest(&mut self, slot: u32) {
         let entry = &mut self.entries[slot as usize];
-        entry.older = self.newest;
+        let ages = &mut self.ages[list_of(entry.key.protocol)];
+        entry.older = ages.newest;
         entry.newer = NIL;
-        match self.newest {
-            NIL => self.oldest = slot,
+        let newest = std::mem::replace(&mut ages.newest, slot);
+        ages.len += 1;
+        match newest {
+            NIL => ages.oldest = slot,
             newest => self.entries[newest as usize].newer = slot,
         }
-        self.newest = slot;
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Entry { older, newer, .. } = self.entries[slot as usize];
+        let Entry { older, newer, key, .. } = self.entries[slot as usize];
+        let list = list_of(key.protocol);
+        self.ages[list].len -= 1;
         match older {
-            NIL => self.oldest = newer,
+            NIL => self.ages[list].oldest = newer,
             older => self.entries[older as usize].newer = newer,
         }
         match newer {
-            NIL => self.newest = older,
+            NIL => self.ages[list].newest = older,
             newer => self.entries[newer as usize].older = older,
         }
     }
@@ -506,15 +546,19 @@ mod tests {
         let a = table.insert(key(1), side(), at(0), ());
         let b = table.insert(key(2), side(), at(1), ());
         let c = table.insert(key(3), side(), at(2), ());
-        assert!(table.is_full());
+        assert!(table.is_full_of(FlowProtocol::Udp));
         table.touch(a, at(3));
         let idle = Duration::from_secs(10);
-        assert_eq!(table.eviction_candidate(at(4), idle), None, "nobody has been silent for ten seconds");
-        assert_eq!(table.eviction_candidate(at(11), idle), Some(b));
+        assert_eq!(
+            table.eviction_candidate(FlowProtocol::Udp, at(4), idle),
+            None,
+            "nobody has been silent for ten seconds"
+        );
+        assert_eq!(table.eviction_candidate(FlowProtocol::Udp, at(11), idle), Some(b));
         table.remove(b);
-        assert_eq!(table.eviction_candidate(at(12), idle), Some(c));
+        assert_eq!(table.eviction_candidate(FlowProtocol::Udp, at(12), idle), Some(c));
         table.touch(c, at(12));
-        assert_eq!(table.eviction_candidate(at(13), idle), Some(a));
+        assert_eq!(table.eviction_candidate(FlowProtocol::Udp, at(13), idle), Some(a));
     }
 
     #[test]
@@ -525,9 +569,35 @@ mod tests {
             for (step, &which) in order.iter().enumerate() {
                 table.remove(ids[which]);
                 let left = order[step + 1..].iter().min().map(|&i| ids[i]);
-                assert_eq!(table.eviction_candidate(at(100), Duration::from_secs(1)), left);
+                assert_eq!(
+                    table.eviction_candidate(FlowProtocol::Udp, at(100), Duration::from_secs(1)),
+                    left
+                );
             }
             assert!(table.is_empty());
+        }
+    }
+
+    #[test]
+    fn neither_kind_takes_the_last_eighth_nor_makes_the_other_give_way_for_more() {
+        let of = |protocol, port| FlowKey { protocol, ..key(port) };
+        for (many, few) in [(FlowProtocol::Udp, FlowProtocol::Tcp), (FlowProtocol::Tcp, FlowProtocol::Echo)] {
+            let mut table = FlowTable::new(16, [1, 2, 3, 4]);
+            let resting = table.insert(of(few, 1), side(), at(0), ());
+            let mut first = None;
+            for port in 2..16 {
+                assert!(!table.is_full_of(many));
+                first = first.or(Some(table.insert(of(many, port), side(), at(10), ())));
+            }
+            assert!(table.is_full_of(many) && !table.is_full_of(few));
+            let idle = Duration::from_secs(1);
+            assert_eq!(table.eviction_candidate(many, at(99), idle), first, "one of its own");
+            assert_eq!(table.eviction_candidate(few, at(99), idle), Some(resting), "the oldest of all");
+            table.insert(of(few, 20), side(), at(20), ());
+            assert!(table.is_full_of(few) && table.is_sound());
+            table.touch(resting, at(50));
+            assert_eq!(table.eviction_candidate(few, at(99), idle), first);
+            assert!(table.is_sound());
         }
     }
 }

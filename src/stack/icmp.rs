@@ -113,7 +113,7 @@ impl Stack {
         let flow = match self.flows.find(&key) {
             Some(flow) => flow,
             None => {
-                self.make_room(now, io)?;
+                self.make_room(FlowProtocol::Echo, now, io)?;
                 let body = EchoFlow { alarm: Alarm::default(), opening: Some(Vec::new()), sent: Vec::new() };
                 let side = HostSide::outbound(target, destination, rule);
                 let flow = self.flows.insert(key, side, now, Flow::Echo(Box::new(body)));

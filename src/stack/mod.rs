@@ -61,6 +61,7 @@ use self::stats::{CountedFrames, Stats, Traffic};
 use self::tcp::endpoint::LinkView;
 use self::tcp::handshakes::Handshakes;
 use self::tcp::memory::Memory;
+use self::tcp::newcomers::Newcomers;
 use self::tcp::relay::TcpFlow;
 use self::tcp::time_wait::TimeWait;
 use self::tcp::turns::Turns;
@@ -135,6 +136,7 @@ pub struct Stack {
     stats: Stats,
     memory: Memory,
     handshakes: Handshakes,
+    newcomers: Newcomers,
     echo_forbidden_told: bool,
     no_resolver_told: bool,
     /// Tells fragmented datagrams apart (RFC 6864).
@@ -188,6 +190,7 @@ impl Stack {
             stats: Stats::default(),
             memory: Memory::new(&config.limits),
             handshakes: Handshakes::new(&config.limits),
+            newcomers: Newcomers::new(&config.limits),
             echo_forbidden_told: false,
             no_resolver_told: false,
             identification: 0,
@@ -608,17 +611,18 @@ impl Stack {
         self.memory.charged()
     }
 
-    /// Makes sure that one more flow fits: the least recently used idle one gives way.
+    /// Makes sure that one more flow of this protocol fits: the least recently used idle one gives way.
     fn make_room<H: HostIo, F: FrameSink>(
         &mut self,
+        protocol: FlowProtocol,
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) -> Result<(), DropReason> {
-        if !self.flows.is_full() {
+        if !self.flows.is_full_of(protocol) {
             return Ok(());
         }
         let idle = self.config.limits.evict_idle.into();
-        let oldest = self.flows.eviction_candidate(now, idle).ok_or(DropReason::FlowLimit)?;
+        let oldest = self.flows.eviction_candidate(protocol, now, idle).ok_or(DropReason::FlowLimit)?;
         self.stats.flow_evicted(self.flows.key(oldest).map_or(FlowProtocol::Tcp, |key| key.protocol));
         match self.flows.get(oldest) {
             Some(Flow::Tcp(_)) => self.abort_tcp(oldest, now, io),

@@ -198,7 +198,7 @@ impl Stack {
                 flow
             }
             None => {
-                self.make_room(now, io)?;
+                self.make_room(FlowProtocol::Udp, now, io)?;
                 let side = match dns {
                     Some(_) => HostSide::new(target, Way::Forwarder, rule),
                     None => HostSide::outbound(target, remote, rule),
@@ -531,9 +531,10 @@ impl Stack {
         let ask = Ask::inbound(FlowProtocol::Udp, arrived.source, inbound.server.port());
         let mark = self.judge(&ask, arrived.len, now)?;
         let key = self.free_key(FlowProtocol::Udp, &inbound).ok_or(DropReason::FlowLimit)?;
-        if self.flows.is_full() {
+        if self.flows.is_full_of(FlowProtocol::Udp) {
             let idle = self.config.limits.evict_idle.into();
-            let oldest = self.flows.eviction_candidate(now, idle).ok_or(DropReason::FlowLimit)?;
+            let oldest =
+                self.flows.eviction_candidate(FlowProtocol::Udp, now, idle).ok_or(DropReason::FlowLimit)?;
             if !matches!(self.flows.get(oldest), Some(Flow::Udp(_) | Flow::Echo(_))) {
                 return Err(DropReason::FlowLimit);
             }

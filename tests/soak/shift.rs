@@ -161,7 +161,8 @@ fn tallies_of(program: Running, limit: Duration) -> (Vec<(String, Tally)>, Vec<S
         match (words.as_slice(), numbers.as_slice()) {
             ([kind, ..], &[rounds, bytes, sent, lost]) if words.len() == 5 => {
                 // Single datagrams of a quiet exchange; a storm loses what it loses, as long as some come through.
-                if ["datagrams", "ping"].contains(kind) && lost * 20 > sent + 60 || *kind == "storm" && sent > 0 && bytes == 0
+                if ["datagrams", "ping"].contains(kind) && lost * 20 > sent + 60
+                    || *kind == "storm" && sent > 0 && bytes == 0
                 {
                     findings.push(format!("{lost} of {sent} datagrams were lost by {kind}"));
                 }

@@ -14,6 +14,7 @@ mod challenge;
 pub mod endpoint;
 pub mod handshakes;
 pub mod memory;
+pub mod newcomers;
 mod queries;
 pub mod relay;
 pub mod time_wait;
@@ -23,6 +24,7 @@ use std::net::SocketAddr;
 
 use self::endpoint::ecn::is_marked;
 use self::endpoint::{Endpoint, LinkView};
+use self::handshakes::Handshake;
 use self::queries::Upstream;
 use self::relay::{Awaited, Outcome, Stage, TcpFlow};
 use self::time_wait::{TimeWait, Verdict, initial_from};
@@ -30,7 +32,7 @@ use super::boundary::{
     Action, CloseKind, Duration, FlowId, FrameSink, HostError, HostIo, Instant, Io, ListenerId, Notice,
 };
 use super::drop_reason::DropReason;
-use super::flow::{FlowKey, FlowProtocol, HostSide, Way};
+use super::flow::{FlowKey, FlowProtocol, FlowTable, HostSide, Way};
 use super::forward::{self, Outbound};
 use super::network_error::problem_of_notice;
 use super::policy::{Ask, RuleMark};
@@ -157,7 +159,7 @@ impl Stack {
         if key.remote.port() == 0 || key.container.port() == 0 {
             return Err(DropReason::BadTransport);
         }
-        let buffer_bytes = self.admit_tcp(now, io)?;
+        let buffer_bytes = self.admit_newcomer(&key, segment.sequence, now, io)?;
         let initial = initial_from(self.initial_number(&key, now), least_initial);
         let mut endpoint = Endpoint::accept(key.remote, key.container, buffer_bytes, initial);
         endpoint.handle_segment(segment, false, link, now, |_| 0);
@@ -248,7 +250,11 @@ impl Stack {
         self.link_view()?;
         let rule = self.judge(&Ask::inbound(FlowProtocol::Tcp, client, inbound.server.port()), 0, now)?;
         let key = self.free_key(FlowProtocol::Tcp, &inbound).ok_or(DropReason::FlowLimit)?;
-        let buffer_bytes = self.admit_tcp_quietly(now)?;
+        // No frame can be sent here, so nobody is given up.
+        if self.flows.is_full_of(FlowProtocol::Tcp) {
+            return Err(DropReason::FlowLimit);
+        }
+        let buffer_bytes = self.memory.buffer_for_one_more().ok_or(DropReason::MemoryLimit)?;
         let initial = self.initial_number(&key, now);
         let endpoint = Endpoint::connect(key.remote, key.container, buffer_bytes, initial);
         let side = HostSide::new(client, Way::Published(listener), rule);
@@ -271,8 +277,13 @@ impl Stack {
     ) -> FlowId {
         let mut tcp = Box::new(TcpFlow::new(endpoint, stage));
         self.memory.charge(&mut tcp);
-        self.handshakes.begin(tcp.handshake());
+        let handshake = tcp.handshake();
+        self.handshakes.begin(handshake);
         let flow = self.flows.insert(key, side, now, Flow::Tcp(tcp));
+        if handshake == Some(Handshake::Outbound) {
+            let flows = &self.flows;
+            self.newcomers.begin(flow, now, |flow| is_under_way(flows, flow));
+        }
         let deadline = now + self.config.timeouts.tcp_handshake.into();
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             self.timers.wake_by(flow, &mut tcp.alarm, deadline);
@@ -280,24 +291,26 @@ impl Stack {
         flow
     }
 
-    /// Room for one more TCP flow: in the table, among the half-open, and in memory. Returns its buffer size.
-    fn admit_tcp<H: HostIo, F: FrameSink>(
+    /// Room for one more TCP flow of the container: in the table, among the half-open, and in memory. Returns its buffer size.
+    fn admit_newcomer<H: HostIo, F: FrameSink>(
         &mut self,
+        key: &FlowKey,
+        sequence: u32,
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) -> Result<usize, DropReason> {
-        self.make_room(now, io)?;
-        self.admit_tcp_quietly(now)
-    }
-
-    /// The same where no frame can be sent: nobody is given up, the newcomer waits or is refused.
-    fn admit_tcp_quietly(&mut self, _now: Instant) -> Result<usize, DropReason> {
-        if self.flows.is_full() {
-            return Err(DropReason::FlowLimit);
-        }
-        if self.handshakes.is_full() {
+        if !self.newcomers.is_crowded(now) && !self.handshakes.is_scarce() {
+            self.newcomers.rest(now);
+        } else if !self.newcomers.came_before(self.hasher.hash_one((key, sequence)), now) {
             return Err(DropReason::HalfOpenLimit);
         }
+        if !self.handshakes.has_room() {
+            let flows = &self.flows;
+            let oldest = self.newcomers.oldest(now, |flow| is_under_way(flows, flow));
+            // Its SYN was never answered, or the SYN-ACK was not: nobody is told.
+            self.close_tcp(oldest.ok_or(DropReason::HalfOpenLimit)?, CloseKind::Reset);
+        }
+        self.make_room(FlowProtocol::Tcp, now, io)?;
         self.memory.buffer_for_one_more().ok_or(DropReason::MemoryLimit)
     }
 
@@ -361,7 +374,7 @@ impl Stack {
         // A client's connection that ends before it began.
         let is_refused = matches!(tcp.stage, Stage::Opening { via: Some(_) });
         if tcp.is_relaying() {
-            self.handshakes.end(handshake);
+            self.end_handshake(handshake, true);
         }
         if wants_upstream {
             self.ask_upstream(flow, 0);
@@ -497,7 +510,14 @@ impl Stack {
 
     fn forget_tcp(&mut self, tcp: &TcpFlow) {
         self.memory.release(tcp);
-        self.handshakes.end(tcp.handshake());
+        self.end_handshake(tcp.handshake(), false);
+    }
+
+    fn end_handshake(&mut self, handshake: Option<Handshake>, is_complete: bool) {
+        self.handshakes.end(handshake);
+        if handshake == Some(Handshake::Outbound) {
+            self.newcomers.end(is_complete);
+        }
     }
 
     /// The host socket and the buffers go, the pair of endpoints stays a while.
@@ -630,6 +650,11 @@ impl Stack {
         let header = self.header(packet.destination, packet.source, ip::protocol::TCP);
         self.emit_segment(&header, segment, frames)
     }
+}
+
+/// Whether this is still a handshake that the container has begun.
+fn is_under_way(flows: &FlowTable<Flow>, flow: FlowId) -> bool {
+    matches!(flows.get(flow), Some(Flow::Tcp(tcp)) if tcp.handshake() == Some(Handshake::Outbound))
 }
 
 fn is_opening(segment: &Segment<'_>) -> bool {

@@ -78,6 +78,102 @@ fn half_open_flows_are_bounded_and_do_not_hinder_open_ones() {
     world.finish_within(secs(60));
 }
 
+/// A SYN from a port and with a number that nobody has used before.
+fn fresh_syn(world: &mut World, number: u32, to: std::net::SocketAddr) {
+    let syn = tcp((1_024 + (number % 60_000) as u16, 80), number.wrapping_mul(0x9e37_79b9), 0, SYN, &[]);
+    world.inject(&Ip::new(CONTAINER, to.ip(), TCP).carrying(syn));
+}
+
+/// Twenty SYNs in each millisecond, to whom `flooded` describes, beside a connection that was there and one that begins: both
+/// must get on. How many connects of the flood the host has seen.
+fn begin_amid_a_flood(flooded: Target, seconds: u32) -> usize {
+    let mut world = World::new(Settings::default().with(|config| config.limits.half_open = 400));
+    open_idle(&mut world, 1..=1);
+    world.host.targets.insert(target(9), flooded);
+    for number in 0..20 * 200 {
+        fresh_syn(&mut world, number, target(9));
+        if number % 20 == 0 {
+            world.run_for(ms(1));
+        }
+    }
+    let honest = world.connect(
+        target(2),
+        Script::container(2, 1_000).ending(Ending::Never),
+        Target::running(Script::host(2, 1_000).ending(Ending::Never)),
+    );
+    for number in 0..20 * 1_000 * seconds {
+        fresh_syn(&mut world, 4_000 + number, target(9));
+        if number % 20 == 0 {
+            world.run_for(ms(1));
+        }
+    }
+    assert_eq!(world.peer(target(2)).app.received, 1_000, "the newcomer was heard");
+    assert_eq!(world.guest.streams[honest.0].app.received, 1_000, "and answered");
+    assert!(world.peer(target(1)).closed.is_none());
+    assert!(world.drops(DropReason::HalfOpenLimit) > 50_000);
+    let connects = world.host.connects_to(target(9));
+    (0..2).for_each(|place| world.guest.abort(crate::guest::StreamId(place)));
+    world.finish_within(secs(300));
+    connects
+}
+
+#[test]
+fn a_connection_begins_amid_a_flood_of_syns_that_nobody_answers() {
+    // As many as are let in when they come once: three quarters of three quarters.
+    assert_eq!(begin_amid_a_flood(Target::hanging(), 4), 225);
+}
+
+#[test]
+fn a_connection_begins_amid_a_flood_of_syns_that_are_refused() {
+    let connects = begin_amid_a_flood(Target::failing(HostError::Refused), 4);
+    assert!(connects < 400 + 5_000, "{connects} connects for nothing");
+}
+
+#[test]
+fn connects_that_hang_leave_room_for_clients_of_published_ports() {
+    let settings =
+        Settings::default().publishing(netferry::config::PortProtocol::Tcp, at("0.0.0.0:8080"), 80);
+    let mut world = World::new(settings.with(|config| config.limits.half_open = 40));
+    world.host.targets.insert(target(9), Target::hanging());
+    // Each comes again, and would be let in.
+    for round in 0..4 {
+        for number in 0..200 {
+            fresh_syn(&mut world, number, target(9));
+        }
+        world.run_for(ms(if round == 0 { 1 } else { 1_000 }));
+    }
+    assert_eq!(world.stack.flow_count(), 30, "three quarters");
+    world.guest.listen(80, Script::container(1, 100));
+    let client = at("198.51.100.9:33333");
+    assert!(world.stack.may_accept(netferry::stack::boundary::ListenerId(0)));
+    world.client_connects(0, client, Script::host(1, 100)).unwrap();
+    world.run_for(secs(1));
+    assert_eq!(world.peer(client).app.received, 100);
+    world.finish_within(secs(300));
+}
+
+#[test]
+fn a_flood_of_datagrams_neither_ends_connections_that_rest_nor_keeps_new_ones_out() {
+    let mut world = World::new(Settings::default().with(|config| config.limits.flows = 64));
+    open_idle(&mut world, 1..=3);
+    // Long enough to be given up for another connection.
+    world.run_for(secs(30));
+    for number in 0..5_000u16 {
+        world.inject(&Ip::new(CONTAINER, target(9).ip(), UDP).carrying(udp((1_024 + number, 80), b"x")));
+        if number % 10 == 0 {
+            world.run_for(ms(10));
+        }
+    }
+    open_idle(&mut world, 4..=6);
+    for number in 1..=6 {
+        assert!(world.peer(target(number)).closed.is_none());
+    }
+    assert_eq!(world.stack.flow_count(), 56 + 6, "an eighth is left by the flood");
+    assert!(world.drops(DropReason::FlowLimit) > 1_000);
+    (0..6).for_each(|place| world.guest.abort(crate::guest::StreamId(place)));
+    world.finish_within(secs(301));
+}
+
 #[test]
 fn a_container_that_never_completes_a_handshake_holds_no_more_than_the_half_open_limit() {
     let mut world = World::new(Settings::default().with(|config| {
@@ -196,7 +292,8 @@ fn alarms_of_flows_that_are_gone_are_bounded() {
             )));
         }
         world.guest_is_mute = true;
-        world.run_for(ms(1));
+        // No faster than what is let in at once, however many come to nothing.
+        world.run_for(ms(100));
         most = most.max(world.stack.alarm_count());
     }
     assert_eq!((world.stack.flow_count(), world.host.opened), (0, 20_000));
