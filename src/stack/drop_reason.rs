@@ -96,6 +96,8 @@ pub enum DropReason {
     SpoofedMac,
     /// More Ethernet or link-local addresses behind one container's interface than are remembered.
     StationLimit,
+    /// A client of a published port has the address and port of one who is still there.
+    EndpointsTaken,
     /// An offer of what only the gateway offers: a router advertisement, a redirect, an answer of a DHCP server.
     RogueServer,
     /// More frames for several containers, or for one that nobody knows, than may be passed on.
@@ -115,7 +117,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons by slot; for reasons with details, one of each kind.
-    pub const ALL: [DropReason; 58] = [
+    pub const ALL: [DropReason; 59] = [
         DropReason::Frame(FrameError::Truncated),
         DropReason::Frame(FrameError::UnknownEthertype(0)),
         DropReason::Frame(FrameError::Version),
@@ -174,6 +176,7 @@ impl DropReason {
         DropReason::RateLimit,
         DropReason::RuleDenied,
         DropReason::RuleRejected,
+        DropReason::EndpointsTaken,
     ];
 
     /// The reason's place in an array of [`Self::COUNT`].
@@ -239,6 +242,7 @@ impl DropReason {
             DropReason::RateLimit => (55, "rate_limit"),
             DropReason::RuleDenied => (56, "rule_denied"),
             DropReason::RuleRejected => (57, "rule_rejected"),
+            DropReason::EndpointsTaken => (58, "endpoints_taken"),
         }
     }
 }

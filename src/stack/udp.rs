@@ -530,7 +530,7 @@ impl Stack {
         }
         let ask = Ask::inbound(FlowProtocol::Udp, arrived.source, inbound.server.port());
         let mark = self.judge(&ask, arrived.len, now)?;
-        let key = self.free_key(FlowProtocol::Udp, &inbound).ok_or(DropReason::FlowLimit)?;
+        let key = self.free_key(FlowProtocol::Udp, &inbound).ok_or(DropReason::EndpointsTaken)?;
         if self.flows.is_full_of(FlowProtocol::Udp) {
             let idle = self.config.limits.evict_idle.into();
             let oldest =

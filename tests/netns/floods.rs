@@ -5,15 +5,17 @@
 //! minutes each and tells the rates.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::ground::{FAR4, Ground, PYTHON, SCRATCH, WORLD4, cannot_run, sealed};
-use crate::process::{SOON, Stream, start};
+use crate::process::{Running, SOON, Stream, start};
 use crate::servers::{echo, http, serve_streams};
 
 /// What the relay may use, sockets of the kernel included.
@@ -32,9 +34,9 @@ while time.time() < end:
     while len(back) < 100:
         block = s.recv(100 - len(back)); assert block, 'the connection was ended'; back += block
     assert back == data; rounds += 1; slowest = max(slowest, time.time() - began)
-    if rounds % 10 == 0:
+    if rounds % 10 == 5:
         try:
-            with socket.create_connection(('203.0.113.2', 7), 2) as n: n.sendall(b'x'); fresh += n.recv(1) == b'x'
+            with socket.create_connection(('203.0.113.2', 7), 60) as n: n.sendall(b'x'); fresh += n.recv(1) == b'x'
         except OSError: failed += 1
     time.sleep(0.01)
 print(f'honest rounds {rounds} slowest {slowest * 1000:.0f} ms, new connections {fresh} and {failed} failed', flush=True)";
@@ -79,6 +81,18 @@ const FRAGMENTS: &str = "flood(lambda: ip(world, 17, bytes(1400), None, r(16), 0
 const NEIGHBORS: &str = "\
 flood(lambda: b'\\xff' * 6 + here + b'\\x08\\x06' + struct.pack('!HHBBH', 1, 0x800, 6, 4, 1) + here + bytes([10, 0, 2, 101 + r(7)])
     + bytes(6) + bytes([10, 0, 2, r(8)]))";
+/// Questions, answers nobody asked for, and calls for routers, of many addresses.
+const NEIGHBORS6: &str = "\
+def ndp():
+    target = bytes.fromhex('fd00' + '0' * 24) + r(32).to_bytes(4, 'big'); own = target[:12] + r(32).to_bytes(4, 'big')
+    kind, to = [(135, bytes.fromhex('ff02' + '0' * 18 + '01ff') + target[13:]), (136, bytes.fromhex('ff02' + '0' * 27 + '1')),
+        (133, bytes.fromhex('ff02' + '0' * 27 + '2'))][r(32) % 3]
+    rest = (target if kind != 133 else b'') + bytes([2 if kind == 136 else 1, 1]) + here
+    message = struct.pack('!BBHI', kind, 0, 0, 0x20000000 if kind == 136 else 0) + rest
+    c = total(own + to + struct.pack('!II', len(message), 58) + message)
+    return (b'\\x33\\x33' + to[12:] + here + b'\\x86\\xdd' + struct.pack('!IHBB', 0x60000000, len(message), 58, 255) + own + to
+        + message[:2] + struct.pack('!H', c) + message[4:])
+flood(ndp)";
 const NAMES: &str = "\
 def query():
     name = b'\\x08' + b'%08x' % r(32) + b'\\x04test\\0'
@@ -198,8 +212,13 @@ fn withstands(ground: &Ground, name: &str, script: &str) {
     let api = format!("{SCRATCH}/flood.sock");
     let confined = ["--enable-sandbox", "--enable-seccomp", "--api-socket", &api];
     let words = [&["slirp4netns", "-c", "--enable-ipv6"], &confined[..], &[&pid, "tap0"]].concat();
-    let mut relay = start(group.hold(&ground.netferry(&words)));
-    relay.wait_for(Stream::Out, "* Recommended IP");
+    let relay = if name == "log lines" {
+        start_unread(group.hold(&ground.netferry(&["attach", "-v", "-v", "--cidr", "10.0.2.0/24", &pid])))
+    } else {
+        let mut relay = start(group.hold(&ground.netferry(&words)));
+        relay.wait_for(Stream::Out, "* Recommended IP");
+        Relay::Read(relay)
+    };
     let inside = |program: &[&str]| {
         let mut command = ground.user("nsenter");
         command.args(["--target", &pid, "--user", "--net", "--preserve-credentials"]).args(program);
@@ -233,12 +252,60 @@ fn withstands(ground: &Ground, name: &str, script: &str) {
     let honest = honest.expect_success();
     let rounds: u64 = honest.stdout.split_whitespace().nth(3).unwrap().parse().unwrap();
     // Its segments are lost in the queue of the link like all others, and sent again.
-    assert!(rounds >= seconds, "the honest one did not get on\n{honest}");
+    assert!(rounds >= 2 * seconds, "the honest one did not get on\n{honest}");
+    assert!(honest.stdout.contains(" and 0 failed"), "nothing new could begin\n{honest}");
     assert!(resident < MEMORY * 3 / 4, "{resident} bytes are resident");
     // It lives, and not because it was started again.
-    relay.signal(Signal::SIGTERM);
-    relay.finish(SOON).expect_signal(Signal::SIGTERM);
+    relay.end();
     container.signal(Signal::SIGKILL);
+}
+
+/// The relay under the flood.
+enum Relay {
+    /// Somebody reads what it says.
+    Read(Running),
+    /// Nobody does, but its standard error stays open.
+    Unread(Child, BufReader<ChildStderr>),
+}
+
+/// Started, up, and from then on not listened to.
+fn start_unread(mut command: Command) -> Relay {
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("setpriv starts");
+    let mut said = BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("gateway") {
+        line.clear();
+        assert_ne!(said.read_line(&mut line).expect("a pipe"), 0, "it ended");
+    }
+    Relay::Unread(child, said)
+}
+
+impl Relay {
+    fn pid(&self) -> i32 {
+        match self {
+            Relay::Read(relay) => relay.pid(),
+            Relay::Unread(child, _) => i32::try_from(child.id()).expect("a PID is positive"),
+        }
+    }
+
+    fn end(self) {
+        match self {
+            Relay::Read(relay) => {
+                relay.signal(Signal::SIGTERM);
+                relay.finish(SOON).expect_signal(Signal::SIGTERM);
+            }
+            Relay::Unread(mut child, mut said) => {
+                let pid = i32::try_from(child.id()).expect("a PID is positive");
+                kill(Pid::from_raw(pid), Signal::SIGTERM).expect("own child");
+                let mut rest = String::new();
+                // What has waited in the pipe, and the end.
+                said.read_to_string(&mut rest).expect("a pipe");
+                assert!(rest.len() > 60_000, "the pipe was never full: {} bytes", rest.len());
+                let status = child.wait().expect("own child");
+                assert_eq!(status.code(), Some(0), "{status}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -264,6 +331,17 @@ fn fragments_that_are_never_complete() {
 #[test]
 fn neighbors_that_do_not_exist() {
     sealed(|ground| withstands(ground, "ARP", NEIGHBORS));
+}
+
+#[test]
+fn neighbors_of_ipv6_that_do_not_exist() {
+    sealed(|ground| withstands(ground, "NDP", NEIGHBORS6));
+}
+
+#[test]
+fn log_lines_that_nobody_reads() {
+    // A line for each packet.
+    sealed(|ground| withstands(ground, "log lines", UDP));
 }
 
 #[test]

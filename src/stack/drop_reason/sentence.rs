@@ -16,6 +16,7 @@ impl DropReason {
             }
             DropReason::NoFlow => "it belongs to no connection that exists",
             DropReason::FlowLimit => "the table of flows is full of flows in use",
+            DropReason::EndpointsTaken => "another client with the same address and port is still connected",
             DropReason::HalfOpenLimit => "too many connections are being opened at once",
             DropReason::DescriptorLimit => "the process may open no more descriptors",
             DropReason::MemoryLimit => "the memory set aside for buffers is spent",

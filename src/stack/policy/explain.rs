@@ -150,7 +150,7 @@ impl Stack {
                 _ => format!("masqueraded: a socket of the host sends it to {target}"),
             };
             steps.push(Step { stage: "nat", says });
-            if self.flows.is_full() {
+            if self.flows.is_full_of(protocol) {
                 let says =
                     "the table of flows is full: it waits for one that has been idle for long".to_owned();
                 steps.push(Step { stage: "limit", says });

@@ -249,7 +249,7 @@ impl Stack {
         let inbound = forward::inbound(&self.config, rule, client)?;
         self.link_view()?;
         let rule = self.judge(&Ask::inbound(FlowProtocol::Tcp, client, inbound.server.port()), 0, now)?;
-        let key = self.free_key(FlowProtocol::Tcp, &inbound).ok_or(DropReason::FlowLimit)?;
+        let key = self.free_key(FlowProtocol::Tcp, &inbound).ok_or(DropReason::EndpointsTaken)?;
         // No frame can be sent here, so nobody is given up.
         if self.flows.is_full_of(FlowProtocol::Tcp) {
             return Err(DropReason::FlowLimit);
