@@ -15,6 +15,8 @@ pub mod ps;
 pub mod rules;
 pub mod shape;
 pub mod target;
+#[cfg(feature = "top")]
+pub mod top;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -125,6 +127,9 @@ pub enum ClientCommand {
     Flows(flows::Flows),
     /// See [`metrics`].
     Metrics(metrics::Metrics),
+    /// See [`top`].
+    #[cfg(feature = "top")]
+    Top(top::Top),
 }
 
 /// Run a command in a new network namespace that has a network.
@@ -484,6 +489,7 @@ fn help_command(args: &[OsString]) -> &'static str {
         Some("shape") => "netferry shape",
         Some("flows") => "netferry flows",
         Some("metrics") => "netferry metrics",
+        Some("top") => "netferry top",
         Some(_) | None => "netferry",
     }
 }

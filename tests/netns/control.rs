@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ground::{Ground, HOST4, PYTHON, SCRATCH, WORLD4, sealed};
+use crate::ground::{Ground, HOST4, PYTHON, SCRATCH, SUBJECT, WORLD4, sealed};
 use crate::process::{Running, SOON, Stream, run, start};
 use crate::servers::{echo, serve_streams};
 use crate::slirp4netns::{container, serve};
@@ -262,6 +262,52 @@ fn parse_open_metrics(text: &str) -> Vec<(String, f64)> {
         }
     }
     samples
+}
+
+/// Plays a user at a terminal of 80 by 24: starts `top`, waits for its picture, ends it, and compares the terminal.
+const AT_A_TERMINAL: &str = r#"
+import fcntl, os, pty, signal, struct, sys, termios
+for how in ['key', 'signal']:
+    pid, fd = pty.fork()
+    if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
+        os.environ['TERM'] = 'xterm'
+        os.execv(sys.argv[1], ['netferry', 'top'])
+    before, shown = termios.tcgetattr(fd), b''
+    while b'q ends' not in shown:
+        shown += os.read(fd, 65536)
+    during = termios.tcgetattr(fd)
+    assert during != before, 'it never took the terminal'
+    if how == 'key':
+        os.write(fd, b'q')
+    else:
+        os.kill(pid, signal.SIGTERM)
+    try:
+        while more := os.read(fd, 65536):
+            shown += more
+    except OSError:
+        pass
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, f'{how}: {status} after {shown[-300:]}'
+    assert termios.tcgetattr(fd) == before, f'{how}: the terminal is another'
+    entered, left = shown.find(b'\x1b[?1049h'), shown.rfind(b'\x1b[?1049l')
+    assert 0 <= entered < left and shown.rfind(b'\x1b[?25h') > shown.rfind(b'\x1b[?25l'), shown[-300:]
+    print(how, 'leaves it clean', flush=True)
+"#;
+
+#[test]
+fn top_leaves_the_terminal_as_it_was() {
+    sealed(|ground| {
+        let container = instance(ground, &[]);
+        let mut user = ground.user(PYTHON);
+        user.args(["-c", AT_A_TERMINAL, SUBJECT]);
+        let said = run(user).expect_success();
+        said.expect_stdout("key leaves it clean").expect_stdout("signal leaves it clean");
+        let told = run(ground.netferry(&["top", "--json"])).expect_success().stdout;
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(told["status"]["face"], "run");
+        end(container);
+    });
 }
 
 fn children_of(parent: i32) -> Vec<i32> {

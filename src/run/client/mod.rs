@@ -14,6 +14,8 @@ mod resolve;
 mod rules;
 mod shape;
 mod table;
+#[cfg(feature = "top")]
+mod top;
 mod words;
 
 use std::io;
@@ -97,6 +99,8 @@ pub fn run(command: &ClientCommand) -> Result<u8, ClientError> {
         ClientCommand::Flows(flows) => flows::run(flows),
         ClientCommand::Metrics(metrics) => metrics::run(metrics),
         ClientCommand::Audit(audit) => audit::run(audit),
+        #[cfg(feature = "top")]
+        ClientCommand::Top(top) => top::run(top),
     };
     match outcome {
         // Whoever reads only the beginning has seen enough.

@@ -17,6 +17,9 @@ fn describe(worker: &Worker) -> Value {
     let (from_rate, to_rate) =
         worker.desk.meter.rates(worker.now, stats.from_container.bytes, stats.to_container.bytes);
     let drops: u64 = stats.iter_drops().map(|(_, count)| count).sum();
+    let seen = stats.iter_drops().filter(|(_, count)| *count > 0);
+    let by_reason: serde_json::Map<String, Value> =
+        seen.map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
     let open = FlowProtocol::ALL.into_iter().map(|protocol| stats.flows(protocol).open()).sum::<u64>();
     let addresses: Vec<String> = identity.addresses.iter().map(ToString::to_string).collect();
     json!({
@@ -45,5 +48,6 @@ fn describe(worker: &Worker) -> Value {
             "bytes_per_second": to_rate,
         },
         "drops": drops,
+        "drops_by_reason": by_reason,
     })
 }
