@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     };
     let outcome = match invocation {
         Invocation::Serve(plan) => run::run(*plan).map_err(|error| error.to_string()),
+        Invocation::Join(asked) => run::run_on_network(&asked).map_err(|error| error.to_string()),
         Invocation::Ask(command) => run::client::run(&command).map_err(|error| error.to_string()),
     };
     match outcome {

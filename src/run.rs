@@ -183,6 +183,9 @@ pub enum RunError {
     /// `--target-type=bess`.
     #[error(transparent)]
     Bess(#[from] BessError),
+    /// A network of several containers.
+    #[error("{0}")]
+    Network(String),
     /// The host refused something that no host should.
     #[error("cannot {doing}: {source}")]
     Host {
@@ -202,6 +205,13 @@ impl<T> Doing<T> for io::Result<T> {
     fn doing(self, doing: &'static str) -> Result<T, RunError> {
         self.map_err(|source| RunError::Host { doing, source })
     }
+}
+
+/// Runs a command on a network of several containers; the status to exit with.
+pub fn run_on_network(asked: &cli::RunOnNetwork) -> Result<u8, client::ClientError> {
+    log::install(level(asked.verbosity));
+    panics::install();
+    client::network::run(asked)
 }
 
 /// Carries a plan out; the status to exit with.

@@ -18,6 +18,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::config::address::ExplicitSubnets;
+use crate::config::network::wish::NetworkName;
+use crate::config::publish::PublishSpec;
 use crate::config::{
     ClosedPorts, Impairments, InterfaceName, LinkConfig, Offers, PortForwarding, PublishRule, RateLimits,
     Rules, Services, Timeouts, Transports, UdpMapping,
@@ -429,6 +431,25 @@ pub enum Invocation {
     Serve(Box<Plan>),
     /// To ask those who do.
     Ask(ClientCommand),
+    /// To run a command on a network of several containers.
+    Join(Box<RunOnNetwork>),
+}
+
+/// `netferry run --network`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunOnNetwork {
+    /// Which.
+    pub network: NetworkName,
+    /// Names and addresses of the container.
+    pub wants: native::network::Wants,
+    /// What its interface is called.
+    pub interface: InterfaceName,
+    /// Ports of the host that lead to it.
+    pub publish: Vec<PublishSpec>,
+    /// The command and its arguments; the user's shell if there is none.
+    pub command: Vec<OsString>,
+    /// How much is told on standard error.
+    pub verbosity: Verbosity,
 }
 
 /// Reads a command line that asks for a network, program name first.
@@ -438,7 +459,9 @@ pub enum Invocation {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, CliError> {
     match read(args)? {
         Invocation::Serve(plan) => Ok(*plan),
-        Invocation::Ask(_) => Err(CliError::Unusable("this command serves no network".to_owned())),
+        Invocation::Ask(_) | Invocation::Join(_) => {
+            Err(CliError::Unusable("this command serves no network".to_owned()))
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod explain;
 pub mod flows;
 pub mod impair;
 pub mod metrics;
+pub mod network;
 mod policy;
 pub mod ps;
 pub mod rules;
@@ -29,16 +30,48 @@ use self::policy::RuleOptions;
 use super::values::{self, ValueError};
 use super::{
     Announcement, CliError, Collisions, Configuration, Confinement, ControlPlace, Invocation, Lifetime, Mode,
-    OutboundSources, Plan, ProcessPlan, Verbosity,
+    OutboundSources, Plan, ProcessPlan, RunOnNetwork, Verbosity,
 };
 use crate::config::address::{self, ExplicitSubnets, Ipv4Link, Ipv6Link};
 use crate::config::limits::MAX_RESOLVERS;
+use crate::config::network::wish::NetworkName;
 use crate::config::{
     ClosedPorts, Limits, LinkConfig, Offers, PortForwarding, Segment, Services, Timeouts, Transports,
     UdpMapping, publish,
 };
 
 const DEFAULT_TAP_NAME: &str = "tap0";
+
+/// What is the network's and not one container's.
+const NOT_ON_A_NETWORK: [&str; 27] = [
+    "closed_ports",
+    "host_loopback",
+    "dns",
+    "udp_mapping",
+    "timeout",
+    "cidr",
+    "cidr6",
+    "no_ipv6",
+    "mtu",
+    "mac",
+    "no_offload",
+    "no_sandbox",
+    "control",
+    "allow",
+    "deny",
+    "reject",
+    "preset",
+    "rules",
+    "limit",
+    "impair",
+    "pcap",
+    "capture_size",
+    "capture_files",
+    "snaplen",
+    "segment",
+    "audit",
+    "audit_enforce",
+];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -130,6 +163,8 @@ pub enum ClientCommand {
     /// See [`top`].
     #[cfg(feature = "top")]
     Top(top::Top),
+    /// See [`network`].
+    Network(network::Network),
 }
 
 /// Run a command in a new network namespace that has a network.
@@ -142,9 +177,18 @@ struct Run {
     #[command(flatten)]
     link: LinkOptions,
 
-    /// Name of the interface in the container.
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_TAP_NAME, help_heading = "Interface")]
-    ifname: String,
+    /// Name of the interface in the container [default: tap0, on a network eth0].
+    #[arg(long, value_name = "NAME", help_heading = "Interface")]
+    ifname: Option<String>,
+
+    /// Run it on this network of several containers, which is started if it is not there.
+    ///
+    /// A network that is started so ends with its last container; see netferry network.
+    #[arg(long, value_name = "NETWORK", help_heading = "Networks", conflicts_with_all = NOT_ON_A_NETWORK)]
+    network: Option<NetworkName>,
+
+    #[command(flatten)]
+    wants: network::Wants,
 
     /// The command to run and its arguments; the user's shell if there is none.
     #[arg(value_name = "CMD", trailing_var_arg = true)]
@@ -340,7 +384,10 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, CliError> {
     let command = help_command(&args);
     let cli = Cli::try_parse_from(args).map_err(|error| reduce(&error, command))?;
     let invocation = match cli.command {
-        Command::Run(run) => run.resolve().map(Box::new).map(Invocation::Serve),
+        Command::Run(run) => match run.network {
+            Some(_) => return run.join(command),
+            None => run.resolve().map(Box::new).map(Invocation::Serve),
+        },
         Command::Attach(attach) => attach.resolve().map(Box::new).map(Invocation::Serve),
         Command::Client(client) => client.check().map(|()| Invocation::Ask(client)),
     };
@@ -352,8 +399,28 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, CliError> {
 
 impl Run {
     fn resolve(self) -> Result<Plan, ValueError> {
-        let tap_name = values::interface_name("--ifname", &self.ifname)?;
+        let tap_name =
+            values::interface_name("--ifname", self.ifname.as_deref().unwrap_or(DEFAULT_TAP_NAME))?;
         self.link.resolve(Mode::Run { command: self.command }, tap_name)
+    }
+
+    /// With a network of several containers in place of one's own.
+    fn join(self, command: &'static str) -> Result<Invocation, CliError> {
+        let usage = |message: String| CliError::Usage { message, command };
+        let name = self.ifname.as_deref().unwrap_or(network::DEFAULT_INTERFACE);
+        let interface =
+            network::interface_name(name).map_err(|why| usage(format!("--ifname {name}: {why}")))?;
+        let specs = self.link.publish.iter().map(|text| values::publish_spec("--publish", text));
+        let publish = specs.collect::<Result<Vec<_>, _>>().map_err(|error| usage(error.to_string()))?;
+        let Some(network) = self.network else { return Err(usage("--network is missing".to_owned())) };
+        Ok(Invocation::Join(Box::new(RunOnNetwork {
+            network,
+            wants: self.wants,
+            interface,
+            publish,
+            command: self.command,
+            verbosity: self.link.verbosity(),
+        })))
     }
 }
 
@@ -490,6 +557,7 @@ fn help_command(args: &[OsString]) -> &'static str {
         Some("flows") => "netferry flows",
         Some("metrics") => "netferry metrics",
         Some("top") => "netferry top",
+        Some("network") => "netferry network",
         Some(_) | None => "netferry",
     }
 }

@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::native::{Refusal, RefusalCode, Request};
 use crate::config::network::{
-    Member, MemberStatus, NetworkConfig, NetworkReply, NetworkRequest, NetworkStatus,
+    Member, MemberStatus, NetworkConfig, NetworkIpv4, NetworkIpv6, NetworkReply, NetworkRequest,
+    NetworkStatus,
 };
 use crate::config::{InterfaceName, PortProtocol, PublishRule};
 
@@ -75,6 +76,24 @@ pub fn encode_reply(reply: &NetworkReply) -> Result<Value, Refusal> {
         NetworkReply::Inspected(status) => Ok(status_value(status)),
         NetworkReply::Refused(reason) => Err(Refusal::new(RefusalCode::Refused, reason.clone())),
     }
+}
+
+/// What a network is, of the answer to `network-inspect`.
+pub fn config_of(answer: &Value) -> Result<NetworkConfig, Refusal> {
+    let flag = |name: &str| answer.get(name).and_then(Value::as_bool).ok_or_else(|| malformed(name));
+    let mtu = answer.get("mtu").and_then(Value::as_u64).and_then(|mtu| u16::try_from(mtu).ok());
+    let ipv4 = parsed(answer, "subnet")?.zip(parsed(answer, "gateway")?);
+    let ipv6 = parsed(answer, "subnet6")?.zip(parsed(answer, "gateway6")?);
+    Ok(NetworkConfig {
+        name: answer.get("name").and_then(Value::as_str).ok_or_else(|| malformed("name"))?.to_owned(),
+        ipv4: ipv4.map(|(subnet, gateway)| NetworkIpv4 { subnet, gateway }),
+        ipv6: ipv6.map(|(prefix, gateway)| NetworkIpv6 { prefix, gateway }),
+        gateway_mac: parsed(answer, "gateway_mac")?.ok_or_else(|| malformed("gateway_mac"))?,
+        mtu: mtu.ok_or_else(|| malformed("mtu"))?,
+        isolated: flag("isolated")?,
+        internal: flag("internal")?,
+        host_loopback: flag("host_loopback")?,
+    })
 }
 
 /// Who is on a network, of the answer to `network-inspect`.
@@ -210,7 +229,6 @@ fn malformed(name: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::network::{NetworkIpv4, NetworkIpv6};
 
     fn member() -> Member {
         let rule = PublishRule {
@@ -311,8 +329,9 @@ mod tests {
             bytes_sent: 700,
             dropped: vec![("isolated", 3)],
         };
-        let reply = NetworkReply::Inspected(NetworkStatus { config, members: vec![status] });
+        let reply = NetworkReply::Inspected(NetworkStatus { config: config.clone(), members: vec![status] });
         let value = encode_reply(&reply).unwrap();
+        assert_eq!(config_of(&value), Ok(config));
         assert_eq!(members_of(&value), Ok(vec![member()]));
         assert_eq!(value["subnet"], "172.17.0.0/16");
         assert_eq!(value["members"][0]["dropped"]["isolated"], 3);

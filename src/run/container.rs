@@ -14,8 +14,8 @@ use tracing::{debug, warn};
 use super::handshake::{HandshakeError, Line, Word};
 use super::host_copy::Copied;
 use crate::cli::Configuration;
-use crate::config::LinkConfig;
 use crate::config::limits::LINK_QUEUE_FRAMES;
+use crate::config::{LinkConfig, Segment};
 use crate::observe::log::say;
 use crate::sys::loose_tap::{self, LooseTapError};
 use crate::sys::mounts::{self, MountError};
@@ -218,7 +218,14 @@ fn resolv_conf_text(link: &LinkConfig, host: &ResolvConf) -> String {
     for address in dns_addresses(link) {
         text.push_str(&format!("nameserver {address}\n"));
     }
-    for (keyword, words) in [("search", &host.search), ("options", &host.options)] {
+    let mut options = host.options.clone();
+    if matches!(link.segment, Segment::Bridged { .. }) {
+        // A container's name has no dot: it is asked for as it is before it is looked for in the host's domains, which would
+        // tell it to others.
+        options.retain(|option| !option.starts_with("ndots:"));
+        options.push("ndots:0".to_owned());
+    }
+    for (keyword, words) in [("search", &host.search), ("options", &options)] {
         if !words.is_empty() {
             text.push_str(&format!("{keyword} {}\n", words.join(" ")));
         }

@@ -196,7 +196,7 @@ fn directories() -> Vec<PathBuf> {
 }
 
 /// The first of them that is ours or can be made.
-fn own_directory() -> io::Result<PathBuf> {
+pub fn own_directory() -> io::Result<PathBuf> {
     let mut refusal = io::Error::from(io::ErrorKind::NotFound);
     for directory in directories() {
         match DirBuilder::new().mode(0o700).create(&directory) {
@@ -216,7 +216,7 @@ fn own_directory() -> io::Result<PathBuf> {
 }
 
 /// Whether nobody else can have put anything there.
-fn is_ours(directory: &Path) -> bool {
+pub fn is_ours(directory: &Path) -> bool {
     fs::symlink_metadata(directory)
         .is_ok_and(|data| data.is_dir() && data.uid() == user::own() && data.mode() & 0o077 == 0)
 }

@@ -55,10 +55,23 @@ const LARGE_MEMBERS: u64 = 16;
 /// How long the end waits for the threads, and for whoever asked for it to be told.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
+/// When a network ends, unless it is told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Not before.
+    UntilRemoved,
+    /// With its last container, or when none has come for a while.
+    OfMembers,
+}
+
+/// How long a network that ends with its last container waits for its first.
+const FIRST_MEMBER_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Serves a network until it is removed, or a signal; `ready` is called when requests are taken.
 pub fn serve(
     network: NetworkConfig,
     confinement: Confinement,
+    lifetime: Lifetime,
     requests: Server<Client>,
     ready: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<(), RunError> {
@@ -85,8 +98,13 @@ pub fn serve(
         let registered = poll.registry().register(&mut SourceFd(&descriptor), token, Interest::READABLE);
         registered.doing("watch requests")?;
     }
-    let confined = confine(confinement, follows_resolvers)?;
+    let sandboxed = leave_files(confinement, follows_resolvers)?;
+    // Going to the background takes calls that serving does not.
     ready().doing("tell that the network is there")?;
+    let confined = match confinement {
+        Confinement::None => Confined::waived(sandboxed, Waiver::OfUser),
+        Confinement::Full | Confinement::OfFace { .. } => seccomp::install(Calls::Network, sandboxed)?,
+    };
     info!(network = network.name, "ready");
     let terms = Terms { network, limits, host_addresses, confined };
     let registry = poll.registry().try_clone().doing("watch requests")?;
@@ -106,6 +124,8 @@ pub fn serve(
         resolvers,
         asked: BTreeMap::new(),
         ending: None,
+        lonely: (lifetime == Lifetime::OfMembers).then_some(now + FIRST_MEMBER_PATIENCE),
+        had_members: false,
     };
     serving.run().doing("wait for events")
 }
@@ -120,13 +140,12 @@ fn share_of_limits() -> Result<Limits, RunError> {
     })
 }
 
-fn confine(confinement: Confinement, follows_resolvers: bool) -> Result<Confined, RunError> {
+fn leave_files(confinement: Confinement, follows_resolvers: bool) -> Result<Sandboxed, RunError> {
     if confinement == Confinement::None {
-        return Ok(Confined::waived(Sandboxed::waived(Waiver::OfUser), Waiver::OfUser));
+        return Ok(Sandboxed::waived(Waiver::OfUser));
     }
     let files = if follows_resolvers { vec![Path::new(resolv_conf::PATH)] } else { Vec::new() };
-    let sandboxed = sandbox::enter(&SandboxPlan { files, container_userns: None, low_ports: true })?;
-    Ok(seccomp::install(Calls::Network, sandboxed)?)
+    Ok(sandbox::enter(&SandboxPlan { files, container_userns: None, low_ports: true })?)
 }
 
 /// The loop and what it turns between.
@@ -146,6 +165,9 @@ struct Serving {
     asked: BTreeMap<u64, ClientName>,
     /// The end is near, and comes by then at the latest.
     ending: Option<Instant>,
+    /// A network that ends with its last container ends by then without any.
+    lonely: Option<Instant>,
+    had_members: bool,
 }
 
 impl Serving {
@@ -172,6 +194,7 @@ impl Serving {
             }
             self.take_requests();
             self.reply();
+            self.end_with_members();
             if self.is_over() {
                 return Ok(());
             }
@@ -182,9 +205,19 @@ impl Serving {
         if self.has_requests {
             return Some(std::time::Duration::ZERO);
         }
-        let deadline = self.requests.poll_timeout().into_iter().chain(self.ending).min()?;
+        let lonely = self.lonely.filter(|_| !self.had_members);
+        let deadline = self.requests.poll_timeout().into_iter().chain(self.ending).chain(lonely).min()?;
         let wait = deadline.total_micros().saturating_sub(self.clock.now().total_micros());
         Some(std::time::Duration::from_micros(u64::try_from(wait).unwrap_or(0)))
+    }
+
+    /// Whoever was to be served has gone, or never came.
+    fn end_with_members(&mut self) {
+        let Some(lonely) = self.lonely else { return };
+        self.had_members |= !self.members.is_empty();
+        if self.members.is_empty() && (self.had_members || lonely <= self.now) {
+            self.members.end();
+        }
     }
 
     fn take_signals(&mut self) {

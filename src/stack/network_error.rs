@@ -225,7 +225,9 @@ impl Stack {
     /// The hop limit with which the container gets what arrived from `source`: one less where we are a router to
     /// it, but never so few that the container's own stack would refuse it.
     pub(super) fn hop_limit_from(&self, source: IpAddr, arrived: u8) -> u8 {
-        arrived.saturating_sub(u8::from(self.config.link.is_routed(source))).max(1)
+        // The host's own addresses are those of the router itself.
+        let is_router = self.config.host_addresses.contains(&source);
+        arrived.saturating_sub(u8::from(self.config.link.is_routed(source) && !is_router)).max(1)
     }
 
     /// The container said that a packet of ours did not get where it was to go.

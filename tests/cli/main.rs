@@ -3,6 +3,7 @@
 
 mod binary;
 mod manual;
+mod network;
 mod pasta;
 mod pasta_ports;
 mod plan;

@@ -55,4 +55,5 @@ mod trace;
 mod transfer;
 mod udp;
 mod udp_nat;
+mod walk;
 mod web;

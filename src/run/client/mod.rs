@@ -9,6 +9,7 @@ mod explain;
 pub mod flows;
 mod impair;
 mod metrics;
+pub mod network;
 mod ps;
 mod resolve;
 mod rules;
@@ -21,6 +22,7 @@ mod words;
 use std::io;
 use std::path::PathBuf;
 
+use super::RunError;
 use super::instance::{self, Found};
 use super::policy::PolicyError;
 use crate::cli::ClientCommand;
@@ -82,9 +84,51 @@ pub enum ClientError {
     /// What was asked makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// No network of this name.
+    #[error(
+        "there is no network {name}; `netferry network create {name}` makes it, `netferry network ls` lists those there are"
+    )]
+    NoNetwork {
+        /// As given.
+        name: String,
+    },
+    /// A network of this name is there already.
+    #[error(
+        "there is a network {name} already; choose another name, or end it with `netferry network rm {name}`"
+    )]
+    NetworkExists {
+        /// As given.
+        name: String,
+    },
+    /// Nobody of this name on the network.
+    #[error("there is no {container} on network {network}; see `netferry network inspect {network}`")]
+    NoMember {
+        /// As given.
+        network: String,
+        /// As given.
+        container: String,
+    },
+    /// What is asked for cannot be.
+    #[error("{0}")]
+    Unusable(String),
+    /// What networks are known by cannot be kept.
+    #[error("cannot keep the sockets of networks: {source}; set XDG_RUNTIME_DIR to a directory of yours")]
+    Place {
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// Something of a set-up failed.
+    #[error(transparent)]
+    Run(#[from] Box<RunError>),
     /// Nowhere to write to.
     #[error("cannot write: {0}")]
     Output(io::Error),
+}
+
+impl From<RunError> for ClientError {
+    fn from(error: RunError) -> ClientError {
+        ClientError::Run(Box::new(error))
+    }
 }
 
 /// Carries a command out; the status to exit with.
@@ -101,6 +145,7 @@ pub fn run(command: &ClientCommand) -> Result<u8, ClientError> {
         ClientCommand::Audit(audit) => audit::run(audit),
         #[cfg(feature = "top")]
         ClientCommand::Top(top) => top::run(top),
+        ClientCommand::Network(asked) => network::command(asked),
     };
     match outcome {
         // Whoever reads only the beginning has seen enough.

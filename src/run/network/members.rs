@@ -168,6 +168,12 @@ impl Members {
         self.replies.pop_front()
     }
 
+    /// Whether nobody is on the network.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
     /// Whether the network is to end, and nobody is on it any more.
     #[must_use]
     pub fn is_over(&self) -> bool {

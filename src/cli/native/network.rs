@@ -1,0 +1,224 @@
+//! `netferry network`, and the options of `netferry run` that are about a network.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::config::InterfaceName;
+use crate::config::network::wish::{HostName, NetworkName};
+use crate::config::publish::PublishSpec;
+
+/// The interface of a container on a network.
+pub const DEFAULT_INTERFACE: &str = "eth0";
+
+const EXAMPLES: &str = "\
+Examples:
+  netferry network create lab
+  netferry network connect lab 4711 --name web -p 8080:80
+  netferry run --network lab -- curl http://web/
+  netferry network rm --force lab
+
+Exit status: 0; 1 if it cannot be done; 2 for a mistake on the command line.";
+
+/// Networks of several containers: a switch, a gateway, names and published ports, in one process and without root.
+///
+/// Containers of a network reach each other, by name too; those of different networks do not.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Network {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: NetworkAction,
+}
+
+/// What is done with networks.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum NetworkAction {
+    /// See [`Create`].
+    Create(Create),
+    /// See [`Connect`].
+    Connect(Connect),
+    /// See [`Disconnect`].
+    Disconnect(Disconnect),
+    /// See [`Ls`].
+    Ls(Ls),
+    /// See [`Inspect`].
+    Inspect(Inspect),
+    /// See [`Rm`].
+    Rm(Rm),
+    /// See [`Publish`].
+    Publish(Publish),
+    /// See [`Unpublish`].
+    Unpublish(Unpublish),
+}
+
+/// Make a network, and the process that serves it.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Create {
+    /// What it is to be called.
+    #[arg(value_name = "NAME")]
+    pub name: NetworkName,
+
+    /// IPv4 subnet [default: the first of 172.17.0.0/16 to 172.31.0.0/16 that is free].
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Option<Ipv4Net>,
+
+    /// IPv6 prefix [default: the first of fd40:6ce4:2b9f:100::/64 and on that is free].
+    #[arg(long, value_name = "CIDR6", conflicts_with = "no_ipv6")]
+    pub subnet6: Option<Ipv6Net>,
+
+    /// Address of the gateway, which is the resolver as well [default: the first of the subnet].
+    #[arg(long, value_name = "ADDR")]
+    pub gateway: Option<Ipv4Addr>,
+
+    /// IPv6 address of the gateway [default: the first of the prefix].
+    #[arg(long, value_name = "ADDR6", conflicts_with = "no_ipv6")]
+    pub gateway6: Option<Ipv6Addr>,
+
+    /// Do without IPv6.
+    #[arg(long)]
+    pub no_ipv6: bool,
+
+    /// Largest packet in bytes, from 1280 (576 without IPv6) to 65520 [default: 1500].
+    #[arg(long, value_name = "N")]
+    pub mtu: Option<u64>,
+
+    /// Keep the containers apart from each other; each has its way out.
+    #[arg(long)]
+    pub isolated: bool,
+
+    /// No way out, and no published ports: the containers reach each other and the gateway alone.
+    #[arg(long)]
+    pub internal: bool,
+
+    /// Let the gateway's address stand for the host's loopback.
+    #[arg(long)]
+    pub host_loopback: bool,
+
+    /// Keep files, capabilities and system calls that serving does not need: for debugging only.
+    #[arg(long)]
+    pub no_sandbox: bool,
+}
+
+/// What a container asks for on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Wants {
+    /// What others call the container [default: c1, c2 and so on].
+    #[arg(long, value_name = "NAME", help_heading = "Networks", requires = "network")]
+    pub name: Option<HostName>,
+
+    /// Another name of it; may be repeated. Containers may share one.
+    #[arg(long, value_name = "NAME", help_heading = "Networks", requires = "network")]
+    pub alias: Vec<HostName>,
+
+    /// Its IPv4 address [default: the lowest that is free].
+    #[arg(long, value_name = "ADDR", help_heading = "Networks", requires = "network")]
+    pub ip: Option<Ipv4Addr>,
+
+    /// Its IPv6 address [default: the lowest that is free].
+    #[arg(long, value_name = "ADDR6", help_heading = "Networks", requires = "network")]
+    pub ip6: Option<Ipv6Addr>,
+}
+
+/// Connect a network namespace to a network.
+///
+/// Makes an interface in the namespace, gives it its addresses and routes, and hands it over to the network's process. With a PID
+/// the container leaves the network when the process ends, with a path when the namespace does.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Connect {
+    /// The network.
+    #[arg(value_name = "NETWORK")]
+    pub network: NetworkName,
+
+    /// The namespace: a process in it, or its path such as /run/netns/NAME.
+    #[arg(value_name = "PID|PATH")]
+    pub target: PathBuf,
+
+    /// Names and addresses.
+    #[command(flatten)]
+    pub wants: Wants,
+
+    /// Publish a port of the container: [HOST_IP:]HOST_PORT[-END]:CONTAINER_PORT[-END][/tcp|udp]; may be repeated.
+    #[arg(short, long, value_name = "SPEC")]
+    pub publish: Vec<PublishSpec>,
+
+    /// Name of the interface in the container.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_INTERFACE, value_parser = interface_name)]
+    pub interface: InterfaceName,
+
+    /// User namespace that owns the network namespace, when that is named by its path.
+    #[arg(long, value_name = "PATH")]
+    pub userns: Option<PathBuf>,
+}
+
+/// Let a container go from a network.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Disconnect {
+    /// The network.
+    #[arg(value_name = "NETWORK")]
+    pub network: NetworkName,
+
+    /// The container, by its name or the beginning of its ID.
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// List the networks that are there.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Ls {
+    /// One JSON array instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Tell what a network is, who is on it, and which ports are published, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Inspect {
+    /// The network.
+    #[arg(value_name = "NETWORK")]
+    pub network: NetworkName,
+}
+
+/// End a network, and the process that serves it.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Rm {
+    /// The networks.
+    #[arg(value_name = "NETWORK", required = true)]
+    pub networks: Vec<NetworkName>,
+
+    /// Even with containers on it, which lose their network.
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Publish more ports of a container, all or none, while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Publish {
+    /// The network.
+    #[arg(value_name = "NETWORK")]
+    pub network: NetworkName,
+
+    /// The container, by its name or the beginning of its ID.
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+
+    /// The ports: [HOST_IP:]HOST_PORT[-END]:CONTAINER_PORT[-END][/tcp|udp].
+    #[arg(value_name = "SPEC", required = true)]
+    pub specs: Vec<PublishSpec>,
+}
+
+/// Publish ports of a container no longer; connections through them go on.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Unpublish {
+    /// What they are, as for publish.
+    #[command(flatten)]
+    pub ports: Publish,
+}
+
+/// The name of an interface.
+pub(super) fn interface_name(text: &str) -> Result<InterfaceName, String> {
+    InterfaceName::new(text)
+        .ok_or_else(|| "a name of an interface has up to 15 letters, digits, `-` and the like".to_owned())
+}
