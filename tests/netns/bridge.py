@@ -75,19 +75,22 @@ def accept_all():
     print('listening')
     while True:
         stream, _ = listener.accept()
-        stream.sendall(b'here')
+        try: stream.sendall(stream.recv(4))
+        except OSError: pass
         stream.close()
 
-def connects(target, port):
+def connects(target, port, patience=LIMIT):
     try:
         # The world sends back what it gets; a container says that it is there.
-        stream = socket.create_connection((target, port), timeout=3)
+        stream = socket.create_connection((target, port), timeout=patience)
         stream.settimeout(LIMIT)
         stream.sendall(b'here')
         return stream.recv(4) == b'here'
     except OSError as error:
         print(target, port, error, file=sys.stderr)
         return False
+
+def is_cut_off(target, port): return not connects(target, port, 2)
 
 def resolves(name):
     try: return bool(socket.getaddrinfo(name, 80))

@@ -20,6 +20,7 @@ mod attach;
 mod bad_input;
 mod bad_path;
 mod bess;
+mod bridge;
 mod capture;
 mod conditions;
 mod control;
