@@ -2,7 +2,7 @@
 //!
 //! A flow is charged for what its buffers hold, not for what its windows promise: an idle flow holds nothing, and most
 //! of what is sent never rests here. Each buffer may always hold a least amount, which is set aside when the flow
-//! begins, so that every flow gets on; beyond that it grows while there is some left. Half of the total is for the
+//! begins, so that every flow gets on; beyond that it grows while there is some left. A part of the total is for the
 //! least amounts alone: flows that let their buffers fill and take nothing out would otherwise keep new ones away. What a flow sends into a window
 //! that memory then does not hold is lost as on a crowded link, and is sent again.
 
@@ -13,7 +13,7 @@ use crate::config::Limits;
 const SHARE: usize = 8;
 
 /// The total divided by this is kept for flows that are yet to begin.
-const KEPT_FOR_NEW: usize = 2;
+const KEPT_FOR_NEW: usize = 8;
 
 /// What is charged, and up to how much.
 #[derive(Debug)]
