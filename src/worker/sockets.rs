@@ -174,6 +174,9 @@ impl Sockets {
                 self.see(flow, Happening::Established, &[]);
             }
         }
+        if let Action::OpenEcho { flow, target, .. } = action {
+            self.meet_echo(flow, target);
+        }
         outcome
     }
 

@@ -161,6 +161,8 @@ fn both_sides_of_each_flow_are_there_under_one_name() {
             };
             assert_eq!(bytes("container"), bytes("host"), "{flow}");
         }
+        let nobody = "frame.interface_name == \"host\" && (ip.addr == 0.0.0.0 || ipv6.addr == ::)";
+        assert_eq!(tshark(ground, &capture, nobody, &["_ws.col.Info"]), Vec::<Vec<String>>::new());
         // The whole life of a connection: the fetch over IPv4, and the client of the published port.
         let life = |filter: &str| -> Vec<String> {
             let packets = tshark(ground, &capture, filter, &["ip.src", "tcp.flags.str"]);

@@ -84,6 +84,13 @@ impl Sockets {
         }
     }
 
+    /// A ping socket was opened: of its peer, which has no port, the kernel tells nothing.
+    pub(super) fn meet_echo(&mut self, flow: FlowId, target: IpAddr) {
+        if let (Some((local, _)), Some(watch)) = (self.addresses(flow), &mut self.watch) {
+            watch.met.insert(flow, (local, SocketAddr::new(target, 0)));
+        }
+    }
+
     /// Something happened to a stream.
     pub(super) fn see(&mut self, flow: FlowId, happening: Happening, bytes: &[u8]) {
         if !self.is_met(flow)
