@@ -63,7 +63,9 @@ impl DropReason {
                 "too many Ethernet or link-local addresses are behind the container's interface"
             }
             DropReason::RateLimit => "it is beyond the rate that limits it",
-            DropReason::RuleDenied => "a rule denies it: it was dropped in silence",
+            DropReason::RuleDenied => {
+                "a rule denies it: it was dropped in silence, or reset where a client of a published port was connected already"
+            }
             DropReason::RuleRejected => "a rule rejects it: the sender was told so",
         }
     }
