@@ -42,7 +42,7 @@ use self::policy::PolicyError;
 use self::supervise::Supervised;
 use crate::cli::{
     self, Announcement, AttachTarget, Collisions, Configuration, Confinement, Lifetime, Mode,
-    OutboundSources, Plan, Verbosity,
+    OutboundSources, Plan, Verbosity, Workers,
 };
 use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
 use crate::config::{
@@ -81,6 +81,9 @@ pub use crate::observe::log::say;
 
 /// The shell of a user who has named none.
 const DEFAULT_SHELL: &str = "/bin/sh";
+
+/// Most workers that are chosen for who asks for as many as gain.
+const AUTO_WORKERS: usize = 4;
 
 /// There exactly where the kernel has IPv6.
 const IPV6_SYSCTLS: &str = "/proc/sys/net/ipv6";
@@ -354,6 +357,7 @@ impl Facts {
             tap_name: &self.tap_name,
             ends_with_namespace: ends_with_namespace(plan),
             tap_features: tap_features(plan),
+            queues: workers(plan),
             has_link: !plan.forwarding.splice_only,
             configuration: configuration(plan),
         }
@@ -488,7 +492,7 @@ fn serve_command(
         info!("{note}");
     }
     line.say(Word::Mapped)?;
-    let device = receive_device(plan, &line)?;
+    let devices = receive_devices(plan, &line)?;
     let identity = Identity {
         container_pid: Some(supervised.child.pid()),
         container: Some(name.to_owned()),
@@ -500,7 +504,7 @@ fn serve_command(
         if plan.host_copy.is_some() { Announcement::Nothing } else { Announcement::StandardError };
     tell_user(plan, announcement, facts, &ports.rules);
     let audit = policy::open_audit(plan, facts.drifted.as_ref())?;
-    let mut worker = ports.into_worker(plan, facts, device, open_capture(plan)?)?.with_audit(audit);
+    let mut worker = ports.into_worker(plan, facts, devices, open_capture(plan)?)?.with_audit(audit);
     if has_loopback(plan) {
         let namespaces = NamespaceTarget::Pid(supervised.child.pid()).open()?;
         if let Some(paths) = loopback_paths(plan, facts, &namespaces)? {
@@ -648,7 +652,7 @@ impl Ports {
         self,
         plan: &Plan,
         facts: &Facts,
-        device: Device,
+        devices: Vec<Device>,
         capture: Option<Capture>,
     ) -> Result<Worker, RunError> {
         let published = u64::try_from(self.rules.len()).unwrap_or(u64::MAX);
@@ -671,7 +675,7 @@ impl Ports {
             timeouts: plan.timeouts,
         };
         let secret = host::random_secret().doing("draw a random number")?;
-        let worker = Worker::new(Arc::new(config), device, self.listeners, facts.resolvers.clone(), secret)
+        let worker = Worker::several(&config, devices, self.listeners, &facts.resolvers, secret)
             .doing("watch the interface")?;
         let worker = worker.with_conditions(plan.conditions.limits, plan.conditions.impairments);
         Ok(match capture {
@@ -722,9 +726,9 @@ fn confine_calls(plan: &Plan, calls: Calls, sandboxed: Sandboxed) -> Result<Conf
     Ok(seccomp::install(calls, sandboxed)?)
 }
 
-/// What is called: a capture from the start has a thread of its own.
+/// What is called: several workers are threads, and a capture from the start has one of its own.
 fn calls(plan: &Plan) -> Calls {
-    if plan.conditions.recording.is_some() { Calls::Workers } else { Calls::Relay }
+    if workers(plan) > 1 || plan.conditions.recording.is_some() { Calls::Workers } else { Calls::Relay }
 }
 
 /// Who wants a stage left out.
@@ -735,15 +739,34 @@ fn waiver(plan: &Plan) -> Waiver {
     }
 }
 
-fn receive_device(plan: &Plan, line: &Line) -> Result<Device, RunError> {
-    let descriptor = line.hear(Word::Configured)?;
+/// The queues of the interface, one for each worker.
+fn receive_devices(plan: &Plan, line: &Line) -> Result<Vec<Device>, RunError> {
+    let descriptors = line.take_over()?;
     if plan.forwarding.splice_only {
-        return Device::nothing().doing("make a link to nobody");
+        return Ok(vec![Device::nothing().doing("make a link to nobody")?]);
     }
-    let descriptor = descriptor.ok_or(HandshakeError::Gone)?;
-    let tap = Tap::from_fd(descriptor, tap_features(plan))?;
-    debug!(features = ?tap.features(), "the interface is open");
-    Ok(tap.into())
+    if descriptors.is_empty() {
+        return Err(HandshakeError::Gone.into());
+    }
+    if descriptors.len() < workers(plan) {
+        warn!("the interface was there before and has one queue: one worker serves it");
+    }
+    let mut devices = Vec::new();
+    for descriptor in descriptors {
+        let tap = Tap::from_fd(descriptor, tap_features(plan))?;
+        debug!(features = ?tap.features(), "the interface is open");
+        devices.push(tap.into());
+    }
+    Ok(devices)
+}
+
+/// How many workers there are to be.
+fn workers(plan: &Plan) -> usize {
+    match plan.workers {
+        Workers::Count(count) => count,
+        Workers::Auto if plan.takes_one_worker() => 1,
+        Workers::Auto => host::processors().div_euclid(2).clamp(1, AUTO_WORKERS),
+    }
 }
 
 /// New resolvers are followed unless the user named some, or nobody is asked.

@@ -43,6 +43,8 @@ pub struct Plan {
     pub publish: Vec<PublishRule>,
     /// Ports to forward in the manner of pasta, those of `publish` not among them.
     pub forwarding: PortForwarding,
+    /// How many threads serve it.
+    pub workers: Workers,
     /// What of the container's traffic is carried.
     pub transports: Transports,
     /// Whether the gateway address stands for the host's loopback.
@@ -134,6 +136,28 @@ pub enum ControlPlace {
     None,
     /// Here.
     Path(PathBuf),
+}
+
+impl Plan {
+    /// Whether something of it is one worker's: the addresses of names in rules, a rate, the link's faults, a record
+    /// of all.
+    #[must_use]
+    pub fn takes_one_worker(&self) -> bool {
+        !self.rules.is_empty()
+            || self.conditions != Conditions::default()
+            || self.capture.is_some()
+            || self.audit.is_some()
+            || self.audit_enforce.is_some()
+    }
+}
+
+/// How many threads serve the interface, each with a queue of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// So many; at least one.
+    Count(usize),
+    /// As many as gain.
+    Auto,
 }
 
 /// How we live as a process.

@@ -20,6 +20,7 @@ use super::values::{self, ValueError, malformed, unusable};
 use super::{
     Announcement, Attach, AttachTarget, CliError, Collisions, Conditions, Configuration, Confinement,
     ControlPlace, HostCopy, Lifetime, LogFile, Mode, OutboundSources, Plan, ProcessPlan, Source, Verbosity,
+    Workers,
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
 use crate::config::{
@@ -363,6 +364,7 @@ impl Cli {
             link,
             publish: Vec::new(),
             forwarding: self.forwarding(families)?,
+            workers: Workers::Count(1),
             transports: Transports { tcp: !self.no_tcp, udp: !self.no_udp, icmp: !self.no_icmp },
             host_loopback: false,
             rules: Vec::new(),

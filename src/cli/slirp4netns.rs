@@ -16,7 +16,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::values::{self, ValueError, malformed, unusable};
 use super::{
     Announcement, Attach, AttachTarget, CliError, Collisions, Conditions, Configuration, Confinement,
-    ControlPlace, Lifetime, Mode, OutboundSources, Plan, ProcessPlan, Source, Verbosity,
+    ControlPlace, Lifetime, Mode, OutboundSources, Plan, ProcessPlan, Source, Verbosity, Workers,
 };
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
 use crate::config::{
@@ -229,6 +229,7 @@ impl Cli {
             host_copy: None,
             publish: Vec::new(),
             forwarding: PortForwarding::default(),
+            workers: Workers::Count(1),
             transports: Transports::default(),
             host_loopback: !self.disable_host_loopback,
             rules: Vec::new(),

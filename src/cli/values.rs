@@ -9,9 +9,10 @@ use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::AttachTarget;
+use super::{AttachTarget, Workers};
 use crate::config::Timeouts;
 use crate::config::address::{self, Ipv4Link, Ipv6Link};
+use crate::config::limits::MAX_WORKERS;
 use crate::config::publish::PublishSpec;
 use crate::config::timeouts::TimeoutError;
 use crate::wire::MacAddr;
@@ -84,6 +85,20 @@ pub fn listening(option: &str, text: &str) -> Result<SocketAddr, ValueError> {
     address.ok_or_else(|| {
         malformed(option, text, "not an address and a port; write it as in 9100 or 0.0.0.0:9100")
     })
+}
+
+/// How many threads serve the interface.
+pub fn workers(option: &str, text: &str) -> Result<Workers, ValueError> {
+    if text == "auto" {
+        return Ok(Workers::Auto);
+    }
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(malformed(option, text, "not a number of threads; write it as in 2, or auto"));
+    }
+    match text.parse() {
+        Ok(count @ 1..=MAX_WORKERS) => Ok(Workers::Count(count)),
+        Ok(_) | Err(_) => Err(unusable(option, text, format!("give 1 to {MAX_WORKERS}, or auto"))),
+    }
 }
 
 /// The container's Ethernet address.

@@ -30,6 +30,12 @@ pub const PORT_QUESTIONS_UNANSWERED: u8 = 10;
 /// box full at half of it.
 pub const MAILBOX: MailboxLimits = MailboxLimits { letters: 16_384, bytes: 8 << 20 };
 
+/// Workers of one interface: more queues than that would gain nothing.
+pub const MAX_WORKERS: usize = 16;
+
+/// Servers that have refused a client and that one worker has yet to tell another of.
+pub const SUSPECTS: usize = 64;
+
 /// Letters that a worker opens before the others have their turn.
 pub const LETTERS_PER_TURN: usize = 64;
 
@@ -255,6 +261,21 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// One worker's part of so many: what counts flows, bytes and errors is divided, so that all of them together have what one
+    /// would have.
+    #[must_use]
+    pub fn share_of(mut self, workers: usize) -> Limits {
+        self.flows = (self.flows / workers).max(1);
+        self.half_open = (self.half_open / workers).max(1);
+        self.tcp_buffer_total_bytes /= workers;
+        self.tcp_buffer_max_bytes = self.tcp_buffer_max_bytes.min(self.tcp_buffer_total_bytes / 16);
+        let errors = usize::try_from(self.icmp_errors_per_second).unwrap_or(usize::MAX) / workers;
+        self.icmp_errors_per_second = u32::try_from(errors).unwrap_or(u32::MAX);
+        self
+    }
+}
+
 /// What one flow may take in all, in the worst of cases: the core's own, and the kernel's for its socket and its place
 /// in the poll.
 const BYTES_PER_FLOW: u64 = 6 << 10;
@@ -361,6 +382,31 @@ mod tests {
         assert_eq!(limits.flows, 960);
         assert_eq!((limits.half_open, limits.opening_per_port), (480, 120));
         assert_eq!(Limits::default().within_descriptors(3).flows, 1);
+    }
+
+    #[test]
+    fn workers_together_have_what_one_has() {
+        for limits in [
+            Limits::default(),
+            Limits::default().within_descriptors(1_024),
+            Limits::default().within_memory(64 << 20),
+        ] {
+            for workers in [2, 3, 4, 16] {
+                let part = limits.share_of(workers);
+                for (of_one, of_all) in [
+                    (part.flows, limits.flows),
+                    (part.half_open, limits.half_open),
+                    (part.tcp_buffer_total_bytes, limits.tcp_buffer_total_bytes),
+                    (part.icmp_errors_per_second as usize, 1_000),
+                ] {
+                    assert!(of_one * workers <= of_all && of_one > of_all / workers - 1);
+                }
+                // What is set aside for each flow is there for each.
+                assert!(part.flows * 2 * part.tcp_buffer_min_bytes <= part.tcp_buffer_total_bytes);
+                assert!(part.tcp_buffer_max_bytes >= part.tcp_buffer_min_bytes);
+            }
+        }
+        assert_eq!(Limits::default().within_memory(0).share_of(1), Limits::default().within_memory(0));
     }
 
     #[test]

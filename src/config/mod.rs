@@ -62,6 +62,27 @@ pub struct Config {
     pub timeouts: Timeouts,
 }
 
+impl Config {
+    /// The same for one worker of several. The first has the published ports and all that is no connection; the others
+    /// offer nothing.
+    #[must_use]
+    pub fn share_of(&self, is_first: bool, workers: usize) -> Config {
+        let mut part = Config { limits: self.limits.share_of(workers), ..self.clone() };
+        if !is_first {
+            part.publish = Vec::new();
+            part.services = Services {
+                dhcp: None,
+                dhcpv6: false,
+                router_adverts: false,
+                neighbor_discovery: false,
+                // Asked over TCP, it is a connection like any other.
+                dns: self.services.dns,
+            };
+        }
+        part
+    }
+}
+
 /// Services that we offer on the segment ourselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Services {

@@ -11,7 +11,7 @@ use super::handshake::{Line, Word};
 use super::instance::Observed;
 use super::{
     Doing, Facts, Ports, RunError, calls, confine, confine_calls, end, fork, host_sources, loopback_paths,
-    open_capture, policy, receive_device, recording, supervise, tap_features, tell_user,
+    open_capture, policy, receive_devices, recording, supervise, tap_features, tell_user,
 };
 use crate::cli::{Attach, AttachTarget, Lifetime, Plan};
 use crate::config::PublishRule;
@@ -112,7 +112,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         Place::Tap(descriptor) => {
             let ports = Ports::bind(plan, &facts.link)?;
             let tap = Tap::from_fd(descriptor, tap_features(plan))?;
-            (ports, Coming::Here(tap.into()), None, None)
+            (ports, Coming::Here(vec![tap.into()]), None, None)
         }
         Place::Guest(path) => {
             let ports = Ports::bind(plan, &facts.link)?;
@@ -120,7 +120,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
             announce(plan, what, &facts, &ports.rules, inherited.ready.take());
             let socket = guest(&listener, signals.as_ref(), inherited.exit.as_ref())?;
             let Some(socket) = socket else { return Ok(0) };
-            (ports, Coming::Here(socket.into()), None, None)
+            (ports, Coming::Here(vec![socket.into()]), None, None)
         }
     };
     let rules = ports.rules.clone();
@@ -144,14 +144,14 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         || plan.capture.is_some()
         || plan.conditions.recording.is_some()
         || plan.audit.is_some();
-    let coming = if makes_files { Coming::Here(coming.device(plan)?) } else { coming };
+    let coming = if makes_files { Coming::Here(coming.devices(plan)?) } else { coming };
     let capture = open_capture(plan)?;
     let audit = policy::open_audit(plan, facts.drifted.as_ref())?;
     let api = plan.api_socket.as_deref().map(|path| Server::bind("--api-socket", path)).transpose()?;
     let observed = Observed::begin(plan, identity)?;
     let opened = recording::open(plan)?;
     let sandboxed = confine(plan, userns)?;
-    let mut worker = ports.into_worker(plan, &facts, coming.device(plan)?, capture)?.with_audit(audit);
+    let mut worker = ports.into_worker(plan, &facts, coming.devices(plan)?, capture)?.with_audit(audit);
     if let Some(paths) = loopback {
         worker = worker.with_loopback(paths, &plan.forwarding)?;
     }
@@ -214,16 +214,16 @@ fn wait_until_told(exit: Option<&OwnedFd>) -> Result<u8, RunError> {
 
 /// Where the device comes from.
 enum Coming {
-    Here(Device),
+    Here(Vec<Device>),
     FromChild(SettingUp),
 }
 
 impl Coming {
     /// Waits for it, where it is not there yet.
-    fn device(self, plan: &Plan) -> Result<Device, RunError> {
+    fn devices(self, plan: &Plan) -> Result<Vec<Device>, RunError> {
         match self {
-            Coming::Here(device) => Ok(device),
-            Coming::FromChild(setting_up) => setting_up.device(plan),
+            Coming::Here(devices) => Ok(devices),
+            Coming::FromChild(setting_up) => setting_up.devices(plan),
         }
     }
 }
@@ -252,12 +252,12 @@ impl SettingUp {
     }
 
     /// Waits for the end of its work.
-    fn device(self, plan: &Plan) -> Result<Device, RunError> {
+    fn devices(self, plan: &Plan) -> Result<Vec<Device>, RunError> {
         let SettingUp { child, line } = self;
-        match receive_device(plan, &line) {
-            Ok(device) => {
+        match receive_devices(plan, &line) {
+            Ok(devices) => {
                 child.wait().doing("wait for the set-up process")?;
-                Ok(device)
+                Ok(devices)
             }
             Err(error) => {
                 drop(line);

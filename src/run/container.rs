@@ -7,7 +7,6 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 
 use tracing::{debug, warn};
 
@@ -42,6 +41,8 @@ pub struct Container<'a> {
     pub ends_with_namespace: bool,
     /// What to ask of the TAP.
     pub tap_features: TapFeatures,
+    /// How many queues the TAP has.
+    pub queues: usize,
     /// Whether it is to have a TAP at all.
     pub has_link: bool,
     /// Who configures it.
@@ -121,9 +122,9 @@ impl Container<'_> {
         if !self.has_link {
             return Ok(line.say(Word::Configured)?);
         }
-        let tap = Tap::open(self.tap_name, self.tap_features)?;
-        self.configure(&tap)?;
-        Ok(line.hand_over(tap.as_fd())?)
+        let queues = Tap::open_queues(self.tap_name, self.tap_features, self.queues)?;
+        self.configure()?;
+        Ok(line.hand_over(&queues)?)
     }
 
     fn enter(&self, line: &Line, namespaces: &Namespaces, parent: u32) -> Result<(), ContainerError> {
@@ -133,30 +134,30 @@ impl Container<'_> {
         if !self.has_link {
             return Ok(line.say(Word::Configured)?);
         }
-        let tap = if self.ends_with_namespace {
-            loose_tap::open(self.tap_name, self.tap_features)?
+        let queues = if self.ends_with_namespace {
+            loose_tap::open(self.tap_name, self.tap_features, self.queues)?
         } else {
             // Moving a device takes the kernel 20 ms, which are saved where a process tells the end.
-            Tap::open(self.tap_name, self.tap_features)?
+            Tap::open_queues(self.tap_name, self.tap_features, self.queues)?
         };
         match self.configuration {
-            Configuration::Ours => self.configure(&tap)?,
+            Configuration::Ours => self.configure()?,
             Configuration::Others => {
                 let mut netlink = Netlink::open()?;
-                let index = netlink.link_index(tap.name())?;
+                let index = netlink.link_index(self.tap_name)?;
                 lengthen_queue(&mut netlink, index);
             }
         }
-        Ok(line.hand_over(tap.as_fd())?)
+        Ok(line.hand_over(&queues)?)
     }
 
     /// Gives the TAP, which is in the current network namespace, its addresses.
-    fn configure(&self, tap: &Tap) -> Result<(), ContainerError> {
+    fn configure(&self) -> Result<(), ContainerError> {
         let mut netlink = Netlink::open()?;
         let loopback = netlink.link_index("lo")?;
         netlink.set_up(loopback)?;
-        let index = netlink.link_index(tap.name())?;
-        if self.link.ipv6.is_some() && !sysctl::settle_ipv6(tap.name()) {
+        let index = netlink.link_index(self.tap_name)?;
+        if self.link.ipv6.is_some() && !sysctl::settle_ipv6(self.tap_name) {
             debug!("IPv6 of the container may take a second to settle");
         }
         if let Some(mac) = self.link.container_mac {

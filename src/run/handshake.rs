@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::sys::descriptor::{pair, receive_descriptor, send_descriptor};
+use crate::sys::tap::Tap;
 
 /// An error's text is one line; more of it is cut off.
 const MAX_TEXT_BYTES: usize = 4_096;
@@ -20,6 +21,8 @@ pub enum Word {
     Unmapped,
     /// Outside: they are written.
     Mapped,
+    /// Inside: one more queue of the TAP comes with it.
+    Queue,
     /// Inside: the network is configured; the TAP comes with it.
     Configured,
     /// Outside: frames are being served; become the command.
@@ -28,10 +31,11 @@ pub enum Word {
     Failed,
 }
 
-const WORDS: [(Word, u8); 6] = [
+const WORDS: [(Word, u8); 7] = [
     (Word::Begin, b'b'),
     (Word::Unmapped, b'u'),
     (Word::Mapped, b'm'),
+    (Word::Queue, b'q'),
     (Word::Configured, b'c'),
     (Word::Go, b'g'),
     (Word::Failed, b'f'),
@@ -75,9 +79,25 @@ impl Line {
         self.send(word, None, "")
     }
 
-    /// Says that the network is configured, and hands the TAP over.
-    pub fn hand_over(&self, tap: BorrowedFd<'_>) -> Result<(), HandshakeError> {
-        self.send(Word::Configured, Some(tap), "")
+    /// Says that the network is configured, and hands the TAP over: all of its queues.
+    pub fn hand_over(&self, queues: &[Tap]) -> Result<(), HandshakeError> {
+        let (last, others) = queues.split_last().ok_or(HandshakeError::Gone)?;
+        for queue in others {
+            self.send(Word::Queue, Some(queue.as_fd()), "")?;
+        }
+        self.send(Word::Configured, Some(last.as_fd()), "")
+    }
+
+    /// Waits until the network is configured; the queues that came with it, if any did.
+    pub fn take_over(&self) -> Result<Vec<OwnedFd>, HandshakeError> {
+        let mut queues = Vec::new();
+        loop {
+            let (word, descriptor) = self.hear_one_of(Word::Configured, Some(Word::Queue))?;
+            queues.extend(descriptor);
+            if word == Word::Configured {
+                return Ok(queues);
+            }
+        }
     }
 
     /// Says why it cannot be done. If nobody hears it any more there is nobody to tell.
@@ -97,6 +117,10 @@ impl Line {
 
     /// Waits for a word, and the descriptor that comes with it.
     pub fn hear(&self, wanted: Word) -> Result<Option<OwnedFd>, HandshakeError> {
+        self.hear_one_of(wanted, None).map(|(_, descriptor)| descriptor)
+    }
+
+    fn hear_one_of(&self, wanted: Word, or: Option<Word>) -> Result<(Word, Option<OwnedFd>), HandshakeError> {
         let mut buffer = [0; MAX_TEXT_BYTES + 1];
         let (len, descriptor) = match receive_descriptor(self.0.as_fd(), &mut buffer) {
             Ok((0, _)) => return Err(HandshakeError::Gone),
@@ -105,10 +129,8 @@ impl Line {
             Err(error) => return Err(error.into()),
         };
         let found = WORDS.iter().find(|(_, code)| *code == buffer[0]).map(|(word, _)| *word);
-        if found == Some(wanted) {
-            return Ok(descriptor);
-        }
         match found {
+            Some(word) if word == wanted || found == or => Ok((word, descriptor)),
             Some(Word::Failed) => {
                 Err(HandshakeError::Told(String::from_utf8_lossy(&buffer[1..len]).into_owned()))
             }
@@ -127,8 +149,11 @@ mod tests {
         outside.say(Word::Begin).unwrap();
         assert!(inside.hear(Word::Begin).unwrap().is_none());
         let file = std::fs::File::open("/dev/null").unwrap();
-        inside.hand_over(file.as_fd()).unwrap();
-        assert!(outside.hear(Word::Configured).unwrap().is_some());
+        inside.send(Word::Queue, Some(file.as_fd()), "").unwrap();
+        inside.send(Word::Configured, Some(file.as_fd()), "").unwrap();
+        assert_eq!(outside.take_over().unwrap().len(), 2);
+        inside.say(Word::Configured).unwrap();
+        assert!(outside.take_over().unwrap().is_empty());
     }
 
     #[test]

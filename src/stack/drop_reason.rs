@@ -104,6 +104,8 @@ pub enum DropReason {
     FloodLimit,
     /// A datagram beyond the rate that limits it.
     RateLimit,
+    /// The worker that the flow belongs to has as much to do as it may put off.
+    WorkerBusy,
     /// A fault of the program's own: what it was working on is lost, and the flow in hand.
     Fault,
     /// Denied by a rule of the policy: dropped in silence.
@@ -117,7 +119,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons by slot; for reasons with details, one of each kind.
-    pub const ALL: [DropReason; 59] = [
+    pub const ALL: [DropReason; 60] = [
         DropReason::Frame(FrameError::Truncated),
         DropReason::Frame(FrameError::UnknownEthertype(0)),
         DropReason::Frame(FrameError::Version),
@@ -177,6 +179,7 @@ impl DropReason {
         DropReason::RuleDenied,
         DropReason::RuleRejected,
         DropReason::EndpointsTaken,
+        DropReason::WorkerBusy,
     ];
 
     /// The reason's place in an array of [`Self::COUNT`].
@@ -243,6 +246,7 @@ impl DropReason {
             DropReason::RuleDenied => (56, "rule_denied"),
             DropReason::RuleRejected => (57, "rule_rejected"),
             DropReason::EndpointsTaken => (58, "endpoints_taken"),
+            DropReason::WorkerBusy => (59, "worker_busy"),
         }
     }
 }

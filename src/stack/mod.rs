@@ -12,6 +12,7 @@ pub mod boundary;
 pub mod bridge;
 pub mod drop_reason;
 pub mod emit;
+pub mod errands;
 pub mod flow;
 pub mod forward;
 mod icmp;
@@ -26,6 +27,7 @@ pub mod recent;
 pub mod service;
 pub mod shape;
 mod shaping;
+pub mod share;
 pub mod stats;
 pub mod tcp;
 pub mod timer;
@@ -45,6 +47,7 @@ use self::boundary::{
 };
 use self::drop_reason::DropReason;
 use self::emit::{Emitter, Transport};
+use self::errands::Errands;
 use self::flow::{FlowKey, FlowProtocol, FlowTable};
 use self::icmp::EchoFlow;
 use self::neighbor::Neighbor;
@@ -57,6 +60,7 @@ use self::service::dns::Resolvers;
 use self::service::names::Names;
 use self::service::router_advert::{Advertisement, RouterAdvert};
 use self::shaping::Shaping;
+use self::share::Share;
 use self::stats::{CountedFrames, Stats, Traffic};
 use self::tcp::endpoint::LinkView;
 use self::tcp::handshakes::Handshakes;
@@ -117,6 +121,9 @@ pub struct Stack {
     resolvers: Resolvers,
     names: Option<Names>,
     dhcp: Option<DhcpServer>,
+    /// Which flows are this worker's.
+    share: Share,
+    errands: Errands,
     flows: FlowTable<Flow>,
     /// Published ports, by the number of their listener. No number is given twice.
     published: BTreeMap<u32, PublishRule>,
@@ -177,6 +184,8 @@ impl Stack {
             resolvers: Resolvers::new(resolvers),
             names: Names::new(&config.link),
             dhcp: DhcpServer::new(&config),
+            share: Share::whole(),
+            errands: Errands::default(),
             flows: FlowTable::new(config.limits.flows, secret),
             published: (0..).zip(config.publish.iter().copied()).collect(),
             next_listener: u32::try_from(config.publish.len()).unwrap_or(u32::MAX).max(1),
@@ -257,6 +266,10 @@ impl Stack {
                     Some(_) => {
                         let Some(whole) = self.reassemble(packet, now, io.frames)? else { return Ok(()) };
                         let parsed = ip::parse(&whole).map_err(DropReason::Frame)?;
+                        if let Some(owner) = self.share.owner_of_packet(&parsed) {
+                            self.errands.stray(owner, &frame, &whole);
+                            return Ok(());
+                        }
                         // What came in fragments may go on in fragments.
                         let packet = ip::Packet { dont_fragment: false, ..parsed };
                         let meta = FrameMeta { checksum_partial: false, ..FrameMeta::default() };

@@ -72,6 +72,11 @@ impl Neighbor {
         }
     }
 
+    /// Somebody else has learnt it.
+    pub fn moved(&mut self, mac: MacAddr) {
+        self.container_mac = Some(mac);
+    }
+
     /// Answers a request for an address that we answer for.
     ///
     /// # Errors

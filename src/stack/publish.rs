@@ -87,7 +87,7 @@ impl Stack {
                 let port = base.checked_add(step).unwrap_or(FIRST_SUBSTITUTE_PORT + step);
                 FlowKey { remote: SocketAddr::new(inbound.client.ip(), port), ..wanted }
             })
-            .find(|key| self.is_free(key))
+            .find(|key| self.share.is_mine(key) && self.is_free(key))
     }
 
     fn is_free(&mut self, key: &FlowKey) -> bool {

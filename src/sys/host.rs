@@ -21,6 +21,12 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     }
 }
 
+/// Processors that this process may use, one where that cannot be told.
+#[must_use]
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// 256 bits nobody can guess, for keyed hashes and sequence numbers.
 pub fn random_secret() -> io::Result<[u64; 4]> {
     const LEN: usize = 32;

@@ -30,31 +30,37 @@ pub enum LooseTapError {
     Return(nix::Error),
 }
 
-/// Makes the device `name` for the current network namespace, as [`Tap::open`] does, but without holding the
+/// Makes the device `name` for the current network namespace, as [`Tap::open_queues`] does, but without holding the
 /// namespace. A name that exists here already (a persistent TAP, or somebody else's interface) is opened in
 /// place, and so is everything where no further namespace may be made: that holds it. Only in a
 /// single-threaded process, whose namespace it changes for a moment.
-pub fn open(name: &str, wanted: TapFeatures) -> Result<Tap, LooseTapError> {
+pub fn open(name: &str, wanted: TapFeatures, queues: usize) -> Result<Vec<Tap>, LooseTapError> {
+    let in_place = || Ok(Tap::open_queues(name, wanted, queues)?);
     if Netlink::open()?.link_exists(name)? {
-        return Ok(Tap::open(name, wanted)?);
+        return in_place();
     }
     let Ok(home) = File::open(OWN_NETWORK).map(OwnedFd::from) else {
-        return Ok(Tap::open(name, wanted)?);
+        return in_place();
     };
     if unshare(CloneFlags::CLONE_NEWNET).is_err() {
-        return Ok(Tap::open(name, wanted)?);
+        return in_place();
     }
-    let made = make_for(&home, name, wanted);
+    let made = make_for(&home, name, wanted, queues);
     setns(&home, CloneFlags::CLONE_NEWNET).map_err(LooseTapError::Return)?;
     made
 }
 
-fn make_for(home: &OwnedFd, name: &str, wanted: TapFeatures) -> Result<Tap, LooseTapError> {
-    let tap = Tap::open(name, wanted)?;
+fn make_for(
+    home: &OwnedFd,
+    name: &str,
+    wanted: TapFeatures,
+    queues: usize,
+) -> Result<Vec<Tap>, LooseTapError> {
+    let taps = Tap::open_queues(name, wanted, queues)?;
     let mut netlink = Netlink::open()?;
-    let index = netlink.link_index(tap.name())?;
+    let index = netlink.link_index(name)?;
     netlink.move_link(index, home.as_fd())?;
-    Ok(tap)
+    Ok(taps)
 }
 
 #[cfg(test)]
@@ -69,7 +75,7 @@ mod tests {
         in_private_network("sys::loose_tap::tests::device_is_here_and_ends_with_the_namespace", || {
             // Of this thread alone, so that leaving it is its end.
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            let tap = open("tap0", TapFeatures::ALL).unwrap();
+            let tap = open("tap0", TapFeatures::ALL, 2).unwrap().pop().unwrap();
             let mut netlink = Netlink::open().unwrap();
             let index = netlink.link_index("tap0").unwrap();
             netlink.set_up(index).unwrap();
@@ -96,8 +102,8 @@ mod tests {
         in_private_network(
             "sys::loose_tap::tests::name_that_exists_is_told_as_by_an_ordinary_opening",
             || {
-                let _first = open("tap0", TapFeatures::ALL).unwrap();
-                let second = open("tap0", TapFeatures::ALL);
+                let _first = open("tap0", TapFeatures::ALL, 1).unwrap();
+                let second = open("tap0", TapFeatures::ALL, 1);
                 assert!(matches!(second, Err(LooseTapError::Tap(TapError::NameTaken { .. }))), "{second:?}");
             },
         );

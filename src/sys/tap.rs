@@ -162,7 +162,7 @@ pub enum TapError {
     },
 }
 
-/// An open TAP device, one queue, non-blocking.
+/// An open queue of a TAP device, non-blocking.
 #[derive(Debug)]
 pub struct Tap {
     fd: OwnedFd,
@@ -174,10 +174,28 @@ impl Tap {
     /// Makes the device `name` in the current network namespace, or takes over a persistent one of that name
     /// that nobody has open, with as much of `wanted` as the kernel has.
     pub fn open(name: &str, wanted: TapFeatures) -> Result<Tap, TapError> {
+        Tap::open_queue(name, wanted, 0)
+    }
+
+    /// The same with so many queues, over which the kernel spreads the flows. A device that exists already is opened with one,
+    /// and only if it was made for one: others may have queues of it.
+    pub fn open_queues(name: &str, wanted: TapFeatures, count: usize) -> Result<Vec<Tap>, TapError> {
+        if count < 2 {
+            return Ok(vec![Tap::open(name, wanted)?]);
+        }
+        let first = match Tap::open_queue(name, wanted, libc::IFF_MULTI_QUEUE | libc::IFF_TUN_EXCL) {
+            Err(TapError::NameTaken { .. }) => return Ok(vec![Tap::open(name, wanted)?]),
+            first => first,
+        };
+        let others = (1..count).map(|_| Tap::open_queue(name, wanted, libc::IFF_MULTI_QUEUE));
+        std::iter::once(first).chain(others).collect()
+    }
+
+    fn open_queue(name: &str, wanted: TapFeatures, flags: c_int) -> Result<Tap, TapError> {
         check_name(name)?;
         let wanted = wanted.consistent();
         let fd = open_device()?;
-        let base_flags = libc::IFF_TAP | libc::IFF_NO_PI;
+        let base_flags = libc::IFF_TAP | libc::IFF_NO_PI | flags;
         let attached = if wanted.vnet_header {
             match attach(fd.as_fd(), name, base_flags | libc::IFF_VNET_HDR) {
                 // Either no such flag here, or the name is another kind of interface: the plain request tells.

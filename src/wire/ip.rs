@@ -360,6 +360,12 @@ impl Quote<'_> {
     }
 }
 
+/// Source and destination port of a TCP segment or a UDP datagram, if there is so much of it.
+#[must_use]
+pub fn ports(transport: &[u8]) -> Option<(u16, u16)> {
+    (transport.len() >= 4).then(|| (be16(transport, 0), be16(transport, 2)))
+}
+
 /// Reads what is quoted of a packet. None unless that holds its addresses and where its transport begins.
 #[must_use]
 pub fn parse_quote(bytes: &[u8]) -> Option<Quote<'_>> {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tracing::debug;
 
 use super::Worker;
+use super::crew::Member;
 use crate::stack::boundary::ListenerId;
 use crate::stack::drop_reason::DropReason;
 use crate::stack::flow::FlowProtocol;
@@ -19,7 +20,11 @@ impl Worker {
     /// The place in the queue of the next port that a connection may be accepted of.
     pub(super) fn next_to_accept(&self) -> Option<usize> {
         let mut ready = self.ready_listeners.iter();
-        let may_accept = |listener: &ListenerId| self.stack.may_accept(*listener);
+        let may_accept = |listener: &ListenerId| {
+            let has_room =
+                |member: &Member| member.has_room_for(*listener, self.stack.opening_clients(*listener));
+            self.stack.may_accept(*listener) && self.member.as_deref().is_none_or(has_room)
+        };
         if self.scarcity.is_waiting() { None } else { ready.position(may_accept) }
     }
 
@@ -36,6 +41,9 @@ impl Worker {
                 Accepted::Connection(socket, client, local) => {
                     self.ready_listeners.push_back(listener);
                     let Some(socket) = self.past_the_link(listener, socket, client, local) else { continue };
+                    let Some(socket) = self.hand_client_over(listener, socket, (client, local)) else {
+                        continue;
+                    };
                     match self.stack.accept_stream(listener, client, local, self.now) {
                         Ok(flow) => {
                             if let Some(event) = self.sockets.adopt(flow, socket) {
@@ -52,6 +60,9 @@ impl Worker {
                 Accepted::Exhausted => {
                     self.ready_listeners.push_front(listener);
                     self.scarcity.begin(self.now);
+                    if let Some(member) = &self.member {
+                        member.note_scarcity();
+                    }
                 }
             }
         }
@@ -86,7 +97,8 @@ impl Worker {
         let refused = self.stack.stats().drops(DropReason::FlowLimit);
         if refused > self.flows_refused {
             self.flows_refused = refused;
-            self.scarcity.tell_full(self.config.limits.flows, self.now);
+            let flows = self.config.limits.flows * self.crew_size();
+            self.scarcity.tell_full(flows, self.now);
         }
     }
 

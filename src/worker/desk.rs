@@ -107,8 +107,9 @@ impl Worker {
 
     /// Answers some requests, if there are any, and gives up clients that took too long.
     pub(super) fn serve_control(&mut self) {
-        let stats = self.stack.stats();
-        self.desk.meter.note(self.now, stats.from_container.bytes, stats.to_container.bytes);
+        let stats = self.stats();
+        let (from_container, to_container) = (stats.from_container.bytes, stats.to_container.bytes);
+        self.desk.meter.note(self.now, from_container, to_container);
         let is_late = self.desk.poll_timeout().is_some_and(|deadline| deadline <= self.now);
         if !is_late && !self.desk.is_ready() {
             return;

@@ -14,14 +14,17 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::{Registry, Waker};
 use tracing::debug;
 
 use super::Reaction;
+use super::crew::Client;
 use crate::config::limits::MailboxLimits;
 use crate::stack::boundary::{Reply, Request};
+use crate::wire::MacAddr;
 
 /// What can be posted.
 pub trait Post: Send {
@@ -36,6 +39,16 @@ pub trait Post: Send {
 pub enum Letter {
     /// To do what a source of its own might ask for.
     React(Reaction),
+    /// A frame that came by the queue of another worker, behind its virtio-net header.
+    Frame(Vec<u8>),
+    /// A client of a published port whom another worker has accepted.
+    Client(Box<Client>),
+    /// Where another worker has heard from the container on the link.
+    ContainerAt(MacAddr),
+    /// A server in the container has refused a client of another worker's.
+    Suspect(SocketAddr),
+    /// Another worker has closed a socket.
+    Relieved,
     /// To carry out a request, and tell what came of it.
     Ask {
         /// What the answer will carry; the asker's own.
@@ -50,13 +63,21 @@ pub enum Letter {
 impl Post for Letter {
     fn bytes(&self) -> usize {
         match self {
-            Letter::React(_) | Letter::Ask { .. } => 0,
+            Letter::Frame(bytes) => bytes.len(),
+            Letter::React(_)
+            | Letter::Ask { .. }
+            | Letter::Client(_)
+            | Letter::ContainerAt(_)
+            | Letter::Suspect(_)
+            | Letter::Relieved => 0,
         }
     }
 
     fn may_be_lost(&self) -> bool {
         match self {
-            Letter::React(_) | Letter::Ask { .. } => false,
+            Letter::React(_) | Letter::Ask { .. } | Letter::Client(_) => false,
+            // The others are told again.
+            Letter::Frame(_) | Letter::ContainerAt(_) | Letter::Suspect(_) | Letter::Relieved => true,
         }
     }
 }
@@ -87,6 +108,16 @@ pub enum Refusal<L> {
     Full(L),
     /// Nobody will ever open it.
     Gone(L),
+}
+
+impl<L> Refusal<L> {
+    /// What was refused.
+    #[must_use]
+    pub fn into_letter(self) -> L {
+        match self {
+            Refusal::Full(letter) | Refusal::Gone(letter) => letter,
+        }
+    }
 }
 
 /// Where letters are posted; a copy is the same box.

@@ -11,6 +11,7 @@ mod accept;
 pub mod answer;
 pub mod audit;
 pub mod clock;
+mod crew;
 mod desk;
 mod fault;
 mod link;
@@ -40,6 +41,7 @@ use tracing::debug;
 
 use self::audit::Audit;
 use self::clock::Clock;
+use self::crew::Member;
 use self::desk::Desk;
 use self::link::{Link, LinkRead};
 use self::loopback::follow::Change;
@@ -153,6 +155,10 @@ pub struct Worker {
     desk: Desk,
     audit: Audit,
     mailbox: Option<Mailbox<Letter>>,
+    /// What it is among several workers of one interface.
+    member: Option<Box<Member>>,
+    /// Those that it leads, until they run.
+    others: Vec<Worker>,
     loopback: Option<Box<Loopback>>,
     /// Listeners on addresses that the host does not have.
     freebind: bool,
@@ -179,10 +185,20 @@ impl Worker {
         resolvers: Vec<SocketAddr>,
         secret: [u64; 4],
     ) -> io::Result<Worker> {
-        let clock = Clock::start();
+        Worker::assemble(config, device.into(), listeners, resolvers, secret, Clock::start())
+    }
+
+    fn assemble(
+        config: Arc<Config>,
+        device: Device,
+        listeners: Vec<Listener>,
+        resolvers: Vec<SocketAddr>,
+        secret: [u64; 4],
+        clock: Clock,
+    ) -> io::Result<Worker> {
         let now = clock.now();
         let poll = Poll::new()?;
-        let link = Link::new(device.into());
+        let link = Link::new(device);
         let descriptor = link.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&descriptor), Subject::Link.token(), Interest::READABLE)?;
         let sockets = Sockets::new(poll.registry().try_clone()?, listeners, config.outbound)?;
@@ -204,6 +220,8 @@ impl Worker {
             desk: Desk::default(),
             audit: Audit::default(),
             mailbox: None,
+            member: None,
+            others: Vec::new(),
             loopback: None,
             freebind: false,
             finish: None,
@@ -250,7 +268,16 @@ impl Worker {
     }
 
     /// Drives until the link goes away or a source asks for the end; not before all that it does not need is given up.
-    pub fn run(mut self, mut sources: Vec<Source<'_>>, _: Confined) -> io::Result<ExitReason> {
+    pub fn run(mut self, sources: Vec<Source<'_>>, confined: Confined) -> io::Result<ExitReason> {
+        if !self.others.is_empty() {
+            return self.run_crew(sources, confined);
+        }
+        // Alone, it has a reason of its own.
+        self.drive(sources).map(|reason| reason.unwrap_or(ExitReason::LinkGone))
+    }
+
+    /// The loop, until there is a reason to end, or, without one, until another worker of the interface has one.
+    fn drive(&mut self, mut sources: Vec<Source<'_>>) -> io::Result<Option<ExitReason>> {
         for (place, source) in (0..).zip(&sources) {
             let descriptor = source.descriptor.as_raw_fd();
             let token = Subject::Source(place).token();
@@ -305,10 +332,12 @@ impl Worker {
             self.accept();
             self.serve_control();
             self.open_letters();
+            self.admit_clients();
             self.serve_loopback();
             self.expire();
             self.settle();
             self.note_starved();
+            self.serve_crew();
             self.tell_of_refused_flows();
             while let Some(event) = self.stack.poll_event() {
                 log_event(&event);
@@ -316,13 +345,8 @@ impl Worker {
             }
             self.serve_observers();
             self.write_audit();
-            if let Some((status, deadline)) = self.finish
-                && (self.now >= deadline || !self.stack.is_delivering(self.now, LINGER_QUIET))
-            {
-                return Ok(self.end(ExitReason::Finished(status)));
-            }
-            if self.link.is_gone() {
-                return Ok(self.end(ExitReason::LinkGone));
+            if let Some(reason) = self.end_of_turn() {
+                return Ok(reason);
             }
         }
     }
@@ -374,6 +398,7 @@ impl Worker {
             || self.is_behind
             || self.desk.is_ready()
             || self.has_letters()
+            || self.has_client_to_admit()
             || self.loopback.as_ref().is_some_and(|loopback| loopback.is_behind(&self.scarcity))
             || self.next_to_accept().is_some()
             || (self.scarcity.is_waiting() && self.has_closed())

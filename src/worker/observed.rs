@@ -9,6 +9,7 @@ use super::recorder::{Recorder, Wish};
 use super::sockets::watch::Watch;
 use crate::config::{Impairments, RateLimits};
 use crate::stack::boundary::{Io, StackEvent};
+use crate::stack::drop_reason::DropReason;
 use crate::stack::impair::ImpairStats;
 use crate::wire::vnet_header::VNET_HEADER_LEN;
 use crate::worker::recorder::stage::Stage;
@@ -143,6 +144,14 @@ impl Worker {
     pub(super) fn take_frame(&mut self, len: usize) {
         let read = &self.read_buffer[..len];
         let Some((header, frame)) = self.link.split(read) else { return };
+        if let Some(member) = &self.member
+            && let Some(owner) = self.stack.share().owner_of_frame(frame)
+        {
+            if !member.hand_over(owner, header, frame) {
+                self.stack.count_lost(DropReason::WorkerBusy);
+            }
+            return;
+        }
         if self.link.hold_back(header, frame) {
             return;
         }

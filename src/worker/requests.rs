@@ -2,9 +2,9 @@
 
 use tracing::debug;
 
-use super::mailbox::{Answer, Letter, Mailbox, Postbox};
+use super::mailbox::{Answer, Letter, Mailbox, Post, Postbox};
 use super::token::Subject;
-use super::{Listener, Reaction, Worker};
+use super::{FRAME_BYTES_PER_TURN, LINGER, Listener, Reaction, Worker};
 use crate::config::PublishRule;
 use crate::config::limits::{LETTERS_PER_TURN, MAILBOX};
 use crate::stack::boundary::{HostEvent, ListenerId, Reply, Request};
@@ -33,9 +33,19 @@ impl Worker {
 
     /// Opens some letters, if there are any.
     pub(super) fn open_letters(&mut self) {
+        let mut bytes = 0;
         for _ in 0..LETTERS_PER_TURN {
+            if bytes >= FRAME_BYTES_PER_TURN {
+                return;
+            }
             let Some(letter) = self.mailbox.as_mut().and_then(Mailbox::next_letter) else { return };
+            bytes += letter.bytes();
             match letter {
+                Letter::Frame(frame) => self.take_handed(&frame),
+                Letter::Client(client) => self.take_client(*client),
+                Letter::ContainerAt(mac) => self.container_moved(mac),
+                Letter::Suspect(server) => self.stack.suspect(server, self.now),
+                Letter::Relieved => self.scarcity.relieve(self.now, true),
                 Letter::React(reaction) => self.react(reaction),
                 Letter::Ask { ticket, request, answers } => {
                     let reply = self.carry_out(request);
@@ -49,6 +59,7 @@ impl Worker {
 
     /// Does what a source, or a letter, asks for.
     pub(super) fn react(&mut self, reaction: Reaction) {
+        self.pass_on(&reaction);
         match reaction {
             Reaction::Continue => {}
             Reaction::ResolversChanged(resolvers) => {
@@ -59,7 +70,7 @@ impl Worker {
             Reaction::AddressesLost(addresses) => self.sockets.forsake(addresses.as_deref()),
             Reaction::Finish(status) => self.finish = Some((status, self.now)),
             Reaction::FinishDelivered(status) => {
-                self.finish.get_or_insert((status, self.now + super::LINGER));
+                self.finish.get_or_insert((status, self.now + LINGER));
             }
         }
     }

@@ -9,6 +9,9 @@
 //! The kernel may also have no memory for bytes of somebody who is established. Nothing tells when it has some again, so it is
 //! asked again fifty times a second.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use tracing::warn;
 
 use super::Worker;
@@ -20,8 +23,8 @@ pub struct Scarcity {
     retry: Option<Instant>,
     /// When to try again what is established, and the link.
     again: Option<Instant>,
-    /// When the user may be told again.
-    quiet_until: Option<Instant>,
+    /// When the user may be told again, in microseconds; several workers have one mouth.
+    quiet_until: Arc<AtomicI64>,
 }
 
 impl Scarcity {
@@ -31,6 +34,12 @@ impl Scarcity {
     const AGAIN: Duration = Duration::from_millis(20);
     /// The user is told no more often.
     const TELL: Duration = Duration::from_secs(60);
+
+    /// That of another worker of the same process, whose clock is the same.
+    #[must_use]
+    pub fn of_another(&self) -> Scarcity {
+        Scarcity { quiet_until: Arc::clone(&self.quiet_until), ..Scarcity::default() }
+    }
 
     /// Whether there is no point in accepting now.
     #[must_use]
@@ -88,11 +97,11 @@ impl Scarcity {
     }
 
     fn may_tell(&mut self, now: Instant) -> bool {
-        let may_tell = self.quiet_until.is_none_or(|until| until <= now);
-        if may_tell {
-            self.quiet_until = Some(now + Self::TELL);
-        }
-        may_tell
+        let until = self.quiet_until.load(Ordering::Relaxed);
+        let next = (now + Self::TELL).total_micros();
+        // Of several who want to tell at once, one does.
+        until <= now.total_micros()
+            && self.quiet_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -147,6 +156,9 @@ mod tests {
         let mut scarcity = Scarcity::default();
         assert!(scarcity.may_tell(Instant::from_secs(5)));
         assert!(!scarcity.may_tell(Instant::from_secs(64)));
-        assert!(scarcity.may_tell(Instant::from_secs(65)));
+        let mut another = scarcity.of_another();
+        assert!(!another.may_tell(Instant::from_secs(64)));
+        assert!(another.may_tell(Instant::from_secs(65)));
+        assert!(!scarcity.may_tell(Instant::from_secs(65)));
     }
 }

@@ -32,6 +32,28 @@ struct Ground {
     path: PathBuf,
 }
 
+/// A link with a guest on it, and little else.
+pub(super) fn config(published_ports: usize) -> Config {
+    Config {
+        link: LinkConfig { container_mac: Some(MacAddr([2, 0, 0, 0, 0, 9])), ..LinkConfig::default() },
+        host_loopback: false,
+        transports: Default::default(),
+        offers: Default::default(),
+        local_clients: Default::default(),
+        services: Services::default(),
+        outbound: OutboundAddresses::default(),
+        closed_ports: crate::config::ClosedPorts::Accept,
+        udp_mapping: UdpMapping::Connected,
+        publish: Vec::new(),
+        host_addresses: Vec::new(),
+        host_networks: Vec::new(),
+        rules: Default::default(),
+        audit: false,
+        limits: Limits { published_ports, ..Limits::default() },
+        timeouts: Timeouts::default(),
+    }
+}
+
 impl Ground {
     fn new(name: &str, published_ports: usize) -> Ground {
         let path = std::env::temp_dir().join(format!("netferry-worker-{}-{name}", std::process::id()));
@@ -39,26 +61,10 @@ impl Ground {
         let (ours, guest) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).expect("a pair of sockets");
         setsockopt(&guest, sockopt::ReceiveTimeout, &TimeVal::seconds(5)).unwrap();
-        let config = Config {
-            link: LinkConfig { container_mac: Some(MacAddr([2, 0, 0, 0, 0, 9])), ..LinkConfig::default() },
-            host_loopback: false,
-            transports: Default::default(),
-            offers: Default::default(),
-            local_clients: Default::default(),
-            services: Services::default(),
-            outbound: OutboundAddresses::default(),
-            closed_ports: crate::config::ClosedPorts::Accept,
-            udp_mapping: UdpMapping::Connected,
-            publish: Vec::new(),
-            host_addresses: Vec::new(),
-            host_networks: Vec::new(),
-            rules: Default::default(),
-            audit: false,
-            limits: Limits { published_ports, ..Limits::default() },
-            timeouts: Timeouts::default(),
-        };
         let device = BessSocket::from_fd(ours).unwrap();
-        let worker = Worker::new(Arc::new(config), device, Vec::new(), Vec::new(), [1, 2, 3, 4]).unwrap();
+        let worker =
+            Worker::new(Arc::new(config(published_ports)), device, Vec::new(), Vec::new(), [1, 2, 3, 4])
+                .unwrap();
         let mut worker = worker.with_api(Server::bind("--api-socket", &path).unwrap()).unwrap();
         let postbox = worker.postbox().unwrap();
         let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);

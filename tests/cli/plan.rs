@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use netferry::cli::{
     self, AttachTarget, CliError, Collisions, Conditions, Confinement, ControlPlace, Mode, OutboundSources,
-    Plan, ProcessPlan, Verbosity,
+    Plan, ProcessPlan, Verbosity, Workers,
 };
 use netferry::config::address::{self, ExplicitSubnets};
 use netferry::config::{
@@ -43,6 +43,7 @@ fn run_without_options_has_the_documented_defaults() {
         host_copy: None,
         publish: Vec::new(),
         forwarding: PortForwarding::default(),
+        workers: Workers::Count(1),
         transports: Transports::default(),
         host_loopback: false,
         rules: Vec::new(),

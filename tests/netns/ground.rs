@@ -360,10 +360,17 @@ impl Ground {
         command
     }
 
-    /// The program under test with `arguments`, as the unprivileged user starts it.
+    /// The program under test with `arguments`, as the unprivileged user starts it. `NETFERRY_WORKERS` has all of its own
+    /// instances served by so many threads, to see every test under several.
     pub fn netferry(&self, arguments: &[&str]) -> Command {
         let mut command = self.user(SUBJECT);
-        command.args(arguments);
+        let workers = std::env::var("NETFERRY_WORKERS").ok();
+        match (arguments, &workers) {
+            ([verb @ ("run" | "attach"), rest @ ..], Some(workers)) => {
+                command.args([verb, "--workers", workers]).args(rest)
+            }
+            (arguments, _) => command.args(arguments),
+        };
         command
     }
 
@@ -465,6 +472,8 @@ fn files_below(directories: &[&str]) -> Vec<PathBuf> {
             found.push(entry.path());
         }
     }
+    // A user's directory of control sockets stays; what lies in it does not.
+    found.retain(|path| !(path.is_dir() && path.to_string_lossy().starts_with("/tmp/netferry-")));
     found.sort();
     found
 }

@@ -70,9 +70,12 @@ fn a_fault_resets_its_connection_and_no_other() {
         make_faulty();
         serve_streams(ground.world_listener(WORLD4, 7), echo);
         let before = ground.belongings();
-        let outcome = run(faulty(ground, &["run", "--", PYTHON, "-c", CLIENT])).expect_success();
-        assert_eq!(outcome.stdout, "reset\nreset\nreset\nall others go on\n", "{outcome}");
-        assert_told(&outcome.stderr);
+        for workers in ["1", "3"] {
+            let arguments = ["run", "--workers", workers, "--", PYTHON, "-c", CLIENT];
+            let outcome = run(faulty(ground, &arguments)).expect_success();
+            assert_eq!(outcome.stdout, "reset\nreset\nreset\nall others go on\n", "{outcome}");
+            assert_told(&outcome.stderr);
+        }
         ground.assert_nothing_left(&before);
     });
 }

@@ -58,3 +58,4 @@ mod udp;
 mod udp_nat;
 mod walk;
 mod web;
+mod workers;

@@ -62,6 +62,7 @@ impl DropReason {
             DropReason::StationLimit => {
                 "too many Ethernet or link-local addresses are behind the container's interface"
             }
+            DropReason::WorkerBusy => "the worker that its flow belongs to has too much to do",
             DropReason::RateLimit => "it is beyond the rate that limits it",
             DropReason::RuleDenied => {
                 "a rule denies it: it was dropped in silence, or reset where a client of a published port was connected already"

@@ -127,6 +127,9 @@ impl Stack {
     /// The container has refused a client at `server`: the ports that lead there are asked about.
     pub(in crate::stack) fn suspect_ports(&mut self, server: SocketAddr, now: Instant) {
         if self.watches.ports.is_empty() {
+            if self.share.has_leader() {
+                self.errands.suspect(server);
+            }
             return;
         }
         let suspects: Vec<u32> = self.watches.ports.keys().copied().collect();
@@ -205,8 +208,13 @@ impl Stack {
         }
         // Nobody can guess either (RFC 6528), and no two questions have the same.
         let seed = self.hasher.hash_one((key, now.total_micros(), listener));
-        let port = FIRST_PORT + ((seed >> 32) % PORTS) as u16;
-        let key = FlowKey { remote: SocketAddr::new(key.remote.ip(), port), ..key };
+        let from = |step| FlowKey {
+            remote: SocketAddr::new(key.remote.ip(), FIRST_PORT + (((seed >> 32) + step) % PORTS) as u16),
+            ..key
+        };
+        // The answer is to come to this worker.
+        let key = (0..PORTS).map(from).find(|key| self.share.is_mine(key)).unwrap_or_else(|| from(0));
+        let port = key.remote.port();
         let sequence = seed as u32;
         let is_taken = self.flows.find(&key).is_some() || self.watches.questions.contains_key(&key);
         let header = self.header(key.remote.ip(), key.container.ip(), ip::protocol::TCP);

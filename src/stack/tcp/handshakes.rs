@@ -77,6 +77,12 @@ impl Handshakes {
         self.total - self.inbound_total
     }
 
+    /// Those of clients of one published port.
+    #[must_use]
+    pub fn of_port(&self, listener: ListenerId) -> usize {
+        self.inbound.get(&listener.0).copied().unwrap_or(0)
+    }
+
     /// One has begun.
     pub fn begin(&mut self, handshake: Option<Handshake>) {
         let Some(handshake) = handshake else { return };

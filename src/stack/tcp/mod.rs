@@ -39,6 +39,7 @@ use super::policy::{Ask, RuleMark};
 use super::shaping::Allowance;
 use super::stats::{CountedFrames, Traffic};
 use super::{Flow, Stack};
+use crate::config::PublishRule;
 use crate::config::limits::KEEPALIVE_PROBES;
 use crate::wire::icmp::Problem;
 use crate::wire::ip;
@@ -228,8 +229,23 @@ impl Stack {
         local: SocketAddr,
         now: Instant,
     ) -> Result<FlowId, DropReason> {
+        let Some(rule) = self.published.get(&listener.0).copied() else {
+            self.stats.record(DropReason::Denied);
+            return Err(DropReason::Denied);
+        };
+        self.accept_by_rule(listener, rule, (client, local), now)
+    }
+
+    /// The same for a port that another worker has published.
+    pub(super) fn accept_by_rule(
+        &mut self,
+        listener: ListenerId,
+        rule: PublishRule,
+        (client, local): (SocketAddr, SocketAddr),
+        now: Instant,
+    ) -> Result<FlowId, DropReason> {
         let opened = self.enter_quietly(|stack| {
-            let opened = stack.open_from_host(listener, client, now);
+            let opened = stack.open_from_host(listener, &rule, client, now);
             if let Err(reason) = opened {
                 stack.stats.record(reason);
                 stack.note_refused_client(FlowProtocol::Tcp, client, local, reason, now);
@@ -242,10 +258,10 @@ impl Stack {
     fn open_from_host(
         &mut self,
         listener: ListenerId,
+        rule: &PublishRule,
         client: SocketAddr,
         now: Instant,
     ) -> Result<FlowId, DropReason> {
-        let rule = self.published.get(&listener.0).ok_or(DropReason::Denied)?;
         let inbound = forward::inbound(&self.config, rule, client)?;
         self.link_view()?;
         let rule = self.judge(&Ask::inbound(FlowProtocol::Tcp, client, inbound.server.port()), 0, now)?;

@@ -39,6 +39,9 @@ pub const HANDLERS: &[(&str, Handler)] = &[
     ("status", status::answer),
 ];
 
+/// What an instance of several workers answers as one of one does.
+const BY_SEVERAL: [&str; 4] = ["status", "rules", "explain", "names"];
+
 /// Who this instance is, and for whom it is there: what its own user may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Identity {
@@ -66,7 +69,13 @@ pub(super) fn answer(
     client: ClientName,
     request: &mut Request,
 ) -> Result<Answer, Refusal> {
+    let is_answered = worker.crew_size() == 1 || BY_SEVERAL.contains(&request.name.as_str());
     match HANDLERS.iter().find(|(name, _)| *name == request.name) {
+        Some((name, _)) if !is_answered => {
+            let message =
+                format!("{name} is answered by one worker alone; start the instance without --workers");
+            Err(Refusal::new(RefusalCode::Refused, message))
+        }
         Some((_, handler)) => handler(worker, client, request),
         None => Err(unknown(&request.name)),
     }

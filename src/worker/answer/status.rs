@@ -13,7 +13,7 @@ pub(super) fn answer(worker: &mut Worker, _: ClientName, _: &mut Request) -> Res
 
 fn describe(worker: &Worker) -> Value {
     let identity = &worker.desk.identity;
-    let stats = worker.stack.stats();
+    let stats = worker.stats();
     let (from_rate, to_rate) =
         worker.desk.meter.rates(worker.now, stats.from_container.bytes, stats.to_container.bytes);
     let drops: u64 = stats.iter_drops().map(|(_, count)| count).sum();

@@ -30,6 +30,7 @@ mod tcp_transfer;
 mod udp;
 mod udp_mapping;
 mod udp_sizes;
+mod workers;
 
 use std::net::SocketAddr;
 

@@ -103,6 +103,7 @@ fn container<'a>(link: &'a LinkConfig, member: &'a Member, ends_with_namespace: 
         tap_name: &member.interface,
         ends_with_namespace,
         tap_features: TapFeatures::ALL,
+        queues: 1,
         has_link: true,
         configuration: Configuration::Ours,
     }

@@ -1,0 +1,155 @@
+//! Several workers on one interface serve what one does. The kernel spreads the flows over their queues by the queue that a
+//! flow was last answered by, and by a hash where it has forgotten that (after three seconds) or never knew.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write, pipe};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use crate::ground::{Ground, HOST4, HOST6, PYTHON, WORLD4, WORLDS, sealed};
+use crate::process::{SOON, Stream, start};
+use crate::servers::{echo, echo_datagrams, serve_streams};
+
+/// Streams that come back as they went, to both families at once, with a pause of `sys.argv[1]` seconds in each; datagrams, names
+/// and pings beside them. A server on port 80 that logs its clients ends with the last line of standard input.
+const CONTAINER: &str = r#"
+import socket, subprocess, sys, threading, time
+ADDRESSES = sys.argv[2:]
+good = []
+def stream(address, number):
+    s = socket.create_connection((address, 7000), 30); s.settimeout(60)
+    for turn in range(2):
+        if turn: time.sleep(float(sys.argv[1]))
+        body = bytes((at * 7 + number + turn) % 251 for at in range(2000)) * 150
+        writer = threading.Thread(target=s.sendall, args=(body,)); writer.start()
+        back = bytearray()
+        while len(back) < len(body):
+            part = s.recv(1 << 18)
+            if not part: break
+            back += part
+        writer.join()
+        if back != body: print('other bytes', address, number, turn, len(back), flush=True)
+        else: good.append(number)
+    s.shutdown(socket.SHUT_WR)
+    if s.recv(1): print('more bytes', flush=True)
+threads = [threading.Thread(target=stream, args=(address, number)) for address in ADDRESSES for number in range(8)]
+for t in threads: t.start()
+for address in ADDRESSES:
+    u = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(30)
+    u.sendto(b'datagram', (address, 7000)); assert u.recv(100) == b'datagram'
+    ping = subprocess.run(['ping', '-c', '2', '-i', '0.2', '-w', '30', address], stdout=subprocess.DEVNULL)
+    print('ping', ping.returncode, flush=True)
+print('name', socket.getaddrinfo('www.test', 80, socket.AF_INET, socket.SOCK_STREAM)[0][4][0], flush=True)
+for t in threads: t.join()
+print(len(good), 'good', flush=True)
+def served(l):
+    while True:
+        c, a = l.accept(); print('client', a[0], a[1], flush=True); c.sendall(b'hello'); c.close()
+def datagrams(u):
+    while True:
+        d, a = u.recvfrom(100); u.sendto(repr(a).encode(), a)
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('0.0.0.0', 80))
+threading.Thread(target=datagrams, args=(u,), daemon=True).start()
+for family, address in [(socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')]:
+    l = socket.create_server((address, 80), family=family, backlog=64)
+    threading.Thread(target=served, args=(l,), daemon=True).start()
+print('listening', flush=True)
+sys.stdin.read()
+sys.exit(7)
+"#;
+
+fn serve(ground: &Ground) {
+    ground.needs(&["ping"]);
+    ground.allow_ping();
+    ground.world_resolver(WORLD4, "world");
+    for address in WORLDS {
+        serve_streams(ground.world_listener(address, 7000), echo);
+        echo_datagrams(ground.world_datagrams(address, 7000), false);
+    }
+}
+
+fn served_by(ground: &Ground, workers: &str, pause: &str) {
+    serve(ground);
+    let before = ground.belongings();
+    let worlds = WORLDS.map(|address| address.to_string());
+    let mut arguments = vec!["run", "--workers", workers, "-p", "8080:80", "-p", "8080:80/udp", "--"];
+    arguments.extend([PYTHON, "-c", CONTAINER, pause, &worlds[0], &worlds[1]]);
+    let mut command = ground.netferry(&arguments);
+    let (input, line) = pipe().unwrap();
+    command.stdin(input);
+    let mut container = start(command);
+    container.wait_for(Stream::Out, "32 good");
+    container.wait_for(Stream::Out, "listening");
+    let mut clients = Vec::new();
+    for host in [IpAddr::V4(HOST4), IpAddr::V6(HOST6)] {
+        for _ in 0..12 {
+            clients.push(ground.dial_from_world(host, 8080).unwrap());
+        }
+    }
+    for client in &mut clients {
+        let mut greeting = String::new();
+        client.read_to_string(&mut greeting).unwrap();
+        assert_eq!(greeting, "hello");
+    }
+    for client in &clients {
+        let address = client.local_addr().unwrap();
+        container.wait_for(Stream::Out, &format!("client {} {}", address.ip(), address.port()));
+    }
+    let socket: UdpSocket = ground.in_world(|| UdpSocket::bind((WORLD4, 0)).unwrap());
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    socket.send_to(b"who am I", SocketAddr::new(HOST4.into(), 8080)).unwrap();
+    let mut answer = [0; 100];
+    let (len, _) = socket.recv_from(&mut answer).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    assert_eq!(std::str::from_utf8(&answer[..len]).unwrap(), format!("('{WORLD4}', {port})"));
+    let said = container.so_far(Stream::Out);
+    assert_eq!(said.matches("ping 0\n").count(), 2, "{said}");
+    assert!(said.contains("name ") && !said.contains("bytes"), "{said}");
+    drop(line);
+    container.finish(SOON).expect_code(7);
+    ground.assert_nothing_left(&before);
+}
+
+#[test]
+fn two_workers_serve_what_one_does_and_flows_change_queues_when_they_rest() {
+    sealed(|ground| served_by(ground, "2", "3.3"));
+}
+
+#[test]
+fn four_workers_serve_what_one_does() {
+    sealed(|ground| served_by(ground, "4", "0"));
+}
+
+/// Threads of a process by whether the kernel filters their calls and what capabilities they have left.
+fn threads(pid: i32) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let status = std::fs::read_to_string(entry.unwrap().path().join("status")).unwrap();
+        let wanted = ["CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:"];
+        let lines = status.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));
+        let kind: Vec<String> =
+            lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        *kinds.entry(kind.join(", ")).or_default() += 1;
+    }
+    kinds
+}
+
+#[test]
+fn every_worker_is_confined_and_the_end_of_the_interface_ends_all() {
+    sealed(|ground| {
+        let script = "echo up; read x; ip link delete tap0; echo without; read x; exit 5";
+        let mut command = ground.netferry(&["run", "--workers", "3", "--", "sh", "-c", script]);
+        let (input, mut line) = pipe().unwrap();
+        command.stdin(input);
+        let mut container = start(command);
+        container.wait_for(Stream::Out, "up");
+        let kinds = threads(container.pid());
+        let expected = "CapEff: 0000000000000000, CapBnd: 0000000000000000, NoNewPrivs: 1, Seccomp: 2";
+        assert_eq!(kinds, BTreeMap::from([(expected.to_owned(), 3)]));
+        line.write_all(b"\n").unwrap();
+        container.wait_for(Stream::Out, "without");
+        container.wait_for(Stream::Err, "interface was removed");
+        assert_eq!(threads(container.pid()).values().sum::<usize>(), 1, "the others are gone with it");
+        line.write_all(b"\n").unwrap();
+        container.finish(SOON).expect_code(5);
+    });
+}
