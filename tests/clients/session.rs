@@ -144,11 +144,13 @@ impl<'a> Session<'a> {
         pids.filter(|&pid| self.subject.is_run_by(pid)).collect()
     }
 
-    /// The one process that executes the program under test.
+    /// The one process that executes the program under test, but for those that it has made itself.
     #[track_caller]
     pub fn relay(&self) -> u32 {
-        let relays = self.relays();
-        assert_eq!(relays.len(), 1, "there is to be one relay: {relays:?}");
+        let all = self.relays();
+        let is_made_by_another = |pid: &u32| parent_of(*pid).is_some_and(|parent| all.contains(&parent));
+        let relays: Vec<u32> = all.iter().copied().filter(|pid| !is_made_by_another(pid)).collect();
+        assert_eq!(relays.len(), 1, "there is to be one relay: {relays:?} of {all:?}");
         relays[0]
     }
 
@@ -161,6 +163,11 @@ impl<'a> Session<'a> {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// Runs a client to its end.
