@@ -83,7 +83,18 @@ impl Pair {
         }
     }
 
+    /// Runs a program in the container, once that has its network: the relay confines itself while it is set up.
+    #[track_caller]
     fn inside(&self, ground: &Ground, program: &[&str]) -> Outcome {
+        let deadline = Instant::now() + SOON;
+        while self.enter(ground, &["ip", "-4", "route", "show", "default"]).stdout.is_empty() {
+            assert!(Instant::now() < deadline, "no network\n{}", self.relay.so_far(Stream::Err));
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.enter(ground, program)
+    }
+
+    fn enter(&self, ground: &Ground, program: &[&str]) -> Outcome {
         let pid = self.container.to_string();
         let mut command = ground.user("nsenter");
         command.args(["--target", &pid, "--user", "--net", "--preserve-credentials"]).args(program);
