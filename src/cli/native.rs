@@ -142,29 +142,22 @@ enum Command {
 
 /// Commands that ask instances which are there.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[expect(
+    missing_docs,
+    reason = "what --help says of a command is written at its options; a comment here would replace it"
+)]
 pub enum ClientCommand {
-    /// See [`capture`].
-    Capture(capture::Capture),
-    /// See [`impair`].
-    Impair(impair::Impair),
-    /// See [`ps`].
     Ps(ps::Ps),
-    /// See [`rules`].
-    Rules(rules::Rules),
-    /// See [`audit`].
-    Audit(audit::Audit),
-    /// See [`explain`].
-    Explain(explain::Explain),
-    /// See [`shape`].
-    Shape(shape::Shape),
-    /// See [`flows`].
     Flows(flows::Flows),
-    /// See [`metrics`].
+    Rules(rules::Rules),
+    Explain(explain::Explain),
+    Audit(audit::Audit),
+    Capture(capture::Capture),
+    Shape(shape::Shape),
+    Impair(impair::Impair),
     Metrics(metrics::Metrics),
-    /// See [`top`].
     #[cfg(feature = "top")]
     Top(top::Top),
-    /// See [`network`].
     Network(network::Network),
 }
 

@@ -88,3 +88,14 @@ fn page_is_of_this_version_and_tells_both_commands_and_every_exit_status() {
         assert!(page.contains(text), "{text:?}");
     }
 }
+
+#[test]
+fn help_tells_what_each_command_is_for_in_words_and_not_in_references() {
+    fn check(command: &clap::Command) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let name = command.get_name();
+        assert!(!about.is_empty() && !about.contains("[`"), "{name}: {about:?}");
+        command.get_subcommands().for_each(check);
+    }
+    check(&command());
+}

@@ -35,22 +35,18 @@ pub struct Network {
 
 /// What is done with networks.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[expect(
+    missing_docs,
+    reason = "what --help says of them is written at their options; a comment here would replace it"
+)]
 pub enum NetworkAction {
-    /// See [`Create`].
     Create(Create),
-    /// See [`Connect`].
     Connect(Connect),
-    /// See [`Disconnect`].
     Disconnect(Disconnect),
-    /// See [`Ls`].
     Ls(Ls),
-    /// See [`Inspect`].
     Inspect(Inspect),
-    /// See [`Rm`].
     Rm(Rm),
-    /// See [`Publish`].
     Publish(Publish),
-    /// See [`Unpublish`].
     Unpublish(Unpublish),
 }
 
