@@ -12,43 +12,40 @@ mod attach;
 mod banner;
 pub mod client;
 mod container;
+mod facts;
 mod handshake;
 mod host_copy;
 mod inside;
 pub mod instance;
 pub mod network;
 mod policy;
+mod ports;
 mod recording;
 mod supervise;
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 use tracing::{debug, info, warn};
 
-use self::container::{Command, Container, container_addresses};
+use self::container::{Command, container_addresses};
+use self::facts::Facts;
 use self::handshake::{HandshakeError, Line, Word};
-use self::host_copy::{Copied, CopyError, HostNetwork};
+use self::host_copy::CopyError;
 use self::instance::Observed;
 use self::policy::PolicyError;
+use self::ports::Ports;
 use self::supervise::Supervised;
 use crate::cli::{
-    self, Announcement, AttachTarget, Collisions, Configuration, Confinement, Lifetime, Mode,
-    OutboundSources, Plan, Verbosity, Workers,
+    self, Announcement, AttachTarget, Configuration, Confinement, Lifetime, Mode, Plan, Verbosity, Workers,
 };
-use crate::config::address::{AddressError, HostNetworks, avoid_collisions, random_mac};
-use crate::config::{
-    Config, DhcpPool, Forwarding, Limits, LinkConfig, LocalClients, Offers, OutboundAddresses,
-    PortForwarding, PublishRule, Rules, Segment, Services,
-};
+use crate::config::address::AddressError;
+use crate::config::{Forwarding, LocalClients, PortForwarding, PublishRule};
 use crate::control::ControlError;
 use crate::observe::audit::AuditError;
 use crate::observe::capture::{Capture, CaptureError};
@@ -61,13 +58,11 @@ use crate::sys::confined::{Confined, Sandboxed, Waiver};
 use crate::sys::daemon::{self, Fork};
 use crate::sys::host;
 use crate::sys::id_map::{IdMapError, IdMapping, write_id_maps};
-use crate::sys::memory;
 use crate::sys::messenger;
 use crate::sys::namespace::{NamespaceError, NamespaceTarget, Namespaces};
-use crate::sys::netlink::Netlink;
 use crate::sys::outlet;
 use crate::sys::process::{self, Child, FORWARDED_SIGNALS, Signal, Signals};
-use crate::sys::resolv_conf::{self, ResolvConf};
+use crate::sys::resolv_conf::{self};
 use crate::sys::sandbox::{self, SandboxError, SandboxPlan};
 use crate::sys::seccomp::{self, Calls, SeccompError};
 use crate::sys::socket::ListenError;
@@ -75,7 +70,7 @@ use crate::sys::tap::{Tap, TapError, TapFeatures};
 use crate::sys::user::{UserError, become_user};
 use crate::worker::answer::Identity;
 use crate::worker::loopback::LoopbackPaths;
-use crate::worker::{Device, ExitReason, Listener, LoopbackError, Source, Worker};
+use crate::worker::{Device, ExitReason, LoopbackError, Source};
 
 pub use crate::observe::log::say;
 
@@ -266,104 +261,6 @@ fn level(verbosity: Verbosity) -> LevelFilter {
     }
 }
 
-/// What has to be known of the host before anything is made.
-struct Facts {
-    /// Free of collisions with the host's networks, or copied from one of them.
-    link: LinkConfig,
-    tap_name: String,
-    copied: Option<Copied>,
-    services: Services,
-    offers: Offers,
-    host_addresses: Vec<IpAddr>,
-    host_networks: Vec<IpNet>,
-    rules: Rules,
-    /// Raised if the container goes where it may not.
-    drifted: Option<Arc<AtomicBool>>,
-    outbound: OutboundAddresses,
-    resolv_conf: ResolvConf,
-    resolvers: Vec<SocketAddr>,
-    /// Bytes that there are for us, where the host tells; from a sandbox it cannot be seen.
-    memory: Option<u64>,
-}
-
-impl Facts {
-    fn gather(plan: &Plan) -> Result<Facts, RunError> {
-        let resolv_conf = resolv_conf::read(Path::new(resolv_conf::PATH)).doing("read /etc/resolv.conf")?;
-        let resolvers = plan.resolvers.clone().unwrap_or_else(|| resolv_conf.servers.clone());
-        let interfaces = host_interfaces();
-        let copied = match &plan.host_copy {
-            None => None,
-            Some(copy) => {
-                let network = HostNetwork::read().map_err(CopyError::from)?;
-                Some(host_copy::resolve(copy, plan.link.clone(), &network)?)
-            }
-        };
-        let mut link = match (&copied, plan.collisions) {
-            (Some(copied), _) => copied.link.clone(),
-            (None, Collisions::Accept) => plan.link.clone(),
-            (None, Collisions::Avoid(explicit)) => {
-                let networks: Vec<(IpAddr, u8)> =
-                    interfaces.iter().map(|(_, address, prefix_len)| (*address, *prefix_len)).collect();
-                let resolvers: Vec<IpAddr> = resolvers.iter().map(SocketAddr::ip).collect();
-                let host = HostNetworks { interfaces: &networks, resolvers: &resolvers };
-                avoid_collisions(plan.link.clone(), explicit, host)?
-            }
-        };
-        if link.ipv6.is_some() && !Path::new(IPV6_SYSCTLS).exists() {
-            info!("this kernel has no IPv6, and neither has the container");
-            link.ipv6 = None;
-        }
-        if configuration(plan) == Configuration::Ours && link.container_mac.is_none() {
-            let [random, ..] = host::random_secret().doing("draw a random number")?;
-            match link.segment {
-                Segment::Private => link.adopt_container_mac(random_mac(random)),
-                Segment::Shared(_) | Segment::Bridged { .. } => link.container_mac = Some(random_mac(random)),
-            }
-        }
-        let outbound = outbound_addresses(&plan.outbound, &interfaces)?;
-        let on_link = interfaces.iter().filter(|(_, address, _)| !address.is_loopback());
-        let host_networks = on_link.filter_map(|(_, address, len)| IpNet::new(*address, *len).ok()).collect();
-        let host_addresses = interfaces.into_iter().map(|(_, address, _)| address).collect();
-        let tap_name =
-            copied.as_ref().map_or_else(|| plan.tap_name.clone(), |copied| copied.tap_name.clone());
-        let (mut services, mut offers) = (plan.services, plan.offers.clone());
-        if let Some(copy) = &plan.host_copy {
-            // The one address that the container has.
-            let pool = link.ipv4.map(|ipv4| DhcpPool { first: ipv4.container, last: ipv4.container });
-            services.dhcp = pool.filter(|_| copy.offers_dhcp);
-            host_copy::complete_offers(&mut offers, copy, &link, &resolv_conf);
-        }
-        Ok(Facts {
-            link,
-            tap_name,
-            copied,
-            services,
-            offers,
-            host_addresses,
-            host_networks,
-            rules: policy::read(plan)?,
-            drifted: policy::drift(plan),
-            outbound,
-            resolv_conf,
-            resolvers,
-            memory: memory::available_bytes(),
-        })
-    }
-
-    fn container<'a>(&'a self, plan: &'a Plan) -> Container<'a> {
-        Container {
-            link: &self.link,
-            copied: self.copied.as_ref(),
-            tap_name: &self.tap_name,
-            ends_with_namespace: ends_with_namespace(plan),
-            tap_features: tap_features(plan),
-            queues: workers(plan),
-            has_link: !plan.forwarding.splice_only,
-            configuration: configuration(plan),
-        }
-    }
-}
-
 /// A command is our child, and a process that is given is watched; of a path there is only what it names.
 fn ends_with_namespace(plan: &Plan) -> bool {
     match &plan.mode {
@@ -379,61 +276,6 @@ fn configuration(plan: &Plan) -> Configuration {
         Mode::Run { .. } => Configuration::Ours,
         Mode::Attach(attach) => attach.configuration,
     }
-}
-
-/// Index, address and prefix length of each interface; a host that does not tell is taken to have none.
-fn host_interfaces() -> Vec<(u32, IpAddr, u8)> {
-    match Netlink::open().and_then(|mut netlink| netlink.addresses()) {
-        Ok(found) => found,
-        Err(error) => {
-            debug!("the host's networks are unknown: {error}");
-            Vec::new()
-        }
-    }
-}
-
-/// The addresses to send from, all of them the host's own.
-fn outbound_addresses(
-    sources: &OutboundSources,
-    interfaces: &[(u32, IpAddr, u8)],
-) -> Result<OutboundAddresses, RunError> {
-    let own = |address: IpAddr| {
-        let found = interfaces.iter().any(|(_, own, _)| *own == address);
-        if found { Ok(()) } else { Err(RunError::NoSuchSource { address }) }
-    };
-    let ipv4 = match &sources.ipv4 {
-        None => None,
-        Some(cli::Source::Address(address)) => own((*address).into()).map(|()| Some(*address))?,
-        Some(cli::Source::Interface(name)) => {
-            Some(address_of(name, interfaces, "IPv4", |address| match address {
-                IpAddr::V4(v4) => Some(v4),
-                IpAddr::V6(_) => None,
-            })?)
-        }
-    };
-    let ipv6 = match &sources.ipv6 {
-        None => None,
-        Some(cli::Source::Address(address)) => own((*address).into()).map(|()| Some(*address))?,
-        Some(cli::Source::Interface(name)) => {
-            Some(address_of(name, interfaces, "IPv6", |address| match address {
-                IpAddr::V6(v6) if !v6.is_unicast_link_local() => Some(v6),
-                IpAddr::V4(_) | IpAddr::V6(_) => None,
-            })?)
-        }
-    };
-    Ok(OutboundAddresses { ipv4, ipv6, ipv4_device: sources.ipv4_device, ipv6_device: sources.ipv6_device })
-}
-
-fn address_of<A>(
-    name: &str,
-    interfaces: &[(u32, IpAddr, u8)],
-    family: &'static str,
-    wanted: impl Fn(IpAddr) -> Option<A>,
-) -> Result<A, RunError> {
-    let missing = || RunError::NoSourceThere { name: name.to_owned(), family };
-    let index = Netlink::open().and_then(|mut netlink| netlink.link_index(name)).map_err(|_| missing())?;
-    let own = interfaces.iter().filter(|(place, ..)| *place == index);
-    own.filter_map(|(_, address, _)| wanted(*address)).next().ok_or_else(missing)
 }
 
 fn tap_features(plan: &Plan) -> TapFeatures {
@@ -590,101 +432,6 @@ fn end(child: Child) {
     }
 }
 
-/// Published ports, bound.
-struct Ports {
-    rules: Vec<PublishRule>,
-    listeners: Vec<Listener>,
-    descriptors: u64,
-}
-
-impl Ports {
-    /// Binds every port, or none. To be called after the child is forked: neither the descriptors nor the
-    /// raised limit are meant for it.
-    fn bind(plan: &Plan, link: &LinkConfig) -> Result<Ports, RunError> {
-        let descriptors = host::raise_descriptor_limit().doing("read the limit of descriptors")?;
-        let mut ports = Ports { rules: Vec::new(), listeners: Vec::new(), descriptors };
-        for rule in plan.publish.iter().chain(&plan.forwarding.inward.required) {
-            if link.container_like(rule.host_address).is_none() {
-                // The family was taken away because this host has none of it.
-                continue;
-            }
-            ports.listeners.push(Listener::bind(rule, plan.forwarding.freebind)?);
-            ports.rules.push(*rule);
-        }
-        ports.bind_hopeful(plan, link);
-        Ok(ports)
-    }
-
-    /// Binds what can be bound of the ports that are taken as they come, and leaves the rest, and the ports that
-    /// clients are given by the kernel.
-    fn bind_hopeful(&mut self, plan: &Plan, link: &LinkConfig) {
-        let ephemeral = host::ephemeral_ports();
-        let most = usize::try_from(self.descriptors / 2)
-            .unwrap_or(usize::MAX)
-            .min(Limits::default().published_ports);
-        let hopeful = plan.forwarding.inward.hopeful.iter();
-        for ports in hopeful.filter(|ports| link.container_like(ports.address).is_some()) {
-            for port in ports.ports.iter().filter(|port| !ephemeral.contains(port)) {
-                if self.listeners.len() >= most {
-                    debug!(most, "no more ports are published");
-                    return;
-                }
-                let rule = ports.rule(port);
-                let is_listed = self.rules.iter().any(|other| {
-                    (other.protocol, other.host_address, other.host_port)
-                        == (rule.protocol, rule.host_address, rule.host_port)
-                });
-                if is_listed {
-                    continue;
-                }
-                match Listener::bind(&rule, plan.forwarding.freebind) {
-                    Ok(listener) => {
-                        self.listeners.push(listener);
-                        self.rules.push(rule);
-                    }
-                    Err(error) => debug!(%rule, %error, "not published"),
-                }
-            }
-        }
-    }
-
-    fn into_worker(
-        self,
-        plan: &Plan,
-        facts: &Facts,
-        devices: Vec<Device>,
-        capture: Option<Capture>,
-    ) -> Result<Worker, RunError> {
-        let published = u64::try_from(self.rules.len()).unwrap_or(u64::MAX);
-        let config = Config {
-            link: facts.link.clone(),
-            host_loopback: plan.host_loopback,
-            transports: plan.transports,
-            services: facts.services,
-            offers: facts.offers.clone(),
-            local_clients: plan.forwarding.local_clients,
-            outbound: facts.outbound,
-            closed_ports: plan.closed_ports,
-            udp_mapping: plan.udp_mapping,
-            publish: self.rules,
-            host_addresses: facts.host_addresses.clone(),
-            host_networks: facts.host_networks.clone(),
-            rules: facts.rules.clone(),
-            audit: plan.audit.is_some() || plan.audit_enforce.is_some(),
-            limits: limits(self.descriptors.saturating_sub(published), facts.memory),
-            timeouts: plan.timeouts,
-        };
-        let secret = host::random_secret().doing("draw a random number")?;
-        let worker = Worker::several(&config, devices, self.listeners, &facts.resolvers, secret)
-            .doing("watch the interface")?;
-        let worker = worker.with_conditions(plan.conditions.limits, plan.conditions.impairments);
-        Ok(match capture {
-            Some(capture) => worker.with_capture(capture),
-            None => worker,
-        })
-    }
-}
-
 /// The file that frames are recorded in, if they are.
 fn open_capture(plan: &Plan) -> Result<Option<Capture>, RunError> {
     let open = |path| Capture::create(path).inspect_err(|_| remove_if_empty(path));
@@ -696,15 +443,6 @@ fn remove_if_empty(path: &Path) {
     if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
         // The error that is told is the first one.
         let _ = std::fs::remove_file(path);
-    }
-}
-
-/// What may be held: bounded by the descriptors and the memory there are.
-fn limits(descriptors: u64, memory: Option<u64>) -> Limits {
-    let limits = Limits::default().within_descriptors(descriptors);
-    match memory {
-        Some(bytes) => limits.within_memory(bytes),
-        None => limits,
     }
 }
 

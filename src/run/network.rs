@@ -21,7 +21,8 @@ use mio::{Events, Interest, Poll, Token};
 use tracing::{debug, info};
 
 use self::members::{Members, Outcome, Terms};
-use super::{Doing, RunError, host_interfaces};
+use super::facts::host_interfaces;
+use super::{Doing, RunError};
 use crate::cli::Confinement;
 use crate::config::Limits;
 use crate::config::limits::MAILBOX;

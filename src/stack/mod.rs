@@ -10,6 +10,7 @@
 pub mod audit;
 pub mod boundary;
 pub mod bridge;
+mod deadlines;
 pub mod drop_reason;
 pub mod emit;
 pub mod errands;
@@ -20,6 +21,7 @@ pub mod impair;
 pub mod isolation;
 pub mod neighbor;
 mod network_error;
+mod outgoing;
 pub mod policy;
 pub mod publish;
 pub mod reassembly;
@@ -31,6 +33,7 @@ pub mod share;
 pub mod stats;
 pub mod tcp;
 pub mod timer;
+mod told;
 mod udp;
 pub mod unreachable;
 pub mod view;
@@ -43,10 +46,10 @@ use ahash::RandomState;
 
 use self::audit::Audit;
 use self::boundary::{
-    Action, CloseKind, Duration, FlowId, FrameSink, HostEvent, HostIo, Instant, Io, ListenerId, StackEvent,
+    Action, CloseKind, FlowId, FrameSink, HostEvent, HostIo, Instant, Io, ListenerId, StackEvent,
 };
 use self::drop_reason::DropReason;
-use self::emit::{Emitter, Transport};
+use self::emit::Emitter;
 use self::errands::Errands;
 use self::flow::{FlowKey, FlowProtocol, FlowTable};
 use self::icmp::EchoFlow;
@@ -61,8 +64,7 @@ use self::service::names::Names;
 use self::service::router_advert::{Advertisement, RouterAdvert};
 use self::shaping::Shaping;
 use self::share::Share;
-use self::stats::{CountedFrames, Stats, Traffic};
-use self::tcp::endpoint::LinkView;
+use self::stats::Stats;
 use self::tcp::handshakes::Handshakes;
 use self::tcp::memory::Memory;
 use self::tcp::newcomers::Newcomers;
@@ -72,13 +74,12 @@ use self::tcp::turns::Turns;
 use self::timer::{Alarm, Timers};
 use self::udp::UdpFlow;
 use self::udp::mapping::Mappings;
-use self::unreachable::{Report, Unreachable};
+use self::unreachable::Unreachable;
 use crate::config::{Config, PublishRule};
 use crate::wire::frame::{self, Body};
 use crate::wire::icmp::Problem;
 use crate::wire::ip;
 use crate::wire::ndp;
-use crate::wire::tcp::BareSegment;
 use crate::wire::vnet_header::{FrameMeta, Offload};
 
 /// What a flow is.
@@ -467,65 +468,6 @@ impl Stack {
         }
     }
 
-    /// Does what is due at `now`.
-    pub fn handle_timeout<H: HostIo, F: FrameSink>(&mut self, now: Instant, io: &mut Io<'_, H, F>) {
-        for _ in 0..self.unread.len() {
-            if let Some(unread) = self.unread.pop_front() {
-                self.enter(io, now, |stack, io| stack.read(unread, now, io));
-            }
-        }
-        while let Some((flow, at)) = self.timers.pop_due(now) {
-            self.enter(io, now, |stack, io| stack.ring(flow, at, now, io));
-        }
-        self.enter(io, now, |stack, io| stack.ask_about_ports(now, io.frames));
-        self.enter(io, now, |stack, io| stack.give_up_fragments(now, io.frames));
-        // Any number will do to spread the advertisements of many instances; this one is the instance's own.
-        let jitter = self.hasher.hash_one(now.total_micros());
-        let mut sent = Traffic::default();
-        let mut frames = CountedFrames::new(&mut *io.frames, &mut sent);
-        let advertised = self.router_advert.handle_timeout(jitter, now, &mut frames);
-        self.stats.to_container.add(sent);
-        self.count(advertised);
-    }
-
-    /// The alarm that a flow had set for `at` rings.
-    fn ring<H: HostIo, F: FrameSink>(
-        &mut self,
-        flow: FlowId,
-        at: Instant,
-        now: Instant,
-        io: &mut Io<'_, H, F>,
-    ) {
-        let Some((_, body)) = self.flows.get_mut(flow) else { return };
-        let alarm = match body {
-            Flow::Tcp(tcp) => &mut tcp.alarm,
-            Flow::TimeWait(time_wait) => &mut time_wait.alarm,
-            Flow::Udp(udp) => &mut udp.alarm,
-            Flow::Echo(echo) => &mut echo.alarm,
-        };
-        if !alarm.ring(at) {
-            return;
-        }
-        match body {
-            Flow::Tcp(_) => self.tcp_alarm(flow, now, io),
-            Flow::TimeWait(_) => self.time_wait_alarm(flow, now),
-            Flow::Udp(_) => self.udp_alarm(flow, now),
-            Flow::Echo(_) => self.echo_alarm(flow, now),
-        }
-    }
-
-    /// Forgets the packets whose fragments have not all come in time, and says so where the first had come
-    /// (RFC 792, RFC 8200 §4.5).
-    fn give_up_fragments(&mut self, now: Instant, frames: &mut impl FrameSink) {
-        let mut expired = Vec::new();
-        self.reassembler.handle_timeout(now, |first| expired.push(first.map(<[u8]>::to_vec)));
-        self.stats.record_many(DropReason::FragmentTimeout, expired.len() as u64);
-        for first in expired.into_iter().flatten() {
-            let told = self.send_problem(Problem::ReassemblyTimeExceeded, &first, now, frames);
-            self.count(told);
-        }
-    }
-
     /// There may be very many cores at rest in one process.
     fn make_scratch(&mut self) {
         if self.scratch.is_empty() {
@@ -539,22 +481,6 @@ impl Stack {
         self.identification
     }
 
-    /// The earliest instant at which [`Stack::handle_timeout`] has something to do.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        if !self.unread.is_empty() || !self.queue.is_empty() {
-            return Some(Instant::ZERO);
-        }
-        let deadlines = [
-            self.timers.earliest(),
-            self.reassembler.poll_timeout(),
-            self.router_advert.poll_timeout(),
-            self.watches.poll_timeout(),
-            self.shaping.poll_timeout(),
-        ];
-        deadlines.into_iter().flatten().min()
-    }
-
     /// The next thing the driver is to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -563,65 +489,6 @@ impl Stack {
     /// The next thing the driver may want to tell.
     pub fn poll_event(&mut self) -> Option<StackEvent> {
         self.events.pop_front()
-    }
-
-    /// Counters since the beginning.
-    #[must_use]
-    pub fn stats(&self) -> &Stats {
-        &self.stats
-    }
-
-    /// Alarms set, those of flows that are gone included until they ring or are swept out.
-    #[must_use]
-    pub fn alarm_count(&self) -> usize {
-        self.timers.len()
-    }
-
-    /// Every flow with its endpoints.
-    pub fn flow_keys(&self) -> impl Iterator<Item = (FlowId, FlowKey)> + '_ {
-        self.flows.ids().filter_map(|flow| Some((flow, self.flows.key(flow)?)))
-    }
-
-    /// The flow between these endpoints.
-    #[must_use]
-    pub fn flow_between(&self, key: &FlowKey) -> Option<FlowId> {
-        self.flows.find(key)
-    }
-
-    /// The flow of a published UDP port's client, who came to this address of the host.
-    #[must_use]
-    pub fn flow_of_client_at(
-        &self,
-        listener: ListenerId,
-        client: SocketAddr,
-        local: Option<IpAddr>,
-    ) -> Option<FlowId> {
-        self.clients.get(&(listener, client, local)).copied()
-    }
-
-    /// Flows alive now, those in TIME-WAIT included.
-    #[must_use]
-    pub fn flow_count(&self) -> usize {
-        self.flows.len()
-    }
-
-    /// Whether a TCP flow carries something that its other side has yet to take: an ending program has handed
-    /// these bytes to its kernel and relies on them to arrive.
-    #[must_use]
-    pub fn is_delivering(&self, now: Instant, quiet: Duration) -> bool {
-        self.flows.ids().any(|flow| match self.flows.get(flow) {
-            Some(Flow::Tcp(tcp)) => {
-                let is_recent = self.flows.last_active(flow).is_some_and(|at| at + quiet > now);
-                tcp.endpoint.received_bytes() > 0 || is_recent
-            }
-            Some(Flow::Udp(_) | Flow::Echo(_) | Flow::TimeWait(_)) | None => false,
-        })
-    }
-
-    /// Bytes of TCP buffers granted to flows now.
-    #[must_use]
-    pub fn tcp_buffer_bytes(&self) -> usize {
-        self.memory.charged()
     }
 
     /// Makes sure that one more flow of this protocol fits: the least recently used idle one gives way.
@@ -667,125 +534,6 @@ impl Stack {
             Some(Flow::Tcp(_) | Flow::TimeWait(_)) | None => debug_assert!(false, "not a datagram flow"),
         }
         self.tell_closed(flow, key.protocol);
-    }
-
-    /// The hop limit with which a packet goes on: one less where we are a router to it, and where none is left the
-    /// container is told.
-    fn forwarded_hop_limit(
-        &mut self,
-        packet: &ip::Packet<'_>,
-        now: Instant,
-        frames: &mut impl FrameSink,
-    ) -> Result<u8, DropReason> {
-        if !self.config.link.is_routed(packet.destination) {
-            return Ok(packet.hop_limit);
-        }
-        if packet.hop_limit <= 1 {
-            self.send_problem(Problem::HopLimitExceeded, packet.bytes, now, frames)?;
-            return Err(DropReason::HopLimit);
-        }
-        Ok(packet.hop_limit - 1)
-    }
-
-    /// Tells the container, as its gateway, what was wrong with a packet of its own.
-    fn send_problem(
-        &mut self,
-        problem: Problem,
-        offending: &[u8],
-        now: Instant,
-        frames: &mut impl FrameSink,
-    ) -> Result<(), DropReason> {
-        let destination = ip::destination(offending).ok_or(DropReason::BadTransport)?;
-        let gateway = self.config.link.gateway_like(destination).ok_or(DropReason::BadTransport)?;
-        // A closed port is the addressed host's own finding.
-        let from = match problem {
-            Problem::PortUnreachable | Problem::ProtocolUnreachable if !destination.is_multicast() => {
-                destination
-            }
-            _ => gateway,
-        };
-        let ethernet = self.neighbor.ethernet()?;
-        let report = Report { problem, from, hop_limit: None, offending };
-        self.unreachable.send(&report, now, &ethernet, &self.emitter, frames)
-    }
-
-    /// Puts one segment without options on the link.
-    fn emit_segment(
-        &mut self,
-        header: &ip::Header,
-        segment: &BareSegment,
-        frames: &mut impl FrameSink,
-    ) -> Result<(), DropReason> {
-        let ethernet = self.neighbor.ethernet()?;
-        let fill = |transport: &mut [u8]| {
-            segment.write(transport);
-            BareSegment::LEN
-        };
-        self.emitter.send(
-            &ethernet,
-            header,
-            Transport::Tcp { segmentation: None },
-            BareSegment::LEN,
-            fill,
-            frames,
-        )
-    }
-
-    fn header(&self, source: IpAddr, destination: IpAddr, protocol: u8) -> ip::Header {
-        ip::Header {
-            source,
-            destination,
-            protocol,
-            hop_limit: 64,
-            traffic_class: 0,
-            identification: 0,
-            dont_fragment: true,
-        }
-    }
-
-    fn link_view(&self) -> Result<LinkView, DropReason> {
-        let ethernet = self.neighbor.ethernet()?;
-        Ok(LinkView { ethernet, mtu: self.config.link.mtu, offload: self.offload })
-    }
-
-    fn count(&mut self, outcome: Result<(), DropReason>) {
-        if let Err(reason) = outcome {
-            self.stats.record(reason);
-        }
-    }
-
-    fn tell(&mut self, event: StackEvent) {
-        if self.events.len() >= self.config.limits.events {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
-    }
-
-    fn tell_opened(&mut self, flow: FlowId, key: FlowKey, target: SocketAddr, now: Instant) {
-        self.stats.flow_opened(key.protocol);
-        self.begin_counting(flow, key, now);
-        self.tell(StackEvent::FlowOpened {
-            flow,
-            protocol: key.protocol.number(key.container.is_ipv6()),
-            container: key.container,
-            remote: key.remote,
-            target,
-        });
-    }
-
-    fn tell_closed(&mut self, flow: FlowId, protocol: FlowProtocol) {
-        self.stats.flow_closed(protocol);
-        if self.shaping.is_on() {
-            self.shaping.forget(flow);
-        }
-        self.tell(StackEvent::FlowClosed { flow });
-    }
-
-    fn tell_no_resolver(&mut self) {
-        if !self.no_resolver_told {
-            self.no_resolver_told = true;
-            self.tell(StackEvent::NoResolver);
-        }
     }
 }
 

@@ -1,10 +1,13 @@
-//! Flows as somebody sees them who asks: who talks to whom, how far it has come, what it has carried.
+//! What somebody sees who asks: counters, and flows: who talks to whom, how far it has come, what it has carried.
 //!
 //! Nothing is kept for it but what the flow table counts anyway. A walk goes by slots, so that it can be stopped anywhere and gone on with
 //! later: a flow that lives all the while is met exactly once.
 
-use super::boundary::{Duration, FlowId, FrameSink, HostIo, Instant, Io};
+use std::net::{IpAddr, SocketAddr};
+
+use super::boundary::{Duration, FlowId, FrameSink, HostIo, Instant, Io, ListenerId};
 use super::flow::{Carried, FlowKey, HostSide};
+use super::stats::Stats;
 use super::tcp::relay::{Stage, TcpFlow};
 use super::{Flow, Stack};
 
@@ -139,5 +142,66 @@ fn state_of(tcp: &TcpFlow) -> FlowState {
         (Stage::Relaying, (true, false)) => FlowState::ContainerClosed,
         (Stage::Relaying, (false, true)) => FlowState::HostClosed,
         (Stage::Relaying, (true, true)) => FlowState::Closing,
+    }
+}
+
+impl Stack {
+    /// Counters since the beginning.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Alarms set, those of flows that are gone included until they ring or are swept out.
+    #[must_use]
+    pub fn alarm_count(&self) -> usize {
+        self.timers.len()
+    }
+
+    /// Every flow with its endpoints.
+    pub fn flow_keys(&self) -> impl Iterator<Item = (FlowId, FlowKey)> + '_ {
+        self.flows.ids().filter_map(|flow| Some((flow, self.flows.key(flow)?)))
+    }
+
+    /// The flow between these endpoints.
+    #[must_use]
+    pub fn flow_between(&self, key: &FlowKey) -> Option<FlowId> {
+        self.flows.find(key)
+    }
+
+    /// The flow of a published UDP port's client, who came to this address of the host.
+    #[must_use]
+    pub fn flow_of_client_at(
+        &self,
+        listener: ListenerId,
+        client: SocketAddr,
+        local: Option<IpAddr>,
+    ) -> Option<FlowId> {
+        self.clients.get(&(listener, client, local)).copied()
+    }
+
+    /// Flows alive now, those in TIME-WAIT included.
+    #[must_use]
+    pub fn flow_count(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether a TCP flow carries something that its other side has yet to take: an ending program has handed
+    /// these bytes to its kernel and relies on them to arrive.
+    #[must_use]
+    pub fn is_delivering(&self, now: Instant, quiet: Duration) -> bool {
+        self.flows.ids().any(|flow| match self.flows.get(flow) {
+            Some(Flow::Tcp(tcp)) => {
+                let is_recent = self.flows.last_active(flow).is_some_and(|at| at + quiet > now);
+                tcp.endpoint.received_bytes() > 0 || is_recent
+            }
+            Some(Flow::Udp(_) | Flow::Echo(_) | Flow::TimeWait(_)) | None => false,
+        })
+    }
+
+    /// Bytes of TCP buffers granted to flows now.
+    #[must_use]
+    pub fn tcp_buffer_bytes(&self) -> usize {
+        self.memory.charged()
     }
 }

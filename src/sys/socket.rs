@@ -188,7 +188,8 @@ impl StreamSocket {
 
     /// The ICMP error that ended a connect, if one did.
     pub fn take_notice(&self) -> Option<IcmpNotice> {
-        let (queued, _) = datagram::read_error_queue(&self.fd, &mut control::RawAddress::new(), &mut [])?;
+        let (queued, _) =
+            datagram::errors::read_error_queue(&self.fd, &mut control::RawAddress::new(), &mut [])?;
         queued.notice
     }
 

@@ -7,6 +7,9 @@
 //!
 //! Read first: `udp(7)`, `ip(7)`, `ipv6(7)`, and `icmp(7)` for ping sockets.
 
+pub(super) mod errors;
+mod message;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,20 +18,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use super::control::{ControlBuffer, DatagramNotes, QueuedError, RawAddress};
+use self::message::{receive_message, send_message};
+use super::control::{ControlBuffer, DatagramNotes, RawAddress};
 use super::{
     IcmpNotice, ListenError, ListenOptions, SocketError, Transfer, bind_device, bind_published,
     set_int_option, unspecified_like,
 };
 
-/// Bytes of a refused datagram's payload that are kept for the report: as many as an ICMPv6 error may quote.
-const REPORT_PAYLOAD_BYTES: usize = 1_232;
 /// Queued datagrams of a burst, best effort: the kernel lowers it to `net.core.rmem_max`.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// Most datagrams of one `UDP_SEGMENT` send that every kernel accepts (`UDP_MAX_SEGMENTS`).
 pub const MAX_SEGMENTS: usize = 64;
-/// Reports that are kept while looking for another; more are forgotten, as the kernel's own queue would.
-const STASHED_REPORTS: usize = 16;
 /// Longest datagram that is joined with its like: no link's super-segments hold larger ones everywhere.
 pub const MAX_JOINED_BYTES: usize = 1_472;
 /// Datagrams of one run that are joined here.
@@ -561,53 +561,6 @@ impl DatagramSocket {
             }
         }
     }
-
-    /// The MTU that a datagram refused by this host ran into. It stands in the error queue; reports of the
-    /// network in front of it are kept for [`Self::take_report`].
-    fn refused_mtu(&mut self) -> u32 {
-        for _ in 0..STASHED_REPORTS {
-            match self.read_error_queue() {
-                Some(ErrorReport { error: SocketError::MessageTooLong { mtu }, notice: None, .. }) => {
-                    return mtu;
-                }
-                Some(ErrorReport { notice: None, .. }) => {}
-                Some(report) => {
-                    if self.stash.len() < STASHED_REPORTS {
-                        self.stash.push_back(report);
-                    }
-                }
-                None => break,
-            }
-        }
-        0
-    }
-
-    /// The next error that the network has sent back. Errors of this host are left out: the send that met
-    /// them has told already.
-    pub fn take_report(&mut self) -> Option<ErrorReport> {
-        if let Some(report) = self.stash.pop_front() {
-            return Some(report);
-        }
-        loop {
-            let report = self.read_error_queue()?;
-            if report.notice.is_some() {
-                return Some(report);
-            }
-        }
-    }
-
-    fn read_error_queue(&self) -> Option<ErrorReport> {
-        let mut address = RawAddress::new();
-        let mut payload = [0u8; REPORT_PAYLOAD_BYTES];
-        let (queued, len) = read_error_queue(&self.fd, &mut address, &mut payload)?;
-        Some(ErrorReport {
-            error: queued.error,
-            notice: queued.notice,
-            destination: address.read(),
-            local: queued.local,
-            payload: payload[..len].to_vec(),
-        })
-    }
 }
 
 impl AsFd for DatagramSocket {
@@ -644,75 +597,4 @@ fn prepare(socket: &Socket, is_ipv6: bool) -> io::Result<()> {
         set_int_option(socket, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
         set_int_option(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
     }
-}
-
-fn empty_message() -> libc::msghdr {
-    // SAFETY: all-zero bytes are a valid `msghdr`: null pointers with zero lengths.
-    unsafe { std::mem::zeroed() }
-}
-
-/// Receives one message: its length and flags; `address` and `control` are filled in.
-fn receive_message(
-    fd: &OwnedFd,
-    buffers: [&mut [u8]; 2],
-    address: &mut RawAddress,
-    control: &mut ControlBuffer,
-    flags: i32,
-) -> io::Result<(usize, i32)> {
-    let mut parts =
-        buffers.map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() });
-    let mut message = empty_message();
-    message.msg_name = address.as_mut_ptr().cast();
-    message.msg_namelen = RawAddress::CAPACITY as libc::socklen_t;
-    message.msg_iov = parts.as_mut_ptr();
-    message.msg_iovlen = parts.len();
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = ControlBuffer::CAPACITY as _;
-    // SAFETY: every pointer in `message` and in `parts` is to a live, exclusively borrowed buffer of the length beside it,
-    // and the kernel writes no further.
-    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
-    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-    address.set_len(message.msg_namelen as usize);
-    control.set_len(message.msg_controllen as _);
-    Ok((len, message.msg_flags))
-}
-
-/// The next of the errors that wait on a socket, and how many bytes of what it is about stand in `payload`.
-pub(super) fn read_error_queue(
-    fd: &OwnedFd,
-    address: &mut RawAddress,
-    payload: &mut [u8],
-) -> Option<(QueuedError, usize)> {
-    let mut control = ControlBuffer::new();
-    loop {
-        let (len, _) =
-            receive_message(fd, [payload, &mut []], address, &mut control, libc::MSG_ERRQUEUE).ok()?;
-        if let Some(queued) = QueuedError::read(control.messages()) {
-            return Some((queued, len));
-        }
-    }
-}
-
-/// Sends one message to `address`, or to the connected peer.
-fn send_message(
-    fd: &OwnedFd,
-    bytes: &[u8],
-    address: Option<&mut RawAddress>,
-    control: &mut ControlBuffer,
-) -> io::Result<usize> {
-    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let mut message = empty_message();
-    if let Some(address) = address {
-        message.msg_name = address.as_mut_ptr().cast();
-        message.msg_namelen = address.len() as libc::socklen_t;
-    }
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    if control.len() > 0 {
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = control.len() as _;
-    }
-    // SAFETY: every pointer in `message` is to a live buffer of the length beside it; the kernel only reads them.
-    let len = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
-    usize::try_from(len).map_err(|_| io::Error::last_os_error())
 }

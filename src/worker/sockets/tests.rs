@@ -7,6 +7,7 @@ use std::time::Duration;
 use mio::{Events, Poll};
 
 use super::*;
+use crate::stack::boundary::{DatagramRead, DatagramSend, DatagramWrite, HostIo, StreamRead, StreamWrite};
 use crate::sys::socket::tests::in_private_network;
 
 const FLOW: FlowId = FlowId { slot: 3, generation: 1 };
