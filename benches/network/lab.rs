@@ -104,7 +104,14 @@ impl Lab {
         };
         let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
         let limits = Limits::default().within_descriptors(descriptors / 16);
-        let terms = Terms { network, limits, host_addresses: Vec::new(), confined };
+        let terms = Terms {
+            network,
+            limits,
+            host_addresses: Vec::new(),
+            confined,
+            pid: std::process::id(),
+            rules: Default::default(),
+        };
         let registry = poll.registry().try_clone().unwrap();
         let members = Members::new(terms, Vec::new(), registry, FIRST, answers.postbox());
         Lab { poll, answers, members }
@@ -113,6 +120,7 @@ impl Lab {
     pub fn ask(&mut self, request: NetworkRequest, descriptors: Vec<OwnedFd>) {
         let reply = match self.members.handle_request(request, descriptors) {
             Outcome::Now(reply) => reply,
+            Outcome::Said(answer) => panic!("{answer:?}"),
             Outcome::Later(ticket) => self.wait_for(ticket),
         };
         assert_eq!(reply, NetworkReply::Done);
@@ -154,6 +162,10 @@ impl Lab {
             mac: MacAddr([2, 0x42, 172, 17, high, low]),
             interface: "eth0".into(),
             publish,
+            pid: None,
+            namespace: None,
+            rules: Default::default(),
+            audited: false,
         };
         place.run(&format!(
             "ip link set {name} name eth0 address {} txqueuelen 8192; ip address add {}/16 dev eth0; \

@@ -454,7 +454,7 @@ pub enum Invocation {
     /// To serve a network.
     Serve(Box<Plan>),
     /// To ask those who do.
-    Ask(ClientCommand),
+    Ask(Box<ClientCommand>),
     /// To run a command on a network of several containers.
     Join(Box<RunOnNetwork>),
 }
@@ -470,6 +470,10 @@ pub struct RunOnNetwork {
     pub interface: InterfaceName,
     /// Ports of the host that lead to it.
     pub publish: Vec<PublishSpec>,
+    /// Parts of its rules, which stand behind the network's.
+    pub rules: Vec<RulePart>,
+    /// Where it is written down where it goes.
+    pub audit: Option<PathBuf>,
     /// The command and its arguments; the user's shell if there is none.
     pub command: Vec<OsString>,
     /// How much is told on standard error.

@@ -43,7 +43,7 @@ use crate::config::{
 const DEFAULT_TAP_NAME: &str = "tap0";
 
 /// What is the network's and not one container's.
-const NOT_ON_A_NETWORK: [&str; 28] = [
+const NOT_ON_A_NETWORK: [&str; 22] = [
     "closed_ports",
     "host_loopback",
     "dns",
@@ -58,11 +58,6 @@ const NOT_ON_A_NETWORK: [&str; 28] = [
     "workers",
     "no_sandbox",
     "control",
-    "allow",
-    "deny",
-    "reject",
-    "preset",
-    "rules",
     "limit",
     "impair",
     "pcap",
@@ -70,7 +65,6 @@ const NOT_ON_A_NETWORK: [&str; 28] = [
     "capture_files",
     "snaplen",
     "segment",
-    "audit",
     "audit_enforce",
 ];
 
@@ -128,6 +122,9 @@ struct Cli {
 impl ClientCommand {
     /// What clap leaves unjudged.
     fn check(&self) -> Result<(), ValueError> {
+        if let ClientCommand::Network(asked) = self {
+            return asked.check();
+        }
         if let ClientCommand::Flows(flows) = self { flows.check() } else { Ok(()) }
     }
 }
@@ -390,7 +387,7 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, CliError> {
             None => run.resolve().map(Box::new).map(Invocation::Serve),
         },
         Command::Attach(attach) => attach.resolve().map(Box::new).map(Invocation::Serve),
-        Command::Client(client) => client.check().map(|()| Invocation::Ask(client)),
+        Command::Client(client) => client.check().map(|()| Invocation::Ask(Box::new(client))),
     };
     invocation.map_err(|error| match error {
         ValueError::Malformed(message) => CliError::Usage { message, command },
@@ -413,12 +410,15 @@ impl Run {
             network::interface_name(name).map_err(|why| usage(format!("--ifname {name}: {why}")))?;
         let specs = self.link.publish.iter().map(|text| values::publish_spec("--publish", text));
         let publish = specs.collect::<Result<Vec<_>, _>>().map_err(|error| usage(error.to_string()))?;
+        let rules = self.link.rules.resolve().map_err(|error| usage(error.to_string()))?;
         let Some(network) = self.network else { return Err(usage("--network is missing".to_owned())) };
         Ok(Invocation::Join(Box::new(RunOnNetwork {
             network,
             wants: self.wants,
             interface,
             publish,
+            rules,
+            audit: self.link.audit.clone(),
             command: self.command,
             verbosity: self.link.verbosity(),
         })))
@@ -510,7 +510,7 @@ impl LinkOptions {
         };
         match plan.workers {
             Workers::Count(2..) if plan.takes_one_worker() => {
-                let message = "--workers: rules, rates, impairments and captures are one worker's; leave it out, or give auto";
+                let message = "--workers: rules, audit, rates, impairments and captures are one worker's; leave it out, or give auto";
                 Err(ValueError::Unusable(message.to_owned()))
             }
             Workers::Count(_) | Workers::Auto => Ok(plan),

@@ -10,11 +10,12 @@ mod tests;
 pub mod wish;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::address::GATEWAY_LINK_LOCAL;
-use super::{Ipv4Link, Ipv6Link, LinkConfig, PublishRule, Segment};
+use super::{Ipv4Link, Ipv6Link, LinkConfig, PublishRule, Rules, Segment};
 use crate::wire::MacAddr;
 
 /// A network as it was created.
@@ -75,13 +76,22 @@ pub struct Member {
     pub interface: String,
     /// Ports of the host that lead to it.
     pub publish: Vec<PublishRule>,
+    /// A process in it, as far as whoever connected it knew one.
+    pub pid: Option<i32>,
+    /// Its network namespace, by the inode.
+    pub namespace: Option<u64>,
+    /// What may go where, behind what the network's rules say.
+    pub rules: Arc<Rules>,
+    /// Whether it is written down where it goes.
+    pub audited: bool,
 }
 
 /// What is asked of the process that serves a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkRequest {
     /// Take a container in. With it come the descriptor of its TAP, which is configured already, and that of its
-    /// process, with whose end it leaves; without that, it leaves when its TAP is gone.
+    /// process, with whose end it leaves; without that, it leaves when its TAP is gone. That of the audit's file, where there is one, is
+    /// the last.
     Connect(Member),
     /// Let a container go.
     Disconnect {

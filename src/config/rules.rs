@@ -4,7 +4,7 @@
 //! host's side, where the traffic really goes or comes from: the gateway as an alias of the host's loopback is 127.0.0.1
 //! here. The port is the server's: the peer's toward the world, the container's for published ports.
 //!
-//! [`file`] reads rules from TOML, [`spec`] from one argument of the command line, [`preset`] has the named ones.
+//! [`file`] reads rules from TOML, [`text`] writes them, [`spec`] from one argument of the command line, [`preset`] has the named ones.
 
 pub mod file;
 pub mod preset;
@@ -13,6 +13,7 @@ pub mod set;
 pub mod spec;
 #[cfg(test)]
 mod tests;
+pub mod text;
 
 use std::fmt;
 

@@ -30,7 +30,7 @@ pub struct Request {
 }
 
 /// What it is answered.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// This, and that is all.
     Once(Value),
@@ -127,6 +127,19 @@ impl Request {
         }
     }
 
+    /// The same, for one more who is asked.
+    #[must_use]
+    pub fn without_descriptors(&self) -> Request {
+        Request { name: self.name.clone(), arguments: self.arguments.clone(), descriptors: Vec::new() }
+    }
+
+    /// The same, with an argument in the place of what there is of that name.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: Value) -> Request {
+        self.arguments.insert(name.to_owned(), value);
+        self
+    }
+
     /// An argument as it is; none where it is missing or null.
     #[must_use]
     pub fn argument(&self, name: &str) -> Option<&Value> {
@@ -170,6 +183,12 @@ impl Answer {
             Answer::Refused(refusal) => Some(encode_refusal(refusal)),
             Answer::Later => None,
         }
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Answer {
+        Answer::Refused(refusal)
     }
 }
 

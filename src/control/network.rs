@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +13,7 @@ use crate::config::network::{
     Member, MemberStatus, NetworkConfig, NetworkIpv4, NetworkIpv6, NetworkReply, NetworkRequest,
     NetworkStatus,
 };
-use crate::config::{InterfaceName, PortProtocol, PublishRule};
+use crate::config::{InterfaceName, PortProtocol, PublishRule, Rules};
 
 /// Whether a request of this name is about a network.
 #[must_use]
@@ -52,7 +53,13 @@ pub fn decode(request: &Request) -> Result<NetworkRequest, Refusal> {
 #[must_use]
 pub fn encode(request: &NetworkRequest) -> (&'static str, Map<String, Value>) {
     let (name, arguments) = match request {
-        NetworkRequest::Connect(member) => ("network-connect", json!({ "member": member_value(member) })),
+        NetworkRequest::Connect(member) => {
+            let mut value = member_value(member);
+            if !member.rules.is_empty() {
+                value["rules"] = member.rules.to_toml().into();
+            }
+            ("network-connect", json!({ "member": value }))
+        }
         NetworkRequest::Disconnect { id } => ("network-disconnect", json!({ "id": id })),
         NetworkRequest::Publish { id, rules } => {
             ("network-publish", json!({ "id": id, "ports": rules_value(rules) }))
@@ -144,6 +151,9 @@ fn member_value(member: &Member) -> Value {
         "mac": member.mac.to_string(),
         "interface": member.interface,
         "ports": rules_value(&member.publish),
+        "pid": member.pid,
+        "namespace": member.namespace,
+        "audited": member.audited,
     })
 }
 
@@ -166,6 +176,13 @@ fn member_from(value: &Value) -> Result<Member, Refusal> {
         mac: parsed(value, "mac")?.ok_or_else(|| malformed("mac"))?,
         interface: text("interface")?.to_owned(),
         publish: ports.iter().map(rule_from).collect::<Result<_, _>>()?,
+        pid: value.get("pid").and_then(Value::as_i64).and_then(|pid| i32::try_from(pid).ok()),
+        namespace: value.get("namespace").and_then(Value::as_u64),
+        audited: value.get("audited").and_then(Value::as_bool).unwrap_or(false),
+        rules: Arc::new(match value.get("rules").and_then(Value::as_str) {
+            Some(text) => Rules::from_toml(text).map_err(|error| Refusal::bad_argument(error.to_string()))?,
+            None => Rules::default(),
+        }),
     })
 }
 
@@ -255,14 +272,21 @@ mod tests {
             mac: "02:42:ac:11:00:02".parse().unwrap(),
             interface: "eth0".into(),
             publish: vec![rule, other],
+            pid: Some(4_711),
+            namespace: Some(4_026_531_840),
+            rules: Arc::default(),
+            audited: true,
         }
     }
 
     #[test]
     fn each_request_is_understood_as_it_was_meant() {
         let (id, rules) = (|| "4711".to_owned(), member().publish);
+        let ruled =
+            Rules::from_toml("default = \"reject\"\n[[rule]]\nallow = \"any\"\nports = 80\n").unwrap();
         let requests = [
             NetworkRequest::Connect(member()),
+            NetworkRequest::Connect(Member { rules: Arc::new(ruled), ..member() }),
             NetworkRequest::Disconnect { id: id() },
             NetworkRequest::Publish { id: id(), rules: rules.clone() },
             NetworkRequest::Unpublish { id: id(), rules },

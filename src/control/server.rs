@@ -73,6 +73,11 @@ pub enum ControlError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientName(usize);
 
+impl ClientName {
+    /// A client of another server: nobody here.
+    pub const ELSEWHERE: ClientName = ClientName(usize::MAX);
+}
+
 /// How far a client got in its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {

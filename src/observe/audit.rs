@@ -38,15 +38,22 @@ pub struct AuditFile<W = File> {
 impl AuditFile {
     /// Makes the file, or empties it.
     pub fn create(path: &Path) -> Result<AuditFile, AuditError> {
+        AuditFile::open(path).map(AuditFile::new)
+    }
+
+    /// The same, to be written to elsewhere.
+    pub fn open(path: &Path) -> Result<File, AuditError> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NONBLOCK);
         let failed = |source| AuditError { path: path.to_owned(), source };
-        Ok(AuditFile::new(options.open(path).map_err(failed)?))
+        options.open(path).map_err(failed)
     }
 }
 
 impl<W: Write> AuditFile<W> {
-    fn new(file: W) -> AuditFile<W> {
+    /// What [`AuditFile::open`] has opened.
+    #[must_use]
+    pub fn new(file: W) -> AuditFile<W> {
         AuditFile { file, waiting: Vec::new(), written: 0, begins_anew: false, lost: 0, is_told: false }
     }
 

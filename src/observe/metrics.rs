@@ -100,6 +100,39 @@ impl Exposition {
     }
 }
 
+/// One text out of those of several, whose samples tell by their labels whose they are: a metric stands in one place of it.
+#[must_use]
+pub fn merged(texts: &[&str]) -> String {
+    const END: &str = "# EOF";
+    if let [text] = texts {
+        return (*text).to_owned();
+    }
+    // Heads and samples, in the order of the first text.
+    let mut families: Vec<(&str, String)> = Vec::new();
+    for text in texts {
+        let mut place = 0;
+        for line in text.lines().filter(|line| *line != END) {
+            if line.starts_with("# TYPE ") {
+                place = families.iter().position(|(head, _)| *head == line).unwrap_or(families.len());
+                if place == families.len() {
+                    families.push((line, format!("{line}\n")));
+                }
+            } else if let Some((_, family)) = families.get_mut(place)
+                && (!line.starts_with('#') || !family.contains(line))
+            {
+                family.push_str(line);
+                family.push('\n');
+            }
+        }
+    }
+    let mut text: String = families.into_iter().map(|(_, family)| family).collect();
+    if texts.iter().any(|text| text.trim_end().ends_with(END)) {
+        text.push_str(END);
+        text.push('\n');
+    }
+    text
+}
+
 /// A label's value.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
@@ -128,6 +161,33 @@ mod tests {
             text(false),
             format!("# TYPE netferry_drops_total counter\n# HELP netferry_drops_total {help}\n{sample}")
         );
+    }
+
+    #[test]
+    fn several_texts_become_one_with_each_metric_in_one_place() {
+        let text = |who: &str, reasons: &[&str]| {
+            let mut text = Exposition::new(true, vec![("container", who.to_owned())]);
+            text.family("netferry_uptime_seconds", [(Vec::new(), 1.0)]);
+            let sample = |reason: &&str| (vec![("reason", (*reason).to_owned())], 3.0);
+            text.family("netferry_drops", reasons.iter().map(sample));
+            text.finish()
+        };
+        let (web, db) = (text("web", &["no_flow"]), text("db", &["denied", "no_flow"]));
+        assert_eq!(merged(&[&web]), web);
+        let merged = merged(&[&db, &web]);
+        let lines: Vec<&str> = merged.lines().filter(|line| !line.starts_with("# HELP")).collect();
+        let expected = [
+            "# TYPE netferry_uptime_seconds gauge",
+            "netferry_uptime_seconds{container=\"db\"} 1",
+            "netferry_uptime_seconds{container=\"web\"} 1",
+            "# TYPE netferry_drops counter",
+            "netferry_drops_total{container=\"db\",reason=\"denied\"} 3",
+            "netferry_drops_total{container=\"db\",reason=\"no_flow\"} 3",
+            "netferry_drops_total{container=\"web\",reason=\"no_flow\"} 3",
+            "# EOF",
+        ];
+        assert_eq!(lines, expected);
+        assert_eq!(merged.matches("# HELP").count(), 2);
     }
 
     #[test]

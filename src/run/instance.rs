@@ -27,6 +27,9 @@ use crate::worker::answer::Identity;
 /// Behind the ID.
 const SUFFIX: &str = "sock";
 
+/// Where the sockets of networks lie, below those of instances.
+pub const NETWORKS: &str = "networks";
+
 /// Names that are tried for one process id.
 const NAMES: u32 = 16;
 
@@ -140,8 +143,18 @@ pub struct Found {
 /// Every socket of this user's instances, by their IDs.
 #[must_use]
 pub fn all() -> Vec<Found> {
+    sockets_in(directories())
+}
+
+/// Every socket of this user's networks, by their names.
+#[must_use]
+pub fn networks() -> Vec<Found> {
+    sockets_in(directories().iter().map(|directory| directory.join(NETWORKS)))
+}
+
+fn sockets_in(directories: impl IntoIterator<Item = PathBuf>) -> Vec<Found> {
     let mut found = Vec::new();
-    for directory in directories().into_iter().filter(|directory| is_ours(directory)) {
+    for directory in directories.into_iter().filter(|directory| is_ours(directory)) {
         let Ok(entries) = fs::read_dir(&directory) else { continue };
         for path in entries.flatten().map(|entry| entry.path()) {
             let is_socket = fs::symlink_metadata(&path).is_ok_and(|data| data.file_type().is_socket());

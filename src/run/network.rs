@@ -22,21 +22,24 @@ use tracing::{debug, info};
 
 use self::members::{Members, Outcome, Terms};
 use super::facts::host_interfaces;
+use super::supervise::reaction_to;
 use super::{Doing, RunError};
 use crate::cli::Confinement;
-use crate::config::Limits;
 use crate::config::limits::MAILBOX;
 use crate::config::network::{NetworkConfig, NetworkReply};
+use crate::config::{Limits, Rules};
 use crate::control::native::{Answer, Client};
 use crate::control::{ClientName, Server, network as language};
 use crate::stack::boundary::{Duration, Instant};
 use crate::sys::confined::{Confined, Sandboxed, Waiver};
 use crate::sys::host;
 use crate::sys::memory;
+use crate::sys::netlink::watch::AddressWatch;
 use crate::sys::process::{self, Signals};
 use crate::sys::resolv_conf::{self, ResolvConfWatch};
 use crate::sys::sandbox::{self, SandboxPlan};
 use crate::sys::seccomp::{self, Calls};
+use crate::worker::Reaction;
 use crate::worker::clock::Clock;
 use crate::worker::mailbox::Mailbox;
 
@@ -44,6 +47,7 @@ const BELL: Token = Token(0);
 const REQUESTS: Token = Token(1);
 const SIGNALS: Token = Token(2);
 const RESOLVERS: Token = Token(3);
+const ADDRESSES: Token = Token(4);
 /// Processes of members have tokens from here on.
 const FIRST_PROCESS: usize = 16;
 
@@ -71,6 +75,7 @@ const FIRST_MEMBER_PATIENCE: Duration = Duration::from_secs(30);
 /// Serves a network until it is removed, or a signal; `ready` is called when requests are taken.
 pub fn serve(
     network: NetworkConfig,
+    rules: Rules,
     confinement: Confinement,
     lifetime: Lifetime,
     requests: Server<Client>,
@@ -78,6 +83,7 @@ pub fn serve(
 ) -> Result<(), RunError> {
     process::block_signals(&process::ENDING_SIGNALS).doing("block signals")?;
     let signals = Signals::open(&process::ENDING_SIGNALS).doing("watch signals")?;
+    let pid = std::process::id();
     let limits = share_of_limits()?;
     let follows_resolvers = !network.internal;
     let path = Path::new(resolv_conf::PATH);
@@ -87,6 +93,9 @@ pub fn serve(
         debug!(%error, "changes of /etc/resolv.conf are not followed");
         None
     });
+    let addresses = AddressWatch::open()
+        .inspect_err(|error| debug!(%error, "addresses that the host loses are not noticed"))
+        .ok();
     let host_addresses = host_interfaces().into_iter().map(|(_, address, _)| address).collect();
     let poll = Poll::new().doing("watch requests")?;
     let answers = Mailbox::open(poll.registry(), BELL, MAILBOX).doing("watch the threads")?;
@@ -94,6 +103,7 @@ pub fn serve(
         Some((requests.as_raw_fd(), REQUESTS)),
         Some((signals.as_fd().as_raw_fd(), SIGNALS)),
         watch.as_ref().map(|watch| (watch.as_fd().as_raw_fd(), RESOLVERS)),
+        addresses.as_ref().map(|watch| (watch.as_fd().as_raw_fd(), ADDRESSES)),
     ];
     for (descriptor, token) in watched.into_iter().flatten() {
         let registered = poll.registry().register(&mut SourceFd(&descriptor), token, Interest::READABLE);
@@ -107,7 +117,7 @@ pub fn serve(
         Confinement::Full | Confinement::OfFace { .. } => seccomp::install(Calls::Network, sandboxed)?,
     };
     info!(network = network.name, "ready");
-    let terms = Terms { network, limits, host_addresses, confined };
+    let terms = Terms { network, limits, host_addresses, confined, pid, rules };
     let registry = poll.registry().try_clone().doing("watch requests")?;
     let members = Members::new(terms, resolvers.clone(), registry, FIRST_PROCESS, answers.postbox());
     let clock = Clock::start();
@@ -122,6 +132,7 @@ pub fn serve(
         members,
         signals,
         watch,
+        addresses,
         resolvers,
         asked: BTreeMap::new(),
         ending: None,
@@ -161,6 +172,7 @@ struct Serving {
     members: Members,
     signals: Signals,
     watch: Option<ResolvConfWatch>,
+    addresses: Option<AddressWatch>,
     resolvers: Vec<SocketAddr>,
     /// Who waits for the reply with a ticket.
     asked: BTreeMap<u64, ClientName>,
@@ -187,6 +199,7 @@ impl Serving {
                     REQUESTS => self.has_requests = true,
                     SIGNALS => self.take_signals(),
                     RESOLVERS => self.read_resolvers(),
+                    ADDRESSES => self.note_lost_addresses(),
                     process => self.members.process_ended(process),
                 }
             }
@@ -244,26 +257,36 @@ impl Serving {
         }
     }
 
+    fn note_lost_addresses(&mut self) {
+        let Some(watch) = &self.addresses else { return };
+        let reaction = reaction_to(watch);
+        if reaction != Reaction::Continue {
+            self.members.tell_all(&reaction);
+        }
+    }
+
     fn take_requests(&mut self) {
         let is_late = self.requests.poll_timeout().is_some_and(|deadline| deadline <= self.now);
         if !self.has_requests && !is_late {
             return;
         }
-        let (members, asked) = (&mut self.members, &mut self.asked);
+        let (members, asked, now) = (&mut self.members, &mut self.asked, self.now);
         self.has_requests = self.requests.handle_events(self.now, |client, request| {
-            let answer = request.and_then(|mut request| {
+            let outcome = request.and_then(|mut request| {
+                if !language::is_about_network(&request.name) {
+                    return members.inquire(request, now);
+                }
                 let descriptors = std::mem::take(&mut request.descriptors);
-                Ok((language::decode(&request)?, descriptors))
+                Ok(members.handle_request(language::decode(&request)?, descriptors))
             });
-            match answer {
+            match outcome {
                 Err(refusal) => Answer::Refused(refusal),
-                Ok((request, descriptors)) => match members.handle_request(request, descriptors) {
-                    Outcome::Now(reply) => answer_of(&reply),
-                    Outcome::Later(ticket) => {
-                        asked.insert(ticket, client);
-                        Answer::Later
-                    }
-                },
+                Ok(Outcome::Now(reply)) => answer_of(&reply),
+                Ok(Outcome::Said(answer)) => answer,
+                Ok(Outcome::Later(ticket)) => {
+                    asked.insert(ticket, client);
+                    Answer::Later
+                }
             }
         });
     }
@@ -271,10 +294,17 @@ impl Serving {
     /// Tells what could not be told at once.
     fn reply(&mut self) {
         while let Some((ticket, reply)) = self.members.take_reply() {
-            let Some(client) = self.asked.remove(&ticket) else { continue };
-            if self.requests.with_client(client, |client| client.answer(&answer_of(&reply))).is_some() {
-                self.has_requests = true;
-            }
+            self.tell(ticket, &answer_of(&reply));
+        }
+        while let Some((ticket, answer)) = self.members.take_said() {
+            self.tell(ticket, &answer);
+        }
+    }
+
+    fn tell(&mut self, ticket: u64, answer: &Answer) {
+        let Some(client) = self.asked.remove(&ticket) else { return };
+        if self.requests.with_client(client, |client| client.answer(answer)).is_some() {
+            self.has_requests = true;
         }
     }
 

@@ -63,14 +63,7 @@ pub fn open_audit(plan: &Plan, drifted: Option<&Arc<AtomicBool>>) -> Result<Audi
 
 /// Puts the parts together; what is to be enforced comes last.
 pub fn read(plan: &Plan) -> Result<Rules, PolicyError> {
-    let mut rules = Rules::default();
-    let parts = &plan.rules;
-    for part in parts {
-        match part {
-            RulePart::Rules(own) => rules.append(own.clone()),
-            RulePart::File(path) => rules.append(read_file(path)?),
-        }
-    }
+    let mut rules = put_together(&plan.rules)?;
     if let Some(path) = &plan.audit_enforce {
         let text = read_recording(path)?;
         let wrong = |error| PolicyError::Wrong { path: path.clone(), error };
@@ -80,6 +73,23 @@ pub fn read(plan: &Plan) -> Result<Rules, PolicyError> {
         }
     }
     Ok(rules.bounded()?)
+}
+
+/// The parts in their order; files are read.
+fn put_together(parts: &[RulePart]) -> Result<Rules, PolicyError> {
+    let mut rules = Rules::default();
+    for part in parts {
+        match part {
+            RulePart::Rules(own) => rules.append(own.clone()),
+            RulePart::File(path) => rules.append(read_file(path)?),
+        }
+    }
+    Ok(rules)
+}
+
+/// The policy of a network, or of one container on it.
+pub fn of_network(parts: &[RulePart]) -> Result<Rules, PolicyError> {
+    Ok(put_together(parts)?.bounded()?)
 }
 
 /// The text of a recording.

@@ -135,14 +135,19 @@ pub fn ending_descriptor(descriptor: &impl AsFd) -> io::Result<Source<'_>> {
 pub fn address_changes<'a>() -> io::Result<Source<'a>> {
     let watch = AddressWatch::open().map_err(io::Error::other)?;
     let descriptor = watch.as_fd().try_clone_to_owned()?;
-    Source::new(&descriptor, move || match watch.lost() {
+    Source::new(&descriptor, move || reaction_to(&watch))
+}
+
+/// What to do about addresses that the host has lost.
+pub fn reaction_to(watch: &AddressWatch) -> Reaction {
+    match watch.lost() {
         LostAddresses::These(addresses) if addresses.is_empty() => Reaction::Continue,
         LostAddresses::These(addresses) => {
             debug!(?addresses, "the host has lost addresses");
             Reaction::AddressesLost(Some(addresses))
         }
         LostAddresses::Any => Reaction::AddressesLost(None),
-    })
+    }
 }
 
 /// Tells the core of new resolvers whenever the host's file names others.

@@ -16,9 +16,10 @@
 //! **The end.** The leader ends as a single worker would, once nobody delivers anything any more, and the others end with it,
 //! however it ends. Whoever else ends, by a lost interface, an error or a panic, has the leader end with the same.
 
+pub mod counted;
 mod gate;
+pub mod inquiry;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +29,9 @@ use std::thread::{self, ScopedJoinHandle};
 
 use tracing::debug;
 
+use self::counted::Counted;
 use self::gate::Gate;
+use self::inquiry::Questions;
 use super::clock::Clock;
 use super::mailbox::{Letter, Postbox};
 use super::scarcity::Scarcity;
@@ -37,7 +40,6 @@ use crate::config::{Config, PublishRule};
 use crate::stack::boundary::{Io, ListenerId};
 use crate::stack::drop_reason::DropReason;
 use crate::stack::share::Share;
-use crate::stack::stats::Stats;
 use crate::sys::confined::Confined;
 use crate::sys::socket::StreamSocket;
 use crate::wire::MacAddr;
@@ -62,7 +64,7 @@ struct Crew {
     boxes: Vec<Postbox<Letter>>,
     gate: Gate,
     /// What each of the others has counted by the end of its last turn.
-    stats: Vec<Mutex<Stats>>,
+    counted: Vec<Mutex<Counted>>,
     /// Who still delivers what the container has sent, once the end is near.
     delivering: Vec<AtomicBool>,
     /// All are to end.
@@ -84,6 +86,8 @@ pub struct Member {
     counted: BTreeMap<u32, usize>,
     /// Where the others were told that the container is.
     told_mac: Option<MacAddr>,
+    /// Of the leader: what the others were asked.
+    questions: Questions,
 }
 
 impl Crew {
@@ -173,7 +177,7 @@ impl Worker {
             let crew = Arc::new(Crew {
                 boxes,
                 gate: Gate::new(&config.limits),
-                stats: (0..count).map(|_| Mutex::default()).collect(),
+                counted: (0..count).map(|_| Mutex::default()).collect(),
                 delivering: (0..count).map(|_| AtomicBool::new(false)).collect(),
                 is_over: AtomicBool::new(false),
                 has_fallen: AtomicBool::new(false),
@@ -188,6 +192,7 @@ impl Worker {
                     waiting: VecDeque::new(),
                     counted: BTreeMap::new(),
                     told_mac: config.link.container_mac,
+                    questions: Questions::default(),
                 }));
             }
         }
@@ -290,18 +295,7 @@ impl Worker {
         }
         self.release_clients();
         self.carry_errands();
-        if let Some(member) = self.member.as_ref().filter(|member| !member.is_leader()) {
-            self.stack.stats().clone_into(&mut held(&member.crew.stats[member.own]));
-        }
-    }
-
-    /// What all workers of the interface have counted.
-    pub fn stats(&self) -> Cow<'_, Stats> {
-        let own = self.stack.stats();
-        let Some(member) = &self.member else { return Cow::Borrowed(own) };
-        let mut sum = own.clone();
-        member.others().for_each(|other| sum.add(&held(&member.crew.stats[other])));
-        Cow::Owned(sum)
+        self.note_counted();
     }
 
     /// Takes clients in whom others have accepted, while there is room for them.
@@ -431,8 +425,8 @@ impl Worker {
 }
 
 /// A panic while it was held has left numbers.
-fn held(stats: &Mutex<Stats>) -> MutexGuard<'_, Stats> {
-    stats.lock().unwrap_or_else(PoisonError::into_inner)
+fn held(counted: &Mutex<Counted>) -> MutexGuard<'_, Counted> {
+    counted.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is known of the end so far, and then how one more thread has ended: the first reason counts, and an error or

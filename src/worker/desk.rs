@@ -105,6 +105,13 @@ impl Worker {
         native.with_client(client, |client| client.push(event)).is_some()
     }
 
+    /// The answer that a client of our own language waits for; it may have left.
+    pub(super) fn tell_answer(&mut self, client: ClientName, answer: &Answer) {
+        let Some(native) = &mut self.desk.native else { return };
+        self.desk.is_native_ready = true;
+        native.with_client(client, |client| client.answer(answer));
+    }
+
     /// Answers some requests, if there are any, and gives up clients that took too long.
     pub(super) fn serve_control(&mut self) {
         let stats = self.stats();

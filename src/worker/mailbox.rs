@@ -23,6 +23,7 @@ use tracing::debug;
 use super::Reaction;
 use super::crew::Client;
 use crate::config::limits::MailboxLimits;
+use crate::control::native;
 use crate::stack::boundary::{Reply, Request};
 use crate::wire::MacAddr;
 
@@ -58,6 +59,22 @@ pub enum Letter {
         /// Where the answer goes.
         answers: Postbox<Answer>,
     },
+    /// To answer what was asked at a counter elsewhere, as if it had been at its own.
+    Inquire {
+        /// What the answer will carry; the asker's own.
+        ticket: u64,
+        /// As it was asked.
+        request: Box<native::Request>,
+        /// Where the answer goes; to the leader of the interface's workers, where there is none.
+        answers: Option<Postbox<Answer>>,
+    },
+    /// What another worker answers to [`Letter::Inquire`].
+    Answered {
+        /// That of the question.
+        ticket: u64,
+        /// What is answered.
+        said: Box<native::Answer>,
+    },
 }
 
 impl Post for Letter {
@@ -66,6 +83,9 @@ impl Post for Letter {
             Letter::Frame(bytes) => bytes.len(),
             Letter::React(_)
             | Letter::Ask { .. }
+            // Bounded by those who ask, each of whom waits for the answer.
+            | Letter::Inquire { .. }
+            | Letter::Answered { .. }
             | Letter::Client(_)
             | Letter::ContainerAt(_)
             | Letter::Suspect(_)
@@ -75,7 +95,11 @@ impl Post for Letter {
 
     fn may_be_lost(&self) -> bool {
         match self {
-            Letter::React(_) | Letter::Ask { .. } | Letter::Client(_) => false,
+            Letter::React(_)
+            | Letter::Ask { .. }
+            | Letter::Inquire { .. }
+            | Letter::Answered { .. }
+            | Letter::Client(_) => false,
             // The others are told again.
             Letter::Frame(_) | Letter::ContainerAt(_) | Letter::Suspect(_) | Letter::Relieved => true,
         }
@@ -88,7 +112,16 @@ pub struct Answer {
     /// That of the question.
     pub ticket: u64,
     /// What is answered.
-    pub reply: Reply,
+    pub reply: Replied,
+}
+
+/// An answer in the language of its question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replied {
+    /// To [`Letter::Ask`].
+    Request(Reply),
+    /// To [`Letter::Inquire`].
+    Inquiry(native::Answer),
 }
 
 impl Post for Answer {

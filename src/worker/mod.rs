@@ -284,7 +284,7 @@ impl Worker {
             self.poll.registry().register(&mut SourceFd(&descriptor), token, Interest::READABLE)?;
         }
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
-        let _obituary = Obituary;
+        let _obituary = if self.port.is_some() { Obituary::OfOne } else { Obituary::OfAll };
         loop {
             match self.wait(&mut events) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),

@@ -3,10 +3,10 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
-use super::Worker;
 use super::clock::Clock;
 use super::recorder::{Recorder, Wish};
 use super::sockets::watch::Watch;
+use super::{Worker, fault};
 use crate::config::{Impairments, RateLimits};
 use crate::stack::boundary::{Io, StackEvent};
 use crate::stack::drop_reason::DropReason;
@@ -152,6 +152,7 @@ impl Worker {
             }
             return;
         }
+        fault::strike_driver(frame);
         if self.link.hold_back(header, frame) {
             return;
         }

@@ -2,11 +2,12 @@
 
 use tracing::debug;
 
-use super::mailbox::{Answer, Letter, Mailbox, Post, Postbox};
+use super::mailbox::{Answer, Letter, Mailbox, Post, Postbox, Replied};
 use super::token::Subject;
-use super::{FRAME_BYTES_PER_TURN, LINGER, Listener, Reaction, Worker};
+use super::{FRAME_BYTES_PER_TURN, LINGER, Listener, Reaction, Worker, answer};
 use crate::config::PublishRule;
 use crate::config::limits::{LETTERS_PER_TURN, MAILBOX};
+use crate::control::{ClientName, native};
 use crate::stack::boundary::{HostEvent, ListenerId, Reply, Request};
 
 impl Worker {
@@ -48,11 +49,32 @@ impl Worker {
                 Letter::Relieved => self.scarcity.relieve(self.now, true),
                 Letter::React(reaction) => self.react(reaction),
                 Letter::Ask { ticket, request, answers } => {
-                    let reply = self.carry_out(request);
+                    let reply = Replied::Request(self.carry_out(request));
                     if answers.post(Answer { ticket, reply }).is_err() {
                         debug!(ticket, "nobody takes an answer");
                     }
                 }
+                Letter::Inquire { ticket, mut request, answers: None } => {
+                    self.answer_leader(ticket, &mut request);
+                }
+                Letter::Answered { ticket, said } => self.hear_answer(ticket, *said),
+                Letter::Inquire { ticket, mut request, answers: Some(answers) } => {
+                    let reply = Replied::Inquiry(self.answer_elsewhere(&mut request));
+                    if answers.post(Answer { ticket, reply }).is_err() {
+                        debug!(ticket, "nobody takes an answer");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers somebody who stands at another's counter: whoever would go on to hear of something cannot, there.
+    fn answer_elsewhere(&mut self, request: &mut native::Request) -> native::Answer {
+        match answer::answer(self, ClientName::ELSEWHERE, request).into() {
+            said @ (native::Answer::Once(_) | native::Answer::Refused(_)) => said,
+            native::Answer::Stream(_) | native::Answer::Later => {
+                let message = format!("{} is not answered for a container of a network", request.name);
+                native::Refusal::new(native::RefusalCode::Refused, message).into()
             }
         }
     }

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, setsockopt, socketpair, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::mailbox::{Answer, Postbox};
+use super::mailbox::{Answer, Postbox, Replied};
 use super::*;
 use crate::config::limits::MAILBOX;
 use crate::config::{
@@ -232,7 +232,10 @@ fn another_thread_asks_and_ends_it() {
             answers.note_bell();
             let Answer { ticket: answered, reply } = answers.next_letter().expect("an answer");
             assert_eq!(answered, ticket);
-            reply
+            match reply {
+                Replied::Request(reply) => reply,
+                Replied::Inquiry(said) => panic!("{said:?}"),
+            }
         };
         assert_eq!(ask(5, Request::Publish(vec![rule])), Reply::Published(vec![ListenerId(1)]));
         assert_eq!(ask(6, Request::List), Reply::Listed(vec![(ListenerId(1), rule)]));

@@ -5,12 +5,25 @@ use tracing::{debug, error, warn};
 use crate::stack::boundary::StackEvent;
 
 /// Says so when the driver ends by a panic, which may have been told of before it was fatal.
-pub struct Obituary;
+pub enum Obituary {
+    /// The process ends with it.
+    OfAll,
+    /// Of several containers on a network, one has lost its driver.
+    OfOne,
+}
 
 impl Drop for Obituary {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            error!("netferry ends by a fault of its own, and the container's network with it");
+        if !std::thread::panicking() {
+            return;
+        }
+        match self {
+            Obituary::OfAll => {
+                error!("netferry ends by a fault of its own, and the container's network with it")
+            }
+            Obituary::OfOne => {
+                error!("a container has lost its network by a fault of netferry's own; the others go on")
+            }
         }
     }
 }

@@ -29,6 +29,22 @@ fn version_goes_to_standard_output() {
     assert_eq!(netferry(&["-V"]), (Some(0), expected, String::new()));
 }
 
+/// Each of them needs all flows in one place.
+#[rstest]
+#[case(&["--deny", "any:25/tcp"])]
+#[case(&["--preset", "no-lan"])]
+#[case(&["--limit", "10mbit"])]
+#[case(&["--impair", "loss=1%"])]
+#[case(&["--pcap", "/nonexistent/x.pcapng"])]
+#[case(&["--audit", "/nonexistent/x"])]
+#[case(&["--audit-enforce", "/nonexistent/x"])]
+fn what_several_workers_cannot_do_is_refused_in_one_line_that_says_what_to_do(#[case] words: &[&str]) {
+    let (status, stdout, stderr) = netferry(&[&["run", "--workers", "2"], words, &["true"]].concat());
+    assert_eq!((status, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.starts_with("netferry: --workers: ") && stderr.contains("leave it out"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
 #[rstest]
 #[case(&["run", "--frobnicate"], 2)]
 #[case(&[], 2)]

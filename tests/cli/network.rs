@@ -1,7 +1,7 @@
 //! `netferry network` and `netferry run --network`, from their words to what is asked.
 
 use netferry::cli::native::network::{NetworkAction, Wants};
-use netferry::cli::{CliError, ClientCommand, Invocation, read};
+use netferry::cli::{CliError, ClientCommand, Invocation, RulePart, read};
 use rstest::rstest;
 
 fn asked(line: &str) -> Result<Invocation, CliError> {
@@ -10,7 +10,10 @@ fn asked(line: &str) -> Result<Invocation, CliError> {
 
 fn action(line: &str) -> NetworkAction {
     match asked(line) {
-        Ok(Invocation::Ask(ClientCommand::Network(network))) => network.action,
+        Ok(Invocation::Ask(command)) => match *command {
+            ClientCommand::Network(network) => network.action,
+            other => panic!("{other:?}"),
+        },
         other => panic!("{other:?}"),
     }
 }
@@ -59,6 +62,9 @@ fn a_command_runs_on_a_network_with_eth0_unless_told_otherwise() {
 #[case::name_without_network("netferry run --name web -- true", "--network")]
 #[case::ports_of_run("netferry run --network lab -p 80:http -- true", "http")]
 #[case::interface("netferry run --network lab --ifname a/b -- true", "a/b")]
+#[case::rule("netferry run --network lab --allow any:x -- true", "any:x")]
+#[case::rule_of_network("netferry network create lab --deny any:x", "any:x")]
+#[case::rule_of_member("netferry network connect lab 1 --preset nothing", "nothing")]
 fn a_mistake_is_told_in_one_line(#[case] line: &str, #[case] expected: &str) {
     let error = asked(line).unwrap_err();
     let text = error.standard_error().unwrap_or_default();
@@ -74,15 +80,10 @@ fn what_is_the_networks_is_not_taken_in_silence(
         "--dns 9.9.9.9",
         "--host-loopback",
         "--no-sandbox",
-        "--allow any",
-        "--deny any",
-        "--preset no-lan",
-        "--rules f",
         "--limit 1mbit",
         "--impair loss=1%",
         "--pcap f",
         "--timeout udp=1m",
-        "--audit f",
         "--audit-enforce f"
     )]
     option: &str,
@@ -91,4 +92,12 @@ fn what_is_the_networks_is_not_taken_in_silence(
     assert_eq!(error.exit_code(), 2, "{error:?}");
     let option = option.split(' ').next().unwrap();
     assert!(error.standard_error().unwrap_or_default().contains(option), "{error:?}");
+}
+
+#[test]
+fn a_container_of_a_network_has_rules_and_an_audit_of_its_own() {
+    let line = "netferry run --network lab --deny any:25/tcp --rules f --audit g -- true";
+    let Ok(Invocation::Join(joined)) = asked(line) else { panic!("it does not join") };
+    assert!(matches!(&*joined.rules, [RulePart::Rules(_), RulePart::File(_)]), "{joined:?}");
+    assert_eq!(joined.audit.as_deref(), Some(std::path::Path::new("g")));
 }

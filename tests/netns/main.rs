@@ -33,6 +33,7 @@ mod hostile;
 mod isolation;
 mod lifecycle;
 mod load;
+mod members;
 mod oracle;
 mod output;
 mod pasta;

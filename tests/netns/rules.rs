@@ -30,7 +30,7 @@ for word in sys.argv[1:]:
         print(kind, address, port, errno.errorcode[error.errno])
 ";
 
-fn attempt(ground: &Ground, container: &Running, words: &[&str]) -> Vec<String> {
+pub fn attempt(ground: &Ground, container: &Running, words: &[&str]) -> Vec<String> {
     let outcome = inside(ground, container, &[&[PYTHON, "-c", TRY], words].concat()).expect_success();
     let last = |line: &str| line.rsplit(' ').next().unwrap_or_default().to_owned();
     outcome.stdout.lines().map(last).collect()

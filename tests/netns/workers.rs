@@ -1,12 +1,15 @@
 //! Several workers on one interface serve what one does. The kernel spreads the flows over their queues by the queue that a
 //! flow was last answered by, and by a hash where it has forgotten that (after three seconds) or never knew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write, pipe};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Instant;
+
+use serde_json::Value;
 
 use crate::ground::{Ground, HOST4, HOST6, PYTHON, WORLD4, WORLDS, sealed};
-use crate::process::{SOON, Stream, start};
+use crate::process::{Outcome, SOON, Stream, run, start};
 use crate::servers::{echo, echo_datagrams, serve_streams};
 
 /// Streams that come back as they went, to both families at once, with a pause of `sys.argv[1]` seconds in each; datagrams, names
@@ -151,5 +154,71 @@ fn every_worker_is_confined_and_the_end_of_the_interface_ends_all() {
         assert_eq!(threads(container.pid()).values().sum::<usize>(), 1, "the others are gone with it");
         line.write_all(b"\n").unwrap();
         container.finish(SOON).expect_code(5);
+    });
+}
+
+/// Connections that have carried something, and some that nobody takes; tells how those end.
+const MANY: &str = r#"
+import socket, time
+open = [socket.create_connection(('203.0.113.2', 7000), 30) for _ in range(48)]
+for s in open: s.sendall(b'x' * 100); s.recv(100)
+for _ in range(12):
+    try: socket.create_connection(('203.0.113.2', 9), 30)
+    except ConnectionRefusedError: pass
+print('up', flush=True)
+ended = 0
+for s in open:
+    try: s.recv(1)
+    except ConnectionResetError: ended += 1
+print('reset', ended, flush=True)
+time.sleep(60)
+"#;
+
+#[test]
+fn flows_of_all_workers_are_shown_counted_explained_and_ended_as_those_of_one() {
+    sealed(|ground| {
+        serve_streams(ground.world_listener(WORLD4, 7000), echo);
+        let mut container =
+            start(ground.netferry(&["run", "-q", "--workers", "3", "--", PYTHON, "-c", MANY]));
+        container.wait_for(Stream::Out, "up");
+        let ask = |words: &str| -> Outcome { run(ground.netferry(&words.split(' ').collect::<Vec<_>>())) };
+        let json =
+            |words: &str| -> Value { serde_json::from_str(&ask(words).expect_success().stdout).unwrap() };
+        let shown = json("flows --json tcp and dst port 7000");
+        let names: BTreeSet<&str> =
+            shown.as_array().unwrap().iter().map(|flow| flow["id"].as_str().unwrap()).collect();
+        assert_eq!(names.len(), 48, "{shown:#}");
+        // By a hash with a key: that one of them has none of so many does not happen.
+        for whose in ["@1", "@2"] {
+            assert!(names.iter().any(|name| name.ends_with(whose)), "{names:?}");
+        }
+        assert!(names.iter().any(|name| !name.contains('@')), "{names:?}");
+        let expected = "protocol=\"tcp\",state=\"established\"} 48";
+        let deadline = Instant::now() + SOON;
+        loop {
+            // Each worker counts at the end of a turn.
+            let told = ask("metrics").expect_success();
+            if told.stdout.contains(expected) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{told}");
+        }
+        assert_eq!(json("top --json")["flows"].as_array().unwrap().len(), 48);
+        let failures = ask("explain --last 100").expect_success();
+        failures.expect_stdout("203.0.113.2:9").expect_stdout("nobody listens there");
+        for (words, name) in
+            [("capture -w /dev/null", "capture"), ("impair loss=1%", "impair"), ("shape 1mbit", "shape")]
+        {
+            let refused = ask(words).expect_code(1);
+            let line = format!(
+                "netferry: {name} is answered by one worker alone; start the instance without --workers\n"
+            );
+            assert_eq!(refused.stderr, line);
+        }
+        // One by its name, then all.
+        let one = names.iter().find(|name| name.ends_with("@1")).expect("it is there");
+        ask(&format!("flows --kill --id {one}")).expect_success().expect_stdout("1 ended");
+        ask("flows --kill tcp and dst port 7000").expect_success().expect_stdout("47 ended");
+        container.wait_for(Stream::Out, "reset 48");
     });
 }

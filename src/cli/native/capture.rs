@@ -38,7 +38,7 @@ pub struct Capture {
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// The instance, as `netferry ps` lists it, if there are several; and which flows, as for `netferry flows`.
+    /// The instance, or NETWORK/CONTAINER, as `netferry ps` lists it, if there are several; and which flows, as for `netferry flows`.
     #[arg(value_name = "ID|FILTER")]
     pub words: Vec<String>,
 }

@@ -13,6 +13,8 @@ Examples:
       HTTPS connections of instance 4711.
   netferry flows --watch 'not host 10.0.2.3'
       All but DNS, every second anew.
+  netferry flows lab
+      Those of every container on network lab; lab/web is one of them.
   netferry flows --kill udp port 4433
       Ends what QUIC has opened.
 

@@ -18,7 +18,7 @@ pub struct Impair {
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// The instance, as `netferry ps` lists it, if there are several; and how bad the link is to be.
+    /// The instance, or NETWORK/CONTAINER, as `netferry ps` lists it, if there are several; and how bad the link is to be.
     #[arg(value_name = "ID|LIST", num_args = 0..=2)]
     pub words: Vec<String>,
 }

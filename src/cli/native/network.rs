@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use super::policy::RuleOptions;
+use crate::cli::values::ValueError;
 use crate::config::InterfaceName;
 use crate::config::network::wish::{HostName, NetworkName};
 use crate::config::publish::PublishSpec;
@@ -31,6 +33,22 @@ pub struct Network {
     /// What to do.
     #[command(subcommand)]
     pub action: NetworkAction,
+}
+
+impl Network {
+    /// What clap leaves unjudged.
+    pub(super) fn check(&self) -> Result<(), ValueError> {
+        match &self.action {
+            NetworkAction::Create(create) => create.rules.resolve().map(drop),
+            NetworkAction::Connect(connect) => connect.rules.resolve().map(drop),
+            NetworkAction::Disconnect(_)
+            | NetworkAction::Ls(_)
+            | NetworkAction::Inspect(_)
+            | NetworkAction::Rm(_)
+            | NetworkAction::Publish(_)
+            | NetworkAction::Unpublish(_) => Ok(()),
+        }
+    }
 }
 
 /// What is done with networks.
@@ -96,6 +114,10 @@ pub struct Create {
     /// Keep files, capabilities and system calls that serving does not need: for debugging only.
     #[arg(long)]
     pub no_sandbox: bool,
+
+    /// What may go where, for each of its containers.
+    #[command(flatten)]
+    pub rules: RuleOptions,
 }
 
 /// What a container asks for on a network.
@@ -147,6 +169,14 @@ pub struct Connect {
     /// User namespace that owns the network namespace, when that is named by its path.
     #[arg(long, value_name = "PATH")]
     pub userns: Option<PathBuf>,
+
+    /// Write down where the container goes, as netferry run does, in this file.
+    #[arg(long, value_name = "FILE")]
+    pub audit: Option<PathBuf>,
+
+    /// What may go where, behind what the network's rules say.
+    #[command(flatten)]
+    pub rules: RuleOptions,
 }
 
 /// Let a container go from a network.

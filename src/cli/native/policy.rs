@@ -21,14 +21,14 @@ enum Given {
 }
 
 /// All of them in their order.
-#[derive(Debug, Clone, Default)]
-pub(super) struct RuleOptions {
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuleOptions {
     given: Vec<Given>,
 }
 
 impl RuleOptions {
     /// The parts of the policy; files are yet to be read.
-    pub(super) fn resolve(&self) -> Result<Vec<RulePart>, ValueError> {
+    pub fn resolve(&self) -> Result<Vec<RulePart>, ValueError> {
         self.given.iter().cloned().map(resolve).collect()
     }
 }

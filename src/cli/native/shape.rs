@@ -17,7 +17,7 @@ pub struct Shape {
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// The instance, as `netferry ps` lists it, if there are several; and the rates.
+    /// The instance, or NETWORK/CONTAINER, as `netferry ps` lists it, if there are several; and the rates.
     #[arg(value_name = "ID|RATES", num_args = 0..=2)]
     pub words: Vec<String>,
 }

@@ -10,7 +10,7 @@ use crate::config::filter::Filter;
 /// An instance, by its ID or the path of its socket.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Target {
-    /// The instance, as `netferry ps` lists it [default: the only one there is].
+    /// The instance, or NETWORK/CONTAINER, as `netferry ps` lists it [default: the only one there is].
     #[arg(value_name = "ID")]
     pub id: Option<String>,
 
@@ -22,7 +22,7 @@ pub struct Target {
 /// An instance and a filter, either of which may be left out: what begins as a filter does is one.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Selection {
-    /// The instance, as `netferry ps` lists it [default: the only one there is], and what is meant of it.
+    /// The instance, or NETWORK/CONTAINER, as `netferry ps` lists it [default: the only one there is], and what is meant of it.
     ///
     /// As tcpdump has it: tcp, udp, icmp, ip, ip6; host ADDR, net CIDR, port N, portrange N-N, each with src or dst before it if one
     /// end is meant; and, or, not, parentheses.

@@ -7,12 +7,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::wish::HostName;
 use super::{Member, NetworkConfig, NetworkIpv4, NetworkIpv6};
 use crate::config::forwarding::InterfaceName;
 use crate::config::limits::{ALIASES_PER_MEMBER, NETWORK_MEMBERS};
 use crate::config::publish::PublishRule;
+use crate::config::rules::Rules;
 use crate::wire::MacAddr;
 
 /// What a container asks for that is to be connected.
@@ -30,6 +32,10 @@ pub struct Admission {
     pub interface: InterfaceName,
     /// Ports of the host that are to lead to it.
     pub publish: Vec<PublishRule>,
+    /// What may go where, behind what the network's rules say.
+    pub rules: Arc<Rules>,
+    /// Whether it is written down where it goes.
+    pub audited: bool,
 }
 
 /// Why a container cannot be a member. The text is one line that says what to do.
@@ -146,17 +152,21 @@ pub fn lease(
         mac: member_mac(ipv4, ipv6),
         interface: wanted.interface.to_string(),
         publish: wanted.publish,
+        pid: None,
+        namespace: None,
+        rules: wanted.rules,
+        audited: wanted.audited,
     })
 }
 
 /// The member that a user means: by its name, or by the beginning of its number that is no other's.
 #[must_use]
-pub fn meant_by<'a>(present: &'a [Member], text: &str) -> Option<&'a Member> {
+pub fn meant_by<'a>(present: impl Iterator<Item = &'a Member> + Clone, text: &str) -> Option<&'a Member> {
     let name = text.to_ascii_lowercase();
-    if let Some(member) = present.iter().find(|member| member.name == name || member.id == text) {
+    if let Some(member) = present.clone().find(|member| member.name == name || member.id == text) {
         return Some(member);
     }
-    let mut beginning = present.iter().filter(|member| text.len() >= 4 && member.id.starts_with(text));
+    let mut beginning = present.filter(|member| text.len() >= 4 && member.id.starts_with(text));
     match (beginning.next(), beginning.next()) {
         (Some(member), None) => Some(member),
         (Some(_) | None, _) => None,

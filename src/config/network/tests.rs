@@ -26,6 +26,8 @@ fn anybody() -> Admission {
         ipv6: None,
         interface: InterfaceName::new("eth0").unwrap(),
         publish: Vec::new(),
+        rules: Default::default(),
+        audited: false,
     }
 }
 
@@ -132,10 +134,10 @@ fn members_get_the_lowest_free_addresses_and_their_mac_follows() {
     board.present.remove(0);
     let third = board.admit(named("web")).unwrap();
     assert_eq!((third.ipv4, third.mac), (first.ipv4, first.mac));
-    assert_eq!(meant_by(&board.present, "WEB"), Some(&third));
-    assert_eq!(meant_by(&board.present, &second.id), Some(&second));
-    assert_eq!(meant_by(&board.present, "0000"), None, "two begin so");
-    assert_eq!(meant_by(&board.present, "nobody"), None);
+    assert_eq!(meant_by(board.present.iter(), "WEB"), Some(&third));
+    assert_eq!(meant_by(board.present.iter(), &second.id), Some(&second));
+    assert_eq!(meant_by(board.present.iter(), "0000"), None, "two begin so");
+    assert_eq!(meant_by(board.present.iter(), "nobody"), None);
 }
 
 #[test]

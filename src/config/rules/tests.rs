@@ -110,3 +110,18 @@ fn a_rule_may_have_rates() {
         assert!(error.why.starts_with(why) && error.line == 3, "{error}");
     }
 }
+
+#[test]
+fn what_is_written_is_read_as_the_same() {
+    let mut rules = file(
+        "presets = [\"no-lan\", \"no-metadata\", \"allow-list\"]\ndefault-in = \"deny\"\ndns = \"listed\"\n\
+         [[rule]]\nlabel = \"a \\\"b\\\" \\\\ \\n\"\nallow = [\"*.crates.io\", \"www.test\"]\nprotocol = \"tcp\"\n\
+         ports = [443, \"8000-8999\"]\nlimit = \"down=8mbit\"\n\
+         [[rule]]\nreject = [\"10.0.0.0/8\", \"fd00::/8\", \"host\"]\n\
+         [[rule]]\ndeny = \"any\"\ndirection = \"in\"\nports = 80\n\
+         [[rule]]\nallow = \"secret.test\"\nprotocol = [\"dns\", \"udp\"]\n",
+    );
+    rules.append(file("[[rule]]\nallow = \"any\"\nprotocol = \"icmp\"\n"));
+    assert_eq!(Rules::from_toml(&rules.to_toml()), Ok(rules));
+    assert_eq!(Rules::default().to_toml(), "");
+}

@@ -24,6 +24,8 @@ const MAX_LINE_BYTES: u64 = 16 << 20;
 pub struct Connection {
     reader: BufReader<UnixStream>,
     path: PathBuf,
+    /// Of a network, the container that all is about.
+    container: Option<String>,
 }
 
 /// One line of a stream.
@@ -44,7 +46,14 @@ impl Connection {
             .set_read_timeout(Some(PATIENCE))
             .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
             .map_err(failed)?;
-        Ok(Connection { reader: BufReader::new(stream), path: path.to_path_buf() })
+        Ok(Connection { reader: BufReader::new(stream), path: path.to_path_buf(), container: None })
+    }
+
+    /// The same, to a network, about one of its containers from now on.
+    #[must_use]
+    pub fn about(mut self, container: &str) -> Connection {
+        self.container = Some(container.to_owned());
+        self
     }
 
     /// Asks, and hears the answer.
@@ -65,6 +74,9 @@ impl Connection {
         };
         request.insert("version".to_owned(), VERSION.into());
         request.insert("request".to_owned(), name.into());
+        if let Some(container) = &self.container {
+            request.insert("container".to_owned(), container.as_str().into());
+        }
         let line = format!("{}\n", Value::Object(request));
         descriptor::send_all(self.reader.get_ref().as_fd(), descriptors, line.as_bytes())
             .map_err(|error| self.failed(error))?;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::reach::{Meant, Reached, has_left};
 use super::table::{self, duration, plain, short};
-use super::{ClientError, Connection, reach};
+use super::{ClientError, Connection, reach_all};
 use crate::cli::native::flows::Flows;
 
 /// Names of one request to end flows.
@@ -14,17 +15,17 @@ const KILLED_AT_ONCE: usize = 128;
 
 /// Carries it out.
 pub fn run(flows: &Flows) -> Result<u8, ClientError> {
-    let mut connection = reach(&flows.selection.target())?;
+    let mut meant = reach_all(&flows.selection.target())?;
     if flows.kill {
-        return kill(flows, &mut connection);
+        return kill(flows, &mut meant);
     }
     let interval = flows.interval().ok().flatten();
     loop {
-        let shown = meant(flows, &mut connection)?;
+        let shown = all_of(flows, &mut meant)?;
         let text = match (flows.json, interval) {
             (true, None) => format!("{:#}\n", Value::Array(shown)),
             (true, Some(_)) => format!("{}\n", Value::Array(shown)),
-            (false, _) => render(&shown),
+            (false, _) => render(&shown, meant.is_network),
         };
         let mut out = io::stdout();
         // A terminal shows the new in the place of the old.
@@ -35,6 +36,10 @@ pub fn run(flows: &Flows) -> Result<u8, ClientError> {
             .map_err(ClientError::Output)?;
         let Some(seconds) = interval else { return Ok(0) };
         wait(Duration::from_secs_f64(seconds));
+        if meant.is_network {
+            // Others may have come.
+            meant = reach_all(&flows.selection.target())?;
+        }
     }
 }
 
@@ -43,7 +48,24 @@ fn wait(interval: Duration) {
     std::thread::sleep(interval);
 }
 
-fn meant(flows: &Flows, connection: &mut Connection) -> Result<Vec<Value>, ClientError> {
+/// Those of everybody, each with whose it is.
+fn all_of(flows: &Flows, meant: &mut Meant) -> Result<Vec<Value>, ClientError> {
+    let mut all = Vec::new();
+    for Reached { id, connection } in &mut meant.all {
+        match of_one(flows, connection) {
+            Err(error) if meant.is_network && has_left(&error) => {}
+            other => all.extend(other?.into_iter().map(|mut flow| {
+                if let Some(id) = id {
+                    flow["instance"] = id.as_str().into();
+                }
+                flow
+            })),
+        }
+    }
+    Ok(all)
+}
+
+fn of_one(flows: &Flows, connection: &mut Connection) -> Result<Vec<Value>, ClientError> {
     let mut all = fetch(connection, &flows.selection.filter())?;
     if !flows.id.is_empty() {
         all.retain(|flow| flow["id"].as_str().is_some_and(|id| flows.id.iter().any(|wanted| wanted == id)));
@@ -69,12 +91,13 @@ pub fn fetch(connection: &mut Connection, filter: &str) -> Result<Vec<Value>, Cl
     Ok(all)
 }
 
-fn kill(flows: &Flows, connection: &mut Connection) -> Result<u8, ClientError> {
-    let names: Vec<Value> = meant(flows, connection)?.iter_mut().map(|flow| flow["id"].take()).collect();
+fn kill(flows: &Flows, meant: &mut Meant) -> Result<u8, ClientError> {
     let mut ended = 0;
-    for some in names.chunks(KILLED_AT_ONCE) {
-        let outcome = connection.ask("kill", json!({ "flows": some }))?;
-        ended += outcome["ended"].as_u64().unwrap_or(0);
+    for Reached { connection, .. } in &mut meant.all {
+        match kill_of_one(flows, connection) {
+            Err(error) if meant.is_network && has_left(&error) => {}
+            other => ended += other?,
+        }
     }
     let text =
         if flows.json { format!("{}\n", json!({ "ended": ended })) } else { format!("{ended} ended\n") };
@@ -82,7 +105,17 @@ fn kill(flows: &Flows, connection: &mut Connection) -> Result<u8, ClientError> {
     Ok(0)
 }
 
-fn render(flows: &[Value]) -> String {
+fn kill_of_one(flows: &Flows, connection: &mut Connection) -> Result<u64, ClientError> {
+    let names: Vec<Value> = of_one(flows, connection)?.iter_mut().map(|flow| flow["id"].take()).collect();
+    let mut ended = 0;
+    for some in names.chunks(KILLED_AT_ONCE) {
+        let outcome = connection.ask("kill", json!({ "flows": some }))?;
+        ended += outcome["ended"].as_u64().unwrap_or(0);
+    }
+    Ok(ended)
+}
+
+fn render(flows: &[Value], are_of_several: bool) -> String {
     let heading = [
         "PROTO",
         "STATE",
@@ -100,7 +133,14 @@ fn render(flows: &[Value]) -> String {
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(flows.iter().map(row));
-    table::render(&rows, &[7, 8, 9, 10, 11, 12])
+    if !are_of_several {
+        return table::render(&rows, &[7, 8, 9, 10, 11, 12]);
+    }
+    let whose = flows.iter().map(|flow| flow["instance"].as_str().map_or_else(String::new, plain));
+    for (row, whose) in rows.iter_mut().zip(std::iter::once("ID".to_owned()).chain(whose)) {
+        row.insert(0, whose);
+    }
+    table::render(&rows, &[8, 9, 10, 11, 12, 13])
 }
 
 fn row(flow: &Value) -> Vec<String> {
@@ -143,7 +183,7 @@ mod tests {
             "from_container": { "packets": 3, "bytes": 1_234_567 }, "to_container": { "packets": 2, "bytes": 80 },
             "retransmissions": 1, "host_tcp": { "retransmissions": 0, "round_trip_seconds": 0.0123 },
         });
-        let text = render(&[flow]);
+        let text = render(&[flow], false);
         let cells: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         let expected = [
             "tcp",

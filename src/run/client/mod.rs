@@ -11,6 +11,7 @@ mod impair;
 mod metrics;
 pub mod network;
 mod ps;
+mod reach;
 mod resolve;
 mod rules;
 mod shape;
@@ -23,12 +24,11 @@ use std::io;
 use std::path::PathBuf;
 
 use super::RunError;
-use super::instance::{self, Found};
 use super::policy::PolicyError;
 use crate::cli::ClientCommand;
-use crate::cli::native::target::Target;
 
 pub use self::connection::Connection;
+pub use self::reach::{reach, reach_all};
 
 /// Why a command failed. The text is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,14 @@ pub enum ClientError {
     NoSuchInstance {
         /// As given.
         id: String,
+    },
+    /// A network with nobody on it.
+    #[error(
+        "there is no container on network {network}; `netferry run --network {network}` brings one there"
+    )]
+    Deserted {
+        /// As given.
+        network: String,
     },
     /// A socket that cannot be connected to.
     #[error("cannot ask at {}: {source}", path.display())]
@@ -151,26 +159,5 @@ pub fn run(command: &ClientCommand) -> Result<u8, ClientError> {
         // Whoever reads only the beginning has seen enough.
         Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
         other => other,
-    }
-}
-
-/// Connects to the instance that is meant.
-pub fn reach(target: &Target) -> Result<Connection, ClientError> {
-    if let Some(path) = &target.control {
-        return Connection::open(path);
-    }
-    let mut alive = Vec::new();
-    for Found { id, path } in instance::all() {
-        if target.id.as_ref().is_none_or(|wanted| *wanted == id)
-            && let Ok(connection) = Connection::open(&path)
-        {
-            alive.push((id, connection));
-        }
-    }
-    match (&target.id, alive.len()) {
-        (_, 1) => alive.pop().map(|(_, connection)| connection).ok_or(ClientError::NoInstance),
-        (None, 0) => Err(ClientError::NoInstance),
-        (Some(id), 0) => Err(ClientError::NoSuchInstance { id: id.clone() }),
-        (_, _) => Err(ClientError::Several { ids: alive.into_iter().map(|(id, _)| id).collect() }),
     }
 }

@@ -1,9 +1,11 @@
 //! `netferry ps`: everyone who answers.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::reach::{containers_of, has_left};
 use super::table::{self, duration, plain, short};
 use super::{ClientError, Connection};
 use crate::cli::native::ps::Ps;
@@ -19,9 +21,37 @@ pub fn run(ps: &Ps) -> Result<u8, ClientError> {
             instances.push(status);
         }
     }
+    for Found { path, .. } in instance::networks() {
+        // One that ends meanwhile is not there.
+        instances.extend(network(&path).unwrap_or_default());
+    }
     let text = if ps.json { format!("{:#}\n", Value::Array(instances)) } else { render(&instances) };
     io::stdout().write_all(text.as_bytes()).map_err(ClientError::Output)?;
     Ok(0)
+}
+
+/// A network, with what its containers have and carry together, and those.
+fn network(path: &Path) -> Result<Vec<Value>, ClientError> {
+    let mut whole = Connection::open(path)?.ask("status", json!({}))?;
+    let mut all = Vec::new();
+    for name in containers_of(&whole) {
+        match Connection::open(path)?.about(name).ask("status", json!({})) {
+            Err(error) if has_left(&error) => {}
+            other => all.push(other?),
+        }
+    }
+    let sum = |of: fn(&Value) -> &Value| all.iter().filter_map(|one| of(one).as_u64()).sum::<u64>();
+    let (flows, up, down) = (
+        sum(|one| &one["flows"]),
+        sum(|one| &one["from_container"]["bytes_per_second"]),
+        sum(|one| &one["to_container"]["bytes_per_second"]),
+    );
+    whole["container"] = json!({ "addresses": whole["addresses"].take() });
+    whole["flows"] = flows.into();
+    whole["from_container"] = json!({ "bytes_per_second": up });
+    whole["to_container"] = json!({ "bytes_per_second": down });
+    all.insert(0, whole);
+    Ok(all)
 }
 
 /// A process has a name, which the instance may not see any more.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::reach::{Meant, Reached, has_left, reach_whole};
 use super::table::{self, plain, short};
-use super::{ClientError, reach};
+use super::{ClientError, reach_all};
 use crate::cli::native::rules::{Reload, Rules, RulesCommand};
 use crate::config::limits::RULES_FILE_BYTES;
 use crate::run::policy::{self, PolicyError};
@@ -52,7 +53,7 @@ fn put_in_force(reload: &Reload) -> Result<u8, ClientError> {
     let (path, text) = text_of(&reload.file)?;
     // A mistake is told with the file's name, and before anybody is asked.
     crate::config::Rules::from_toml(&text).map_err(|error| PolicyError::Wrong { path, error })?;
-    let mut connection = reach(&reload.target)?;
+    let mut connection = reach_whole(&reload.target)?;
     let came = connection.ask("reload-rules", json!({ "rules": text, "rejudge": reload.rejudge }))?;
     let count = |name: &str| came[name].as_u64().unwrap_or(0);
     let (rules, kept, ended) = (count("rules"), count("kept"), count("ended"));
@@ -60,13 +61,32 @@ fn put_in_force(reload: &Reload) -> Result<u8, ClientError> {
 }
 
 fn show(rules: &Rules) -> Result<u8, ClientError> {
-    let answer = reach(&rules.target)?.ask("rules", json!({}))?;
-    let text = match (rules.json, rules.verbose) {
-        (true, _) => format!("{answer:#}\n"),
-        (false, true) => verbose(&answer),
-        (false, false) => brief(&answer),
-    };
-    write(&text)
+    let Meant { all: mut reached, is_network } = reach_all(&rules.target)?;
+    let mut answers = Vec::new();
+    for Reached { id, connection } in &mut reached {
+        match connection.ask("rules", json!({})) {
+            Err(error) if is_network && has_left(&error) => {}
+            Err(error) => return Err(error),
+            Ok(mut answer) => {
+                if is_network {
+                    answer["instance"] = id.as_deref().into();
+                }
+                answers.push(answer);
+            }
+        }
+    }
+    if rules.json {
+        let whole = if is_network { Value::Array(answers) } else { answers.pop().unwrap_or_default() };
+        return write(&format!("{whole:#}\n"));
+    }
+    let mut said = String::new();
+    for answer in &answers {
+        if is_network {
+            said.push_str(&format!("{}:\n", text(&answer["instance"])));
+        }
+        said.push_str(&if rules.verbose { verbose(answer) } else { brief(answer) });
+    }
+    write(&said)
 }
 
 fn list<'a>(answer: &'a Value, name: &str) -> &'a [Value] {

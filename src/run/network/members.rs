@@ -6,9 +6,12 @@
 //! another.
 //!
 //! What takes its time, because a worker has to do it, is answered later: a request has a *ticket* then, and
-//! [`Members::take_reply`] tells the reply with it.
+//! [`Members::take_reply`] tells the reply with it. What is asked of an instance ([`inquiry`]) the worker itself answers.
+
+mod inquiry;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -19,17 +22,23 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use tracing::{debug, info, warn};
 
+use self::inquiry::{Reload, both};
 use crate::config::limits::NETWORK_MEMBERS;
 use crate::config::network::{
     Member, MemberStatus, NetworkConfig, NetworkReply, NetworkRequest, NetworkStatus,
 };
-use crate::config::{Config, DhcpPool, Limits, Offers, OutboundAddresses, PublishRule, Services, Timeouts};
+use crate::config::{
+    Config, DhcpPool, Limits, Offers, OutboundAddresses, PublishRule, Rules, Services, Timeouts,
+};
+use crate::control::native;
+use crate::observe::audit::AuditFile;
 use crate::stack::boundary::{ListenerId, Reply, Request};
 use crate::stack::service::names::NameTable;
 use crate::sys::confined::Confined;
 use crate::sys::host;
 use crate::sys::tap::{Tap, TapFeatures};
-use crate::worker::mailbox::{Answer, Letter, Postbox, Refusal};
+use crate::worker::audit::Audit;
+use crate::worker::mailbox::{Answer, Letter, Postbox, Refusal, Replied};
 use crate::worker::switch::{Counters, Switch};
 use crate::worker::{ExitReason, Listener, Reaction, Worker};
 
@@ -44,7 +53,9 @@ const NOBODY: u64 = 0;
 pub enum Outcome {
     /// This.
     Now(NetworkReply),
-    /// [`Members::take_reply`] will tell it with this ticket.
+    /// This, in the language of instances.
+    Said(native::Answer),
+    /// [`Members::take_reply`] will tell it with this ticket, or [`Members::take_said`].
     Later(u64),
 }
 
@@ -59,6 +70,10 @@ pub struct Terms {
     pub host_addresses: Vec<std::net::IpAddr>,
     /// How far we are confined, and with us each thread.
     pub confined: Confined,
+    /// Our process.
+    pub pid: u32,
+    /// What may go where, for each container.
+    pub rules: Rules,
 }
 
 /// All containers of a network.
@@ -75,6 +90,11 @@ pub struct Members {
     resolvers: Vec<SocketAddr>,
     waiting: BTreeMap<u64, Asked>,
     replies: VecDeque<(u64, NetworkReply)>,
+    said: VecDeque<(u64, native::Answer)>,
+    /// Rules that are about to be those of all.
+    reloads: BTreeMap<u64, Reload>,
+    /// So many were lost by faults of ours.
+    faults: u64,
     /// Those that are to be told when the last member is gone.
     waiting_for_end: Vec<u64>,
     is_ending: bool,
@@ -102,6 +122,10 @@ struct Asked {
 enum Question {
     Publish(Vec<PublishRule>),
     Unpublish(Vec<ListenerId>),
+    /// What an instance is asked.
+    Inquiry,
+    /// To take other rules, as part of what was asked with this ticket.
+    Reload(u64),
 }
 
 /// Says that a member is gone, when its thread has given up all it had.
@@ -113,7 +137,7 @@ struct Farewell {
 impl Drop for Farewell {
     fn drop(&mut self) {
         // No port of it is published any more. Where the box is full, the process is at its end.
-        let answer = Answer { ticket: self.ticket, reply: Reply::Listed(Vec::new()) };
+        let answer = Answer { ticket: self.ticket, reply: Replied::Request(Reply::Listed(Vec::new())) };
         if self.answers.post(answer).is_err() {
             debug!("the end of a member is not told");
         }
@@ -145,6 +169,9 @@ impl Members {
             resolvers,
             waiting: BTreeMap::new(),
             replies: VecDeque::new(),
+            said: VecDeque::new(),
+            reloads: BTreeMap::new(),
+            faults: 0,
             waiting_for_end: Vec::new(),
             is_ending: false,
         }
@@ -207,9 +234,12 @@ impl Members {
             return;
         }
         self.resolvers = resolvers;
-        for running in self.running.values() {
-            running.tell(Reaction::ResolversChanged(self.resolvers.clone()));
-        }
+        self.tell_all(&Reaction::ResolversChanged(self.resolvers.clone()));
+    }
+
+    /// Something of the host is not as it was.
+    pub fn tell_all(&self, reaction: &Reaction) {
+        self.running.values().for_each(|running| running.tell(reaction.clone()));
     }
 
     /// The process with this token has ended.
@@ -229,6 +259,11 @@ impl Members {
 
     fn connect(&mut self, member: Member, descriptors: Vec<OwnedFd>) -> Result<NetworkReply, String> {
         self.check(&member)?;
+        let mut descriptors = descriptors;
+        let audit = match member.audited {
+            true => Some(descriptors.pop().ok_or("no descriptor of an audit came with it")?),
+            false => None,
+        };
         let mut descriptors = descriptors.into_iter();
         let tap = descriptors.next().ok_or("no descriptor of an interface came with it")?;
         let process = descriptors.next();
@@ -237,14 +272,19 @@ impl Members {
         for rule in &member.publish {
             listeners.push(Listener::bind(rule, false).map_err(|error| error.to_string())?);
         }
-        let config = self.config_of(&member);
+        let rules = both(&self.terms.rules, &member.rules)?;
+        let config = self.config_of(&member, rules);
+        let identity = self.identity_of(&member);
+        let audit = Audit { file: audit.map(|file| AuditFile::new(File::from(file))), drifted: None };
         let link = config.link.clone();
         let port = self.switch.join(&link, member.mac, &tap).map_err(|error| error.to_string())?;
         let counters = port.counters();
         let begin = || -> io::Result<(Worker, Postbox<Letter>)> {
             let secret = host::random_secret()?;
             let mut worker = Worker::new(Arc::new(config), tap, listeners, self.resolvers.clone(), secret)?
-                .with_port(port);
+                .with_port(port)
+                .with_identity(identity)
+                .with_audit(audit);
             let postbox = worker.postbox()?;
             Ok((worker, postbox))
         };
@@ -313,7 +353,7 @@ impl Members {
         is_inside("IPv6", network.ipv6.is_some(), member.ipv6.is_some(), ipv6)
     }
 
-    fn config_of(&self, member: &Member) -> Config {
+    fn config_of(&self, member: &Member, rules: Rules) -> Config {
         let Terms { network, limits, host_addresses, .. } = &self.terms;
         let link = network.link_of(member);
         // Whoever configures itself gets what it was given.
@@ -331,8 +371,8 @@ impl Members {
             publish: member.publish.clone(),
             host_addresses: host_addresses.clone(),
             host_networks: Vec::new(),
-            rules: Default::default(),
-            audit: false,
+            rules,
+            audit: member.audited,
             limits: *limits,
             timeouts: Timeouts::default(),
         }
@@ -422,8 +462,15 @@ impl Members {
             return true;
         }
         let Some(Asked { number, what }) = self.waiting.remove(&answer.ticket) else { return false };
+        let reply = match answer.reply {
+            Replied::Request(reply) => reply,
+            Replied::Inquiry(said) => {
+                self.inquiry_answered(answer.ticket, &what, said);
+                return false;
+            }
+        };
         let Some(running) = self.running.get_mut(&number) else { return false };
-        let reply = match (what, answer.reply) {
+        let reply = match (what, reply) {
             (Question::Publish(rules), Reply::Published(listeners)) => {
                 running.published.extend(listeners.into_iter().zip(rules));
                 NetworkReply::Done
@@ -433,9 +480,7 @@ impl Members {
                 NetworkReply::Done
             }
             (_, Reply::Refused(reason)) => NetworkReply::Refused(reason),
-            (Question::Publish(_) | Question::Unpublish(_), other) => {
-                NetworkReply::Refused(format!("an answer that was not expected: {other:?}"))
-            }
+            (_, other) => NetworkReply::Refused(format!("an answer that was not expected: {other:?}")),
         };
         self.replies.push_back((answer.ticket, reply));
         false
@@ -452,7 +497,10 @@ impl Members {
         match thread.join() {
             Ok(Ok(reason)) => info!(member = member.name, ?reason, "gone"),
             Ok(Err(error)) => warn!(member = member.name, %error, "gone"),
-            Err(_) => warn!(member = member.name, "gone by a fault of netferry's own; the others go on"),
+            Err(_) => {
+                self.faults += 1;
+                warn!(member = member.name, "gone by a fault of netferry's own; the others go on");
+            }
         }
         self.replies.extend(waiting.into_iter().map(|ticket| (ticket, NetworkReply::Done)));
         let asked: Vec<u64> = self
@@ -462,8 +510,16 @@ impl Members {
             .map(|(ticket, _)| *ticket)
             .collect();
         for ticket in asked {
-            self.waiting.remove(&ticket);
-            self.replies.push_back((ticket, NetworkReply::Refused(format!("{} is gone", member.name))));
+            let gone = format!("{} is gone", member.name);
+            match self.waiting.remove(&ticket).map(|asked| asked.what) {
+                Some(what @ (Question::Inquiry | Question::Reload(_))) => {
+                    let gone = native::Refusal::new(native::RefusalCode::NotFound, gone);
+                    self.inquiry_answered(ticket, &what, gone.into());
+                }
+                Some(Question::Publish(_) | Question::Unpublish(_)) | None => {
+                    self.replies.push_back((ticket, NetworkReply::Refused(gone)));
+                }
+            }
         }
         self.tell_names();
         if self.running.is_empty() {
@@ -487,7 +543,11 @@ impl Running {
     }
 
     fn ask(&self, ticket: u64, request: Request, answers: Postbox<Answer>) -> Result<(), String> {
-        self.postbox.post(Letter::Ask { ticket, request, answers }).map_err(|refusal| match refusal {
+        self.post(Letter::Ask { ticket, request, answers })
+    }
+
+    fn post(&self, letter: Letter) -> Result<(), String> {
+        self.postbox.post(letter).map_err(|refusal| match refusal {
             Refusal::Full(_) => format!("{} has too much to do", self.member.name),
             Refusal::Gone(_) => format!("{} is gone", self.member.name),
         })

@@ -8,7 +8,9 @@ use crate::control::http::Format;
 use crate::control::native::{Answer, Refusal, Request};
 use crate::observe::metrics::Exposition;
 use crate::stack::flow::FlowProtocol;
+use crate::stack::stats::Stats;
 use crate::worker::Worker;
+use crate::worker::crew::counted::Gauges;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -28,7 +30,7 @@ pub(in crate::worker) fn text(worker: &Worker, format: Format) -> String {
     let container = identity.container.clone().or(identity.container_pid.map(|pid| pid.to_string()));
     let common = vec![("instance_id", identity.id.clone()), ("container", container.unwrap_or_default())];
     let mut text = Exposition::new(format == Format::OpenMetrics, common);
-    let stats = worker.stack.stats();
+    let (stats, gauges) = (worker.stats(), worker.gauges());
     let label = |name: &'static str, value: &str| (name, value.to_owned());
     text.family(
         "netferry_instance",
@@ -49,12 +51,12 @@ pub(in crate::worker) fn text(worker: &Worker, format: Format) -> String {
     };
     text.family("netferry_link_packets", each(|traffic| traffic.frames));
     text.family("netferry_link_bytes", each(|traffic| traffic.bytes));
-    text.family("netferry_link_lost_packets", [(Vec::new(), worker.link.dropped() as f64)]);
+    text.family("netferry_link_lost_packets", [(Vec::new(), gauges.lost_frames as f64)]);
     text.family(
         "netferry_drops",
         stats.iter_drops().map(|(reason, count)| (vec![label("reason", reason.name())], count as f64)),
     );
-    text.family("netferry_flows", flows(worker));
+    text.family("netferry_flows", flows(&stats, gauges));
     let counts = |count: fn(&crate::stack::stats::FlowCounts) -> u64| {
         FlowProtocol::ALL
             .map(|protocol| (vec![label("protocol", protocol.name())], count(&stats.flows(protocol)) as f64))
@@ -63,7 +65,7 @@ pub(in crate::worker) fn text(worker: &Worker, format: Format) -> String {
     text.family("netferry_flows_closed", counts(|flows| flows.closed));
     text.family("netferry_flows_evicted", counts(|flows| flows.evicted));
     text.family("netferry_tcp_retransmissions", [(Vec::new(), stats.tcp_retransmissions as f64)]);
-    text.family("netferry_tcp_buffer_bytes", [(Vec::new(), worker.stack.tcp_buffer_bytes() as f64)]);
+    text.family("netferry_tcp_buffer_bytes", [(Vec::new(), gauges.tcp_buffer_bytes as f64)]);
     let (streams, exchanges) = worker
         .loopback
         .as_ref()
@@ -78,12 +80,11 @@ pub(in crate::worker) fn text(worker: &Worker, format: Format) -> String {
 }
 
 /// Flows by protocol and state, as far as that is counted all the while.
-fn flows(worker: &Worker) -> Vec<(Labels, f64)> {
-    let stats = worker.stack.stats();
+fn flows(stats: &Stats, gauges: Gauges) -> Vec<(Labels, f64)> {
     let open = |protocol| stats.flows(protocol).open();
-    let (tcp, half_open) = (open(FlowProtocol::Tcp), worker.stack.half_open_count() as u64);
+    let (tcp, half_open) = (open(FlowProtocol::Tcp), gauges.half_open as u64);
     let all: u64 = FlowProtocol::ALL.into_iter().map(open).sum();
-    let resting = (worker.stack.flow_count() as u64).saturating_sub(all);
+    let resting = (gauges.flows as u64).saturating_sub(all);
     [
         ("tcp", "opening", half_open),
         ("tcp", "established", tcp.saturating_sub(half_open)),

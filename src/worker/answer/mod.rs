@@ -17,6 +17,7 @@ mod status;
 use std::net::IpAddr;
 
 use super::Worker;
+use super::crew::inquiry::OF_EACH;
 use crate::control::ClientName;
 use crate::control::native::{Answer, Refusal, RefusalCode, Request};
 
@@ -39,8 +40,8 @@ pub const HANDLERS: &[(&str, Handler)] = &[
     ("status", status::answer),
 ];
 
-/// What an instance of several workers answers as one of one does.
-const BY_SEVERAL: [&str; 4] = ["status", "rules", "explain", "names"];
+/// What an instance of several workers answers as one of one does: it is the leader's, or is counted all the while.
+const BY_LEADER: [&str; 5] = ["status", "rules", "explain", "names", "metrics"];
 
 /// Who this instance is, and for whom it is there: what its own user may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -69,13 +70,25 @@ pub(super) fn answer(
     client: ClientName,
     request: &mut Request,
 ) -> Result<Answer, Refusal> {
-    let is_answered = worker.crew_size() == 1 || BY_SEVERAL.contains(&request.name.as_str());
+    let name = request.name.as_str();
+    let is_known = HANDLERS.iter().any(|(known, _)| *known == name);
+    if worker.crew_size() == 1 || !is_known || BY_LEADER.contains(&name) {
+        return answer_alone(worker, client, request);
+    }
+    if OF_EACH.contains(&name) {
+        return worker.ask_each(client, request);
+    }
+    let message = format!("{name} is answered by one worker alone; start the instance without --workers");
+    Err(Refusal::new(RefusalCode::Refused, message))
+}
+
+/// The same for this worker, whatever others there are.
+pub(super) fn answer_alone(
+    worker: &mut Worker,
+    client: ClientName,
+    request: &mut Request,
+) -> Result<Answer, Refusal> {
     match HANDLERS.iter().find(|(name, _)| *name == request.name) {
-        Some((name, _)) if !is_answered => {
-            let message =
-                format!("{name} is answered by one worker alone; start the instance without --workers");
-            Err(Refusal::new(RefusalCode::Refused, message))
-        }
         Some((_, handler)) => handler(worker, client, request),
         None => Err(unknown(&request.name)),
     }

@@ -32,6 +32,10 @@ fn world(internal: bool) -> World {
         mac: MacAddr([2, 0x42, 10, 0, 2, 7]),
         interface: "eth0".to_owned(),
         publish: Vec::new(),
+        pid: None,
+        namespace: None,
+        rules: Arc::default(),
+        audited: false,
     };
     world.host.tell(HostEvent::NamesChanged(Arc::new(NameTable::of([&member]))));
     world

@@ -9,6 +9,7 @@ use super::super::ClientError;
 use super::place::Place;
 use crate::cli::Confinement;
 use crate::cli::native::network::Create;
+use crate::config::Rules;
 use crate::config::address::HostNetworks;
 use crate::config::network::wish::{NetworkName, NetworkWish, Surroundings};
 use crate::config::network::{NetworkConfig, NetworkRequest};
@@ -17,7 +18,7 @@ use crate::control::native::Client;
 use crate::observe::log::say;
 use crate::run::facts::host_interfaces;
 use crate::run::network::{Lifetime, serve};
-use crate::run::{Doing, RunError, UNCONFINED};
+use crate::run::{Doing, RunError, UNCONFINED, policy};
 use crate::sys::daemon::{self, Announcer, Fork};
 use crate::sys::resolv_conf;
 use crate::sys::{janitor, user};
@@ -36,6 +37,8 @@ pub(super) fn create(place: &Place, asked: &Create) -> Result<u8, ClientError> {
         host_loopback: asked.host_loopback,
     };
     let confinement = if asked.no_sandbox { Confinement::None } else { Confinement::Full };
+    let parts = asked.rules.resolve().map_err(|error| ClientError::Usage(error.to_string()))?;
+    let rules = policy::of_network(&parts)?;
     let lock = place.lock_all()?;
     if place.open(&asked.name)?.is_some() {
         return Err(ClientError::NetworkExists { name: asked.name.to_string() });
@@ -46,7 +49,7 @@ pub(super) fn create(place: &Place, asked: &Create) -> Result<u8, ClientError> {
         Begun::Here(network, announcer) => {
             // Ours is a copy: whoever started us keeps it until we are ready.
             drop(lock);
-            host(place, network, confinement, Lifetime::UntilRemoved, announcer)
+            host(place, network, rules, confinement, Lifetime::UntilRemoved, announcer)
         }
     }
 }
@@ -62,7 +65,8 @@ pub(super) fn ensure(place: &Place, name: &NetworkName) -> Result<(), ClientErro
         Begun::Failed(_) => Err(ClientError::Unusable(format!("network {name} could not be started"))),
         Begun::Here(network, announcer) => {
             drop(lock);
-            let ended = host(place, network, Confinement::Full, Lifetime::OfMembers, announcer);
+            let ended =
+                host(place, network, Rules::default(), Confinement::Full, Lifetime::OfMembers, announcer);
             let status = ended.unwrap_or_else(|error| {
                 say(&error.to_string());
                 1
@@ -125,6 +129,7 @@ fn plan(place: &Place, name: &NetworkName, wish: &NetworkWish) -> Result<Network
 fn host(
     place: &Place,
     network: NetworkConfig,
+    rules: Rules,
     confinement: Confinement,
     lifetime: Lifetime,
     announcer: Announcer,
@@ -137,6 +142,6 @@ fn host(
     let _janitor = janitor::start(&path, filtered).doing("start a process")?;
     let mut server = server.for_user(user::own());
     server.leave_path();
-    serve(network, confinement, lifetime, server, || announcer.ready())?;
+    serve(network, rules, confinement, lifetime, server, || announcer.ready())?;
     Ok(0)
 }

@@ -4,25 +4,28 @@
 //! nothing: the interface goes with its descriptor, and what the network has not taken it does not know.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::super::{ClientError, Connection};
 use super::place::{Lock, Place};
 use crate::cli::native::network::{Connect, Wants};
-use crate::cli::{AttachTarget, Configuration, RunOnNetwork, values};
+use crate::cli::{AttachTarget, Configuration, RulePart, RunOnNetwork, values};
 use crate::config::network::lease::{Admission, lease};
 use crate::config::network::wish::NetworkName;
 use crate::config::network::{Member, NetworkConfig, NetworkRequest};
 use crate::config::publish::{self, PublishSpec};
 use crate::config::{InterfaceName, Limits, LinkConfig, PublishRule};
 use crate::control::network as language;
+use crate::observe::audit::AuditFile;
 use crate::run::container::{Command, Container};
 use crate::run::handshake::{HandshakeError, Line, Word};
 use crate::run::supervise::Supervised;
-use crate::run::{Doing, RunError, end, fork, shell};
+use crate::run::{Doing, RunError, end, fork, namespace_of, policy, shell};
 use crate::sys::host;
 use crate::sys::id_map::{IdMapping, write_id_maps};
 use crate::sys::messenger;
@@ -36,6 +39,8 @@ struct Joining {
     connection: Connection,
     network: NetworkConfig,
     present: Vec<Member>,
+    /// Where it is to be written down where the container goes.
+    audit: Option<File>,
     _lock: Lock,
 }
 
@@ -45,15 +50,17 @@ impl Joining {
         let mut connection = place.reach(name)?;
         let status = super::ask(&mut connection, &NetworkRequest::Inspect, &[])?;
         let (network, present) = super::read_status(&status)?;
-        Ok(Joining { connection, network, present, _lock: lock })
+        Ok(Joining { connection, network, present, audit: None, _lock: lock })
     }
 
     /// Who the container will be.
     fn member(
-        &self,
+        &mut self,
         wants: &Wants,
         interface: InterfaceName,
         specs: &[PublishSpec],
+        own_rules: &[RulePart],
+        audit: Option<&Path>,
     ) -> Result<Member, ClientError> {
         let [random, ..] = host::random_secret().map_err(|source| ClientError::Place { source })?;
         let wanted = Admission {
@@ -63,8 +70,11 @@ impl Joining {
             ipv6: wants.ip6,
             interface,
             publish: rules(&self.network, specs)?,
+            rules: Arc::new(policy::of_network(own_rules)?),
+            audited: audit.is_some(),
         };
         let id = format!("{:012x}", random >> 16);
+        self.audit = audit.map(AuditFile::open).transpose().map_err(RunError::from)?;
         lease(&self.network, &self.present, id, wanted)
             .map_err(|error| ClientError::Unusable(error.to_string()))
     }
@@ -76,7 +86,8 @@ impl Joining {
         tap: &OwnedFd,
         process: Option<&OwnedFd>,
     ) -> Result<(), ClientError> {
-        let descriptors: Vec<_> = [Some(tap), process].into_iter().flatten().map(AsFd::as_fd).collect();
+        let mut descriptors: Vec<_> = [Some(tap), process].into_iter().flatten().map(AsFd::as_fd).collect();
+        descriptors.extend(self.audit.as_ref().map(AsFd::as_fd));
         super::ask(&mut self.connection, &NetworkRequest::Connect(member), &descriptors).map(|_| ())
     }
 }
@@ -125,12 +136,15 @@ pub(super) fn connect(place: &Place, asked: &Connect) -> Result<u8, ClientError>
             return Err(ClientError::Unusable("a network is for namespaces".to_owned()));
         }
     };
-    let joining = Joining::begin(place, &asked.network)?;
-    let member = joining.member(&asked.wants, asked.interface, &asked.publish)?;
+    let mut joining = Joining::begin(place, &asked.network)?;
+    let own_rules = asked.rules.resolve().map_err(|error| ClientError::Usage(error.to_string()))?;
+    let mut member =
+        joining.member(&asked.wants, asked.interface, &asked.publish, &own_rules, asked.audit.as_deref())?;
     // First of all: the namespace is that process's only as long as it lives.
     let watched = pid.map(process::watch_process).transpose().doing("watch the process of the namespace");
     let namespaces = target.open().map_err(RunError::from)?;
     let watched = watched?;
+    (member.pid, member.namespace) = (pid, namespaces.inode());
     let link = joining.network.link_of(&member);
     let container = container(&link, &member, pid.is_none());
     let parent = std::process::id();
@@ -155,8 +169,14 @@ pub(super) fn connect(place: &Place, asked: &Connect) -> Result<u8, ClientError>
 pub fn run(asked: &RunOnNetwork) -> Result<u8, ClientError> {
     let place = Place::own()?;
     super::ensure(&place, &asked.network)?;
-    let joining = Joining::begin(&place, &asked.network)?;
-    let member = joining.member(&asked.wants, asked.interface, &asked.publish)?;
+    let mut joining = Joining::begin(&place, &asked.network)?;
+    let member = joining.member(
+        &asked.wants,
+        asked.interface,
+        &asked.publish,
+        &asked.rules,
+        asked.audit.as_deref(),
+    )?;
     let link = joining.network.link_of(&member);
     let host = resolv_conf::read(Path::new(resolv_conf::PATH)).doing("read /etc/resolv.conf")?;
     Ok(run_member(asked, joining, member, &link, &host)?)
@@ -198,7 +218,7 @@ fn run_member(
 
 fn begin(
     joining: Joining,
-    member: Member,
+    mut member: Member,
     mapping: &IdMapping,
     child: &Child,
     line: Line,
@@ -209,6 +229,7 @@ fn begin(
     line.say(Word::Mapped)?;
     let tap = tap_of(&line)?;
     let watched = process::watch_process(child.pid()).doing("watch the command")?;
+    (member.pid, member.namespace) = (Some(child.pid()), namespace_of(child.pid()));
     joining.hand_over(member, &tap, Some(&watched)).map_err(|error| RunError::Network(error.to_string()))?;
     drop(tap);
     line.say(Word::Go)?;

@@ -69,7 +69,7 @@ fn member(
     let mut connection = place.reach(network)?;
     let status = ask(&mut connection, &NetworkRequest::Inspect, &[])?;
     let (_, present) = read_status(&status)?;
-    let found = meant_by(&present, container).map(|member| member.id.clone());
+    let found = meant_by(present.iter(), container).map(|member| member.id.clone());
     let missing = || ClientError::NoMember { network: network.to_string(), container: plain(container) };
     Ok((connection, found.ok_or_else(missing)?))
 }

@@ -31,7 +31,7 @@ impl Place {
     /// Ours, made if it is not there.
     pub fn own() -> Result<Place, ClientError> {
         let failed = |error| ClientError::Place { source: error };
-        let directory = instance::own_directory().map_err(failed)?.join("networks");
+        let directory = instance::own_directory().map_err(failed)?.join(instance::NETWORKS);
         match DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
             Ok(()) | Err(_) => {}

@@ -93,7 +93,14 @@ impl Lab {
         let poll = Poll::new().unwrap();
         let answers = Mailbox::open(poll.registry(), BELL, MAILBOX).unwrap();
         let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
-        let terms = Terms { network, limits: Limits::default(), host_addresses: Vec::new(), confined };
+        let terms = Terms {
+            network,
+            limits: Limits::default(),
+            host_addresses: Vec::new(),
+            confined,
+            pid: std::process::id(),
+            rules: Rules::default(),
+        };
         let registry = poll.registry().try_clone().unwrap();
         let members = Members::new(terms, Vec::new(), registry, FIRST, answers.postbox());
         Lab { poll, answers, members, gone: 0 }
@@ -123,6 +130,7 @@ impl Lab {
     fn ask(&mut self, request: NetworkRequest, descriptors: Vec<OwnedFd>) -> NetworkReply {
         match self.members.handle_request(request, descriptors) {
             Outcome::Now(reply) => reply,
+            Outcome::Said(answer) => panic!("{answer:?}"),
             Outcome::Later(ticket) => self.until(|lab| {
                 let (told, reply) = lab.members.take_reply()?;
                 assert_eq!(told, ticket);
@@ -161,6 +169,10 @@ fn member(last: u8, publish: Vec<PublishRule>) -> Member {
         mac: MacAddr([2, 0x42, 172, 17, 0, last]),
         interface: "eth0".into(),
         publish,
+        pid: None,
+        namespace: None,
+        rules: Arc::default(),
+        audited: false,
     }
 }
 

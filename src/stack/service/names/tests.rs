@@ -21,6 +21,10 @@ fn member(name: &str, aliases: &[&str], last: u8, ipv6: bool) -> Member {
         mac: MacAddr([2, 0x42, 172, 17, 0, last]),
         interface: "eth0".to_owned(),
         publish: Vec::new(),
+        pid: None,
+        namespace: None,
+        rules: Arc::default(),
+        audited: false,
     }
 }
 
