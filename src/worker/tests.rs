@@ -56,6 +56,10 @@ pub(super) fn config(published_ports: usize) -> Config {
 
 impl Ground {
     fn new(name: &str, published_ports: usize) -> Ground {
+        Ground::with(name, published_ports, |worker| worker)
+    }
+
+    fn with(name: &str, published_ports: usize, equip: impl FnOnce(Worker) -> Worker) -> Ground {
         let path = std::env::temp_dir().join(format!("netferry-worker-{}-{name}", std::process::id()));
         let flags = SockFlag::SOCK_CLOEXEC;
         let (ours, guest) =
@@ -65,7 +69,7 @@ impl Ground {
         let worker =
             Worker::new(Arc::new(config(published_ports)), device, Vec::new(), Vec::new(), [1, 2, 3, 4])
                 .unwrap();
-        let mut worker = worker.with_api(Server::bind("--api-socket", &path).unwrap()).unwrap();
+        let mut worker = equip(worker.with_api(Server::bind("--api-socket", &path).unwrap()).unwrap());
         let postbox = worker.postbox().unwrap();
         let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
         let worker = confined.spawn(move |confined| worker.run(Vec::new(), confined)).unwrap();
@@ -209,6 +213,59 @@ fn clients_that_never_stop_stop_nobody() {
             client.join().unwrap();
         }
     });
+}
+
+/// Flows that are told in pages.
+const MANY: usize = 100_000;
+
+#[test]
+fn a_hundred_thousand_flows_are_told_page_by_page_while_datagrams_pass() {
+    in_private_network(
+        "worker::tests::a_hundred_thousand_flows_are_told_page_by_page_while_datagrams_pass",
+        || {
+            let path = std::env::temp_dir().join(format!("netferry-worker-{}-pages", std::process::id()));
+            let server = Server::bind("--control", &path).unwrap();
+            let ground = Ground::with("many", 8, |worker| worker.with_control(server).unwrap());
+            // Clients of published UDP ports share the sockets of these.
+            for (host, guest) in [(8_053, 53), (8_054, 54)] {
+                ground.add(&format!(r#""proto":"udp","host_port":{host},"guest_port":{guest}"#));
+            }
+            for (to, port) in [(8_053_u16, 53), (8_054, 54)] {
+                let clients: Vec<u16> = (10_000..).take(MANY / 2).collect();
+                for some in clients.chunks(64) {
+                    for from in some {
+                        let socket = UdpSocket::bind(("127.0.0.1", *from)).unwrap();
+                        socket.send_to(b"q", ("127.0.0.1", to)).unwrap();
+                    }
+                    some.iter().for_each(|_| ground.wait_for(17, port));
+                }
+            }
+            let client = UdpSocket::bind(("127.0.0.1", 10_000)).unwrap();
+            let mut control = std::io::BufReader::new(UnixStream::connect(&path).unwrap());
+            let mut names = std::collections::HashSet::new();
+            let (mut from, mut pages) = (serde_json::Value::from(0), 0);
+            while !from.is_null() {
+                let request =
+                    serde_json::json!({ "version": 1, "request": "flows", "from": from, "brief": true });
+                control.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
+                // While it is answered, a datagram passes.
+                client.send_to(b"again", "127.0.0.1:8053").unwrap();
+                ground.wait_for(17, 53);
+                let mut line = String::new();
+                std::io::BufRead::read_line(&mut control, &mut line).unwrap();
+                assert!(line.len() < 128 << 10, "a page is of {} bytes", line.len());
+                let mut page: serde_json::Value = serde_json::from_str(&line).unwrap();
+                for flow in page["answer"]["flows"].as_array().unwrap() {
+                    assert!(names.insert(flow["id"].as_str().unwrap().to_owned()), "{flow} twice");
+                }
+                from = page["answer"]["next"].take();
+                pages += 1;
+            }
+            assert_eq!(names.len(), MANY);
+            assert!(pages >= MANY / 128, "{pages}");
+            ground.finish();
+        },
+    );
 }
 
 #[test]

@@ -1,15 +1,19 @@
 //! The control socket: who is listed, who is answered, and that nothing of it stays behind.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use netferry::config::limits::{METRICS_CONNECTIONS, METRICS_REQUEST_BYTES};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::ground::{Ground, HOST4, PYTHON, SCRATCH, SUBJECT, WORLD4, sealed};
+use crate::pasta;
 use crate::process::{Running, SOON, Stream, run, start};
 use crate::servers::{echo, serve_streams};
 use crate::slirp4netns::{container, serve};
@@ -179,6 +183,112 @@ fn flows_are_shown_from_both_sides_and_can_be_ended() {
             .expect_code(1)
             .expect_stderr("there is no instance nobody");
         drop(client);
+        end(container);
+    });
+}
+
+#[test]
+fn flows_are_shown_again_and_again_and_a_spliced_one_can_be_ended() {
+    sealed(|ground| {
+        let container = container(ground);
+        let echo = "import socket, threading\n\
+                    s = socket.create_server(('', 80)); print('up', flush=True)\n\
+                    def serve(c):\n\
+                    \x20   try:\n\
+                    \x20       while d := c.recv(9999): c.sendall(d)\n\
+                    \x20   except ConnectionResetError: print('reset', flush=True)\n\
+                    while True: threading.Thread(target=serve, args=(s.accept()[0],)).start()";
+        let pid = container.pid().to_string();
+        let mut server = ground.user("nsenter");
+        server.args(["--target", &pid, "--user", "--net", "--preserve-credentials", PYTHON, "-c", echo]);
+        let mut server = start(server);
+        server.wait_for(Stream::Out, "up");
+        let options = ["--config-net", "-q", "-t", "8080:80", "-u", "none", "-T", "none", "-U", "none"];
+        pasta::serve(ground, &container, &options);
+        let dial = || {
+            let stream = TcpStream::connect("127.0.0.1:8080").unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            stream
+        };
+        let exchange = |stream: &mut TcpStream| {
+            let mut answer = [0; 1_000];
+            stream.write_all(&answer).and_then(|()| stream.read_exact(&mut answer)).unwrap();
+        };
+        let (mut client, mut other) = (dial(), dial());
+        exchange(&mut client);
+        exchange(&mut other);
+        let port = client.local_addr().unwrap().port().to_string();
+        let watch = start(ground.netferry(&["flows", "--watch=0.1", "--json", "port", &port]));
+        // Each showing is a line, and shows more than the last.
+        let shown = || -> Vec<u64> {
+            let text = watch.so_far(Stream::Out);
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let bytes = |line: &str| {
+                let flows: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert_eq!(
+                    (flows.as_array().unwrap().len(), &flows[0]["path"]),
+                    (1, &"splice".into()),
+                    "{line}"
+                );
+                flows[0]["from_container"]["bytes"].as_u64().unwrap()
+            };
+            whole.lines().map(bytes).collect()
+        };
+        for round in 1..=3 {
+            eventually("it is shown again", || shown().last().is_some_and(|bytes| *bytes == round * 1_000));
+            exchange(&mut client);
+        }
+        watch.signal(Signal::SIGTERM);
+        watch.finish(SOON).expect_signal(Signal::SIGTERM);
+        run(ground.netferry(&["flows", "--kill", "port", &port])).expect_success().expect_stdout("1 ended");
+        let ended = client.read(&mut [0; 9]);
+        assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        server.wait_for(Stream::Out, "reset");
+        exchange(&mut other);
+        exchange(&mut dial());
+    });
+}
+
+#[test]
+fn whoever_reads_metrics_slowly_or_asks_too_much_keeps_nobody_away() {
+    sealed(|ground| {
+        let container = instance(ground, &["--metrics", "9100"]);
+        let dial = || {
+            let stream = TcpStream::connect("127.0.0.1:9100").unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            stream
+        };
+        let hear = |mut stream: TcpStream| {
+            let mut said = String::new();
+            let outcome = stream.read_to_string(&mut said);
+            (outcome.is_ok(), said)
+        };
+        let page = || {
+            let mut stream = dial();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            hear(stream).1
+        };
+        // The first of those who say nothing gives way; the others are given up in time.
+        let begun = Instant::now();
+        let mut idle: Vec<TcpStream> = (0..METRICS_CONNECTIONS).map(|_| dial()).collect();
+        idle[1].write_all(b"GET /metr").unwrap();
+        assert!(page().starts_with("HTTP/1.1 200 OK"));
+        assert_eq!(hear(idle.remove(0)).1, "");
+        // One that has sent too much is told so, and may go on talking for a while.
+        let mut endless = dial();
+        let much = vec![b'x'; METRICS_REQUEST_BYTES + 1];
+        endless.write_all(b"GET /metrics HTTP/1.1\r\nX: ").and_then(|()| endless.write_all(&much)).unwrap();
+        let mut answer = [0; 12];
+        endless.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 431");
+        // One that reads nothing of its answer.
+        let mut deaf = dial();
+        deaf.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        let last = idle.pop().unwrap();
+        assert_eq!(hear(last).1, "");
+        assert!(begun.elapsed() >= Duration::from_secs(9), "it had its time");
+        assert!(page().ends_with("# EOF\n") || page().contains("netferry_flows"));
+        drop((idle, endless, deaf));
         end(container);
     });
 }
