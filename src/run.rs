@@ -14,6 +14,7 @@ pub mod client;
 mod container;
 mod facts;
 mod handshake;
+mod hook;
 mod host_copy;
 mod inside;
 pub mod instance;
@@ -36,6 +37,7 @@ use tracing::{debug, info, warn};
 use self::container::{Command, container_addresses};
 use self::facts::Facts;
 use self::handshake::{HandshakeError, Line, Word};
+use self::hook::HookError;
 use self::host_copy::CopyError;
 use self::instance::Observed;
 use self::policy::PolicyError;
@@ -158,6 +160,9 @@ pub enum RunError {
     /// `--rules` and its like.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// `--hook`.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// `--pcap` of `run` and `attach`.
     #[error(transparent)]
     Recording(#[from] FileError),
@@ -346,7 +351,9 @@ fn serve_command(
         if plan.host_copy.is_some() { Announcement::Nothing } else { Announcement::StandardError };
     tell_user(plan, announcement, facts, &ports.rules);
     let audit = policy::open_audit(plan, facts.drifted.as_ref())?;
+    let hook = hook::start(plan)?;
     let mut worker = ports.into_worker(plan, facts, devices, open_capture(plan)?)?.with_audit(audit);
+    worker = hook::join(worker, hook)?;
     if has_loopback(plan) {
         let namespaces = NamespaceTarget::Pid(supervised.child.pid()).open()?;
         if let Some(paths) = loopback_paths(plan, facts, &namespaces)? {

@@ -21,8 +21,8 @@ use crate::config::address::ExplicitSubnets;
 use crate::config::network::wish::NetworkName;
 use crate::config::publish::PublishSpec;
 use crate::config::{
-    ClosedPorts, Impairments, InterfaceName, LinkConfig, Offers, PortForwarding, PublishRule, RateLimits,
-    Rules, Services, Timeouts, Transports, UdpMapping,
+    ClosedPorts, HookSettings, Impairments, InterfaceName, LinkConfig, Offers, PortForwarding, PublishRule,
+    RateLimits, Rules, Services, Timeouts, Transports, UdpMapping,
 };
 
 /// What was asked for, complete and consistent in itself.
@@ -55,6 +55,8 @@ pub struct Plan {
     pub audit: Option<PathBuf>,
     /// A list, or a recording of such an audit, beyond which going somewhere is a failure.
     pub audit_enforce: Option<PathBuf>,
+    /// A program that is asked before any rule.
+    pub hook: Option<HookPlan>,
     /// How UDP endpoints are mapped.
     pub udp_mapping: UdpMapping,
     /// What published TCP ports do that nobody listens on in the container.
@@ -89,6 +91,15 @@ pub struct Plan {
     pub conditions: Conditions,
     /// How much is told on standard error.
     pub verbosity: Verbosity,
+}
+
+/// A program that is asked what may begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookPlan {
+    /// Its path, or its name along `PATH`.
+    pub program: PathBuf,
+    /// How it is asked.
+    pub settings: HookSettings,
 }
 
 /// A part of a policy.
@@ -148,6 +159,7 @@ impl Plan {
             || self.capture.is_some()
             || self.audit.is_some()
             || self.audit_enforce.is_some()
+            || self.hook.is_some()
     }
 }
 

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod conditions;
 pub mod explain;
 pub mod flows;
+pub mod hook;
 pub mod impair;
 pub mod metrics;
 pub mod network;
@@ -26,6 +27,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use self::conditions::ConditionOptions;
+use self::hook::HookOptions;
 use self::policy::RuleOptions;
 use super::values::{self, ValueError};
 use super::{
@@ -41,32 +43,6 @@ use crate::config::{
 };
 
 const DEFAULT_TAP_NAME: &str = "tap0";
-
-/// What is the network's and not one container's.
-const NOT_ON_A_NETWORK: [&str; 22] = [
-    "closed_ports",
-    "host_loopback",
-    "dns",
-    "udp_mapping",
-    "timeout",
-    "cidr",
-    "cidr6",
-    "no_ipv6",
-    "mtu",
-    "mac",
-    "no_offload",
-    "workers",
-    "no_sandbox",
-    "control",
-    "limit",
-    "impair",
-    "pcap",
-    "capture_size",
-    "capture_files",
-    "snaplen",
-    "segment",
-    "audit_enforce",
-];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -175,7 +151,7 @@ struct Run {
     /// Run it on this network of several containers, which is started if it is not there.
     ///
     /// A network that is started so ends with its last container; see netferry network.
-    #[arg(long, value_name = "NETWORK", help_heading = "Networks", conflicts_with_all = NOT_ON_A_NETWORK)]
+    #[arg(long, value_name = "NETWORK", help_heading = "Networks", conflicts_with_all = network::NOT_ON_A_NETWORK)]
     network: Option<NetworkName>,
 
     #[command(flatten)]
@@ -266,6 +242,9 @@ struct LinkOptions {
     /// ends in exit status 121.
     #[arg(long, value_name = "FILE", help_heading = "Rules")]
     audit_enforce: Option<PathBuf>,
+
+    #[command(flatten)]
+    hook: HookOptions,
 
     /// IPv4 subnet of the container [default: 10.0.2.0/24, or another if the host uses that].
     ///
@@ -490,6 +469,7 @@ impl LinkOptions {
             rules: self.rules.resolve()?,
             audit: self.audit.clone(),
             audit_enforce: self.audit_enforce.clone(),
+            hook: self.hook.resolve(self.udp_mapping.into())?,
             udp_mapping: self.udp_mapping.into(),
             closed_ports: self.closed_ports.into(),
             timeouts,
@@ -510,7 +490,7 @@ impl LinkOptions {
         };
         match plan.workers {
             Workers::Count(2..) if plan.takes_one_worker() => {
-                let message = "--workers: rules, audit, rates, impairments and captures are one worker's; leave it out, or give auto";
+                let message = "--workers: rules, hooks, audit, rates, impairments and captures are one worker's; leave it out, or give auto";
                 Err(ValueError::Unusable(message.to_owned()))
             }
             Workers::Count(_) | Workers::Auto => Ok(plan),

@@ -375,6 +375,7 @@ impl Cli {
             rules: Vec::new(),
             audit: None,
             audit_enforce: None,
+            hook: None,
             udp_mapping: UdpMapping::default(),
             // Clients on loopback may be served where the others are not.
             closed_ports: ClosedPorts::Accept,

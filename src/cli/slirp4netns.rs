@@ -235,6 +235,7 @@ impl Cli {
             rules: Vec::new(),
             audit: None,
             audit_enforce: None,
+            hook: None,
             udp_mapping: UdpMapping::default(),
             closed_ports: ClosedPorts::default(),
             timeouts: Timeouts::default(),

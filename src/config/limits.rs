@@ -58,6 +58,31 @@ pub const NAME_LEAST_TTL: Duration = Duration::from_secs(30);
 /// The longest such time.
 pub const NAME_LONGEST_TTL: Duration = Duration::from_secs(24 * 3_600);
 
+/// Questions that the user's hook has yet to answer; what begins then is dropped, or waits with the host. Three quarters of
+/// them at most are about what the container begins.
+pub const HOOK_QUESTIONS: usize = 1_024;
+
+/// Datagrams of one client or exchange that wait for the hook's answer.
+pub const HOOK_DATAGRAMS: usize = 16;
+
+/// Answers of the hook that are remembered for as long as it has said; what there is no room for is asked again.
+pub const HOOK_ANSWERS: usize = 4_096;
+
+/// The longest time for which an answer is remembered, whatever it says.
+pub const HOOK_LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
+
+/// Names of the peer that a question to the hook tells.
+pub const HOOK_NAMES: usize = 8;
+
+/// Bytes of one answer of the hook's: one that writes longer lines is not understood any more.
+pub const HOOK_ANSWER_BYTES: usize = 4 << 10;
+
+/// Bytes of questions that wait for the hook to read them; one beyond that has no answer.
+pub const HOOK_OUTGOING_BYTES: usize = 1 << 20;
+
+/// Bytes of answers that are read before the others have their turn.
+pub const HOOK_BYTES_PER_TURN: usize = 64 << 10;
+
 /// Destinations that an audit tells apart.
 pub const AUDIT_DESTINATIONS: usize = 8_192;
 
@@ -123,6 +148,12 @@ pub const LINK_QUEUE_FRAMES: u32 = 8_192;
 
 /// Bytes of the longest query over TCP to a network's resolver; a question is 271 at most, and what follows it is short.
 pub const DNS_QUERY_BYTES: usize = 4_096;
+
+/// Bytes of an answer over TCP that names are learnt from; what is behind them is not looked at.
+pub const DNS_OVERHEARD_BYTES: usize = 4 << 10;
+
+/// Queries of one connection whose answers names are learnt from; the oldest is forgotten first.
+pub const DNS_OVERHEARD_QUERIES: usize = 16;
 
 /// Containers on one network.
 pub const NETWORK_MEMBERS: usize = 512;

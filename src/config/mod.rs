@@ -6,6 +6,7 @@
 pub mod address;
 pub mod filter;
 pub mod forwarding;
+pub mod hook;
 pub mod limits;
 pub mod network;
 pub mod publish;
@@ -15,6 +16,7 @@ pub mod timeouts;
 
 pub use address::{AddressPair, Aliases, Ipv4Link, Ipv6Link, LinkConfig, Segment};
 pub use forwarding::{Forwarding, InterfaceName, LocalClients, PortForwarding, PortSet, PortsAt};
+pub use hook::{HookSettings, HookVerdict, OnFailure};
 pub use limits::Limits;
 pub use publish::{PortProtocol, PublishRule};
 pub use rate::{Impairment, Impairments, Rate, RateLimits};

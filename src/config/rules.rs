@@ -47,7 +47,7 @@ impl Verdict {
 }
 
 /// Who initiates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Direction {
     /// The container.
     #[default]

@@ -83,14 +83,19 @@ impl Timeouts {
                 "dns" => &mut self.dns_try,
                 _ => return Err(TimeoutError::Unknown(name.to_owned())),
             };
-            let Time(asked) = time.parse()?;
-            if !(LEAST..=MOST).contains(&asked) {
-                return Err(TimeoutError::OutOfRange(time.to_owned()));
-            }
-            *timeout = asked;
+            *timeout = self::time(time)?;
         }
         Ok(())
     }
+}
+
+/// A time as a user writes it.
+///
+/// # Errors
+/// It is none, or below 100 ms.
+pub fn time(text: &str) -> Result<Duration, TimeoutError> {
+    let Time(asked) = text.parse()?;
+    if (LEAST..=MOST).contains(&asked) { Ok(asked) } else { Err(TimeoutError::OutOfRange(text.to_owned())) }
 }
 
 /// A time as a user writes it: numbers with units, the largest first; a number alone is seconds.

@@ -10,8 +10,8 @@ use tracing::{debug, info, warn};
 use super::handshake::{Line, Word};
 use super::instance::Observed;
 use super::{
-    Doing, Facts, Ports, RunError, calls, confine, confine_calls, end, fork, host_sources, loopback_paths,
-    open_capture, policy, receive_devices, recording, supervise, tap_features, tell_user,
+    Doing, Facts, Ports, RunError, calls, confine, confine_calls, end, fork, hook, host_sources,
+    loopback_paths, open_capture, policy, receive_devices, recording, supervise, tap_features, tell_user,
 };
 use crate::cli::{Attach, AttachTarget, Lifetime, Plan};
 use crate::config::PublishRule;
@@ -150,8 +150,10 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     let api = plan.api_socket.as_deref().map(|path| Server::bind("--api-socket", path)).transpose()?;
     let observed = Observed::begin(plan, identity)?;
     let opened = recording::open(plan)?;
+    let hook = hook::start(plan)?;
     let sandboxed = confine(plan, userns)?;
     let mut worker = ports.into_worker(plan, &facts, coming.devices(plan)?, capture)?.with_audit(audit);
+    worker = hook::join(worker, hook)?;
     if let Some(paths) = loopback {
         worker = worker.with_loopback(paths, &plan.forwarding)?;
     }

@@ -19,6 +19,7 @@ impl Stack {
             self.enter(io, now, |stack, io| stack.ring(flow, at, now, io));
         }
         self.enter(io, now, |stack, io| stack.ask_about_ports(now, io.frames));
+        self.give_up_questions(now, io);
         self.enter(io, now, |stack, io| stack.give_up_fragments(now, io.frames));
         // Any number will do to spread the advertisements of many instances; this one is the instance's own.
         let jitter = self.hasher.hash_one(now.total_micros());
@@ -79,6 +80,7 @@ impl Stack {
             self.router_advert.poll_timeout(),
             self.watches.poll_timeout(),
             self.shaping.poll_timeout(),
+            self.hook_timeout(),
         ];
         deadlines.into_iter().flatten().min()
     }

@@ -112,6 +112,10 @@ pub enum DropReason {
     RuleDenied,
     /// Rejected by a rule of the policy: the sender was told.
     RuleRejected,
+    /// The user's hook gave no answer, or none in time.
+    HookFailed,
+    /// The user's hook has too many questions to answer.
+    HookBusy,
 }
 
 impl DropReason {
@@ -119,7 +123,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons by slot; for reasons with details, one of each kind.
-    pub const ALL: [DropReason; 60] = [
+    pub const ALL: [DropReason; 62] = [
         DropReason::Frame(FrameError::Truncated),
         DropReason::Frame(FrameError::UnknownEthertype(0)),
         DropReason::Frame(FrameError::Version),
@@ -180,6 +184,8 @@ impl DropReason {
         DropReason::RuleRejected,
         DropReason::EndpointsTaken,
         DropReason::WorkerBusy,
+        DropReason::HookFailed,
+        DropReason::HookBusy,
     ];
 
     /// The reason's place in an array of [`Self::COUNT`].
@@ -247,6 +253,8 @@ impl DropReason {
             DropReason::RuleRejected => (57, "rule_rejected"),
             DropReason::EndpointsTaken => (58, "endpoints_taken"),
             DropReason::WorkerBusy => (59, "worker_busy"),
+            DropReason::HookFailed => (60, "hook_failed"),
+            DropReason::HookBusy => (61, "hook_busy"),
         }
     }
 }

@@ -386,6 +386,22 @@ impl<T> FlowTable<T> {
         self.entries.get(flow.slot as usize).map(|entry| entry.carried)
     }
 
+    /// What the flow has carried so far, which is counted elsewhere from now on.
+    pub fn take_carried(&mut self, flow: FlowId) -> Carried {
+        let is_there = self.get(flow).is_some();
+        let entry = self.entries.get_mut(flow.slot as usize).filter(|_| is_there);
+        entry.map(|entry| std::mem::take(&mut entry.carried)).unwrap_or_default()
+    }
+
+    /// What another has carried that the flow has taken the place of.
+    pub fn add_carried(&mut self, flow: FlowId, carried: Carried) {
+        if self.get(flow).is_some()
+            && let Some(entry) = self.entries.get_mut(flow.slot as usize)
+        {
+            entry.carried.add(carried);
+        }
+    }
+
     /// Counts what the container has sent on a flow.
     pub fn count_up(&mut self, flow: FlowId, bytes: usize) {
         if let Some(entry) = self.entries.get_mut(flow.slot as usize) {

@@ -118,12 +118,9 @@ impl Stack {
                 let side = HostSide::outbound(target, destination, rule);
                 let flow = self.flows.insert(key, side, now, Flow::Echo(Box::new(body)));
                 self.wake_echo(flow);
-                self.actions.push_back(Action::OpenEcho {
-                    flow,
-                    target: target.ip(),
-                    identifier: echo.identifier,
-                });
                 self.tell_opened(flow, key, target, now);
+                let open = Action::OpenEcho { flow, target: target.ip(), identifier: echo.identifier };
+                self.begin_opening(flow, open, now);
                 flow
             }
         };
@@ -216,6 +213,25 @@ impl Stack {
         } else if let (Some(problem), Some(request)) = (problem_of(error), waiting.first()) {
             let offending = self.rebuild_echo(&key, Some(&request.sent), &request.payload);
             self.report(problem, offending, None, now, frames);
+        }
+    }
+
+    /// A flow ends before it has begun, as [`Stack::refuse_udp`] has it.
+    pub(super) fn refuse_echo(
+        &mut self,
+        flow: FlowId,
+        reason: DropReason,
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) {
+        let Some((key, Flow::Echo(body))) = self.flows.get_mut(flow) else { return };
+        let waiting = body.opening.take().unwrap_or_default();
+        self.flows.remove(flow);
+        self.tell_closed(flow, FlowProtocol::Echo);
+        self.stats.record_many(reason, waiting.len() as u64);
+        if let (DropReason::RuleRejected, Some(request)) = (reason, waiting.first()) {
+            let offending = self.rebuild_echo(&key, Some(&request.sent), &request.payload);
+            self.report(Problem::Prohibited, offending, None, now, frames);
         }
     }
 

@@ -16,6 +16,7 @@ pub mod emit;
 pub mod errands;
 pub mod flow;
 pub mod forward;
+pub mod hook;
 mod icmp;
 pub mod impair;
 pub mod isolation;
@@ -52,6 +53,7 @@ use self::drop_reason::DropReason;
 use self::emit::Emitter;
 use self::errands::Errands;
 use self::flow::{FlowKey, FlowProtocol, FlowTable};
+use self::hook::Hook;
 use self::icmp::EchoFlow;
 use self::neighbor::Neighbor;
 use self::policy::Policy;
@@ -155,6 +157,8 @@ pub struct Stack {
     shaping: Shaping,
     /// What may go where; none where everything may.
     policy: Option<Box<Policy>>,
+    /// The user's own say, before any rule.
+    hook: Option<Box<Hook>>,
     /// What went no further lately.
     recent: Recent,
     /// Where the container goes, if somebody writes it down.
@@ -208,6 +212,7 @@ impl Stack {
             turns: Turns::default(),
             shaping: Shaping::new(RandomState::with_seeds(d, c, b, a)),
             policy: None,
+            hook: None,
             recent: Recent::default(),
             audit: None,
             config,
@@ -518,7 +523,9 @@ impl Stack {
     /// Ends a UDP or echo flow.
     fn close_datagram_flow(&mut self, flow: FlowId) {
         let Some(key) = self.flows.key(flow) else { return };
+        let lacks_socket = self.lacks_socket(flow);
         match self.flows.remove(flow) {
+            Some(Flow::Udp(_) | Flow::Echo(_)) if lacks_socket => {}
             Some(Flow::Udp(udp)) => match udp.client() {
                 Some(client) => {
                     self.clients.remove(&client);

@@ -35,16 +35,20 @@ impl RuleMark {
     /// No policy was asked.
     pub const NONE: RuleMark = RuleMark(u16::MAX);
 
+    /// The user's hook is asked first, and has not answered yet ([`super::hook`]).
+    pub const AWAITED: RuleMark = RuleMark(u16::MAX - 1);
+
     /// The rule at this place.
     #[must_use]
     pub fn of(index: usize) -> RuleMark {
-        u16::try_from(index).map_or(RuleMark::NONE, RuleMark)
+        let place = u16::try_from(index).ok().filter(|place| *place < RuleMark::AWAITED.0);
+        place.map_or(RuleMark::NONE, RuleMark)
     }
 
     /// Its place.
     #[must_use]
     pub fn index(self) -> Option<usize> {
-        (self != RuleMark::NONE).then_some(usize::from(self.0))
+        (self.0 < RuleMark::AWAITED.0).then_some(usize::from(self.0))
     }
 }
 
@@ -59,12 +63,14 @@ pub enum Standing {
     DefaultDns,
     /// What was let through by rules that are no more, and is not judged again.
     Former,
+    /// The user's hook, which is asked before any rule.
+    Hook,
 }
 
 impl Standing {
     /// In their order.
-    pub const ALL: [Standing; 4] =
-        [Standing::DefaultOut, Standing::DefaultIn, Standing::DefaultDns, Standing::Former];
+    pub const ALL: [Standing; 5] =
+        [Standing::DefaultOut, Standing::DefaultIn, Standing::DefaultDns, Standing::Former, Standing::Hook];
 }
 
 /// What is to be judged.

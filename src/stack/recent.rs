@@ -148,6 +148,27 @@ impl Stack {
         }
     }
 
+    /// A flow was refused after it had waited for that to be decided.
+    pub(super) fn note_refused_flow(
+        &mut self,
+        key: &FlowKey,
+        direction: Direction,
+        reason: DropReason,
+        now: Instant,
+    ) {
+        let blamed = self.recent.blamed.take();
+        if self.recent.admits(now) {
+            let (source, destination) = match direction {
+                Direction::Out => (key.container, key.remote),
+                Direction::In => (key.remote, key.container),
+            };
+            let protocol = key.protocol.number(key.container.is_ipv6());
+            let rule = self.rule_text(blamed);
+            let whose = Some(Failed { protocol, direction, source, destination });
+            self.recent.note(Failure { whose, why: Why::Dropped(reason), rule, last: now, count: 1 });
+        }
+    }
+
     /// A client was not let in.
     pub(super) fn note_refused_client(
         &mut self,

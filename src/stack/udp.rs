@@ -23,7 +23,7 @@ use super::drop_reason::DropReason;
 use super::flow::{FlowKey, FlowProtocol, HostSide, Way};
 use super::forward::{self, Outbound};
 use super::network_error::{Sent, problem_of};
-use super::policy::Ask;
+use super::policy::{Ask, RuleMark};
 use super::service::dns::Exchange;
 use super::timer::Alarm;
 use super::{Flow, Stack};
@@ -183,6 +183,10 @@ impl Stack {
             self.judge_queries(&exact, packet, datagram.payload, each, now, io.frames)?;
         }
         let independent = self.config.udp_mapping == UdpMapping::EndpointIndependent && dns.is_none();
+        if independent && rule == RuleMark::AWAITED {
+            // One flow is for all peers, and cannot wait for an answer about one of them; the command line has neither.
+            return Err(DropReason::HookFailed);
+        }
         let (key, connect_to) = if independent {
             how.to = Some(target);
             let anyone = anyone_like(remote);
@@ -205,18 +209,9 @@ impl Stack {
                 let flow = self.add_udp(key, side, Via::Opening(Vec::new()), dns, now);
                 // RFC 4787 REQ-4 and the resolver's own need: queries leave from a port nobody can guess.
                 let preferred_port = if key.remote == target || independent { container.port() } else { 0 };
-                let beside = if independent || preferred_port == 0 {
-                    None
-                } else {
-                    self.mappings.join(container, flow, self.config.limits.peers_per_mapping)
-                };
-                self.actions.push_back(Action::OpenDatagram {
-                    flow,
-                    target: connect_to,
-                    preferred_port,
-                    beside,
-                });
                 self.tell_opened(flow, key, target, now);
+                let open = Action::OpenDatagram { flow, target: connect_to, preferred_port, beside: None };
+                self.begin_opening(flow, open, now);
                 flow
             }
         };
@@ -366,6 +361,26 @@ impl Stack {
             DropReason::HostRefused
         });
         self.mappings.leave(key.container, flow);
+        self.flows.remove(flow);
+        self.tell_closed(flow, FlowProtocol::Udp);
+    }
+
+    /// A flow ends before it has begun: what waited for its socket is lost, and the container told of the first where that is due.
+    pub(super) fn refuse_udp(
+        &mut self,
+        flow: FlowId,
+        reason: DropReason,
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) {
+        let Some((key, Flow::Udp(body))) = self.flows.get_mut(flow) else { return };
+        let Via::Opening(pending) = &mut body.via else { return };
+        let pending = std::mem::take(pending);
+        self.stats.record_many(reason, pending.len() as u64);
+        if let (DropReason::RuleRejected, Some(first)) = (reason, pending.first()) {
+            let offending = self.rebuild_udp(&key, &first.sent, &first.payload);
+            self.report(Problem::Prohibited, offending, None, now, frames);
+        }
         self.flows.remove(flow);
         self.tell_closed(flow, FlowProtocol::Udp);
     }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::boundary::{Duration, FlowId, FrameSink, HostIo, Instant, Io, ListenerId};
 use super::flow::{Carried, FlowKey, HostSide};
+use super::policy::RuleMark;
 use super::stats::Stats;
 use super::tcp::relay::{Stage, TcpFlow};
 use super::{Flow, Stack};
@@ -14,6 +15,8 @@ use super::{Flow, Stack};
 /// How far a flow has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowState {
+    /// The user's hook has yet to say whether it may begin.
+    Asking,
     /// The host connects; the container waits.
     Connecting,
     /// The host is connected; the container has yet to complete its handshake.
@@ -35,6 +38,7 @@ impl FlowState {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            FlowState::Asking => "asking",
             FlowState::Connecting => "connecting",
             FlowState::Opening => "opening",
             FlowState::Established => "established",
@@ -117,6 +121,9 @@ impl Stack {
                 view.shares_socket = udp.client().is_some();
             }
             Flow::Echo(echo) => view.state = opened(echo.is_open()),
+        }
+        if met.side.rule == RuleMark::AWAITED {
+            view.state = FlowState::Asking;
         }
         Some(view)
     }

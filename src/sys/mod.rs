@@ -16,13 +16,14 @@
 //! - [`descriptor`]: handing a descriptor from one process to another
 //! - [`outlet`]: writing to what nobody may read
 //! - [`pipe`]: moving bytes between sockets without touching them
-//! - [`process`]: children, signals, exit statuses
+//! - [`process`]: children, signals, exit statuses; [`companion`]: a program that we talk to
 //! - [`host`], [`memory`], [`resolv_conf`]: facts about the machine
 //! - [`sandbox`], [`seccomp`]: giving up what serving does not need; [`confined`]: the proof of it
 //! - [`messenger`]: signals to a command that we have no power over any more; [`janitor`]: files that we have no way to
 #![allow(unsafe_code)] // ioctls, fork and a few system calls have no safe wrapper; the rest of the crate denies it.
 
 pub mod bess;
+pub mod companion;
 pub mod confined;
 pub mod daemon;
 pub mod descriptor;

@@ -1,17 +1,12 @@
 //! How clients of published ports come in: when one may, and whose turn it is.
 
-use std::net::SocketAddr;
-
 use tracing::debug;
 
 use super::Worker;
 use super::crew::Member;
 use crate::stack::boundary::ListenerId;
 use crate::stack::drop_reason::DropReason;
-use crate::stack::flow::FlowProtocol;
-use crate::stack::forward::splice::{Path, local_client};
-use crate::stack::policy::judge::Spliced;
-use crate::sys::socket::{Accepted, StreamSocket};
+use crate::sys::socket::Accepted;
 
 /// Connections accepted before the others get their turn.
 const ACCEPTS_PER_TURN: usize = 32;
@@ -64,30 +59,6 @@ impl Worker {
                         member.note_scarcity();
                     }
                 }
-            }
-        }
-    }
-
-    /// Splices a connection if it is to be; gives it back otherwise.
-    fn past_the_link(
-        &mut self,
-        listener: ListenerId,
-        socket: StreamSocket,
-        client: SocketAddr,
-        local: SocketAddr,
-    ) -> Option<StreamSocket> {
-        let Some(loopback) = &mut self.loopback else { return Some(socket) };
-        let Some(rule) = self.stack.rule(listener) else { return Some(socket) };
-        match local_client(&self.config, rule, client, local) {
-            Path::Link => Some(socket),
-            Path::Splice(target) => {
-                let spliced = Spliced::inward(FlowProtocol::Tcp, client, target);
-                if self.stack.judge_spliced(&spliced, self.now) {
-                    loopback.splice(socket, target, spliced, self.now, &mut self.scarcity);
-                } else {
-                    socket.reset();
-                }
-                None
             }
         }
     }

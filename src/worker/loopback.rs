@@ -29,7 +29,8 @@ use crate::config::{Config, Forwarding, PortForwarding, PortProtocol, PublishRul
 use crate::stack::boundary::{Instant, ListenerId};
 use crate::stack::flow::FlowProtocol;
 use crate::stack::forward::splice::{self, Path};
-use crate::stack::policy::judge::Spliced;
+use crate::stack::hook::QuestionId;
+use crate::stack::policy::judge::{Judged, Spliced};
 use crate::sys::proc_net::PortTables;
 use crate::sys::socket::inner::InnerSockets;
 use crate::sys::socket::{Accepted, ListenError, SocketError, StreamListener, StreamSocket};
@@ -68,7 +69,7 @@ struct Half {
 }
 
 /// Says whether something may be spliced: the policy of the core.
-pub type Judge<'a> = dyn FnMut(&Spliced) -> bool + 'a;
+pub type Judge<'a> = dyn FnMut(&Spliced) -> Judged + 'a;
 
 /// Which way a spliced connection leads.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +92,8 @@ pub struct Loopback {
     follow: Follow,
     /// For a descriptor. The first that has to wait keeps others from being accepted: there are never more than a few.
     waiting: VecDeque<Half>,
+    /// For the user's hook; as many as the core has questions at most.
+    asked: BTreeMap<QuestionId, Half>,
 }
 
 impl Loopback {
@@ -115,6 +118,7 @@ impl Loopback {
             next_place: 0,
             follow: Follow::new(forwarding, tables, &paths.ephemeral),
             waiting: VecDeque::new(),
+            asked: BTreeMap::new(),
         };
         for rule in required {
             loopback.listen_inside(rule)?;
@@ -203,16 +207,41 @@ impl Loopback {
         self.datagrams.remove_listener(listener);
     }
 
-    /// Splices an accepted connection to a socket inside.
+    /// Splices an accepted connection to a socket inside, if it may be.
     pub fn splice(
         &mut self,
         initiating: StreamSocket,
         target: SocketAddr,
-        spliced: Spliced,
+        judged: Judged,
         now: Instant,
         scarcity: &mut Scarcity,
     ) {
-        self.join(Half { initiating, way: Way::Inward, target, spliced }, now, scarcity);
+        self.begin(initiating, (Way::Inward, target), judged, now, scarcity);
+    }
+
+    fn begin(
+        &mut self,
+        initiating: StreamSocket,
+        (way, target): (Way, SocketAddr),
+        judged: Judged,
+        now: Instant,
+        scarcity: &mut Scarcity,
+    ) {
+        match judged {
+            Judged::Granted(spliced) => self.join(Half { initiating, way, target, spliced }, now, scarcity),
+            Judged::Refused => initiating.reset(),
+            Judged::Asked(question, spliced) => {
+                self.asked.insert(question, Half { initiating, way, target, spliced });
+            }
+        }
+    }
+
+    /// What the user's hook was asked about may begin, or not.
+    pub fn settle(&mut self, question: QuestionId, judged: Judged, now: Instant, scarcity: &mut Scarcity) {
+        match self.asked.remove(&question) {
+            Some(half) => self.begin(half.initiating, (half.way, half.target), judged, now, scarcity),
+            None => self.datagrams.settle(question, judged, &self.inside, now),
+        }
     }
 
     /// Gives an accepted connection its other socket. Where there is none to be had now, it waits, as those do that were
@@ -251,6 +280,7 @@ impl Loopback {
             | Subject::Source(_)
             | Subject::Control(_)
             | Subject::Observer(_)
+            | Subject::Hook
             | Subject::Mailbox
             | Subject::Listener(_)
             | Subject::Flow(_) => {}
@@ -337,13 +367,8 @@ impl Loopback {
                     Accepted::Connection(initiating, client, _) => {
                         match splice::outward(&outward.rule, client) {
                             Ok(target) => {
-                                let spliced = Spliced::outward(FlowProtocol::Tcp, target);
-                                if judge(&spliced) {
-                                    let way = Way::Outward;
-                                    self.join(Half { initiating, way, target, spliced }, now, scarcity);
-                                } else {
-                                    initiating.reset();
-                                }
+                                let judged = judge(&Spliced::outward(FlowProtocol::Tcp, target));
+                                self.begin(initiating, (Way::Outward, target), judged, now, scarcity);
                             }
                             Err(_) => initiating.reset(),
                         }

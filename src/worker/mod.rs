@@ -14,10 +14,12 @@ pub mod clock;
 mod crew;
 mod desk;
 mod fault;
+pub mod hook;
 mod link;
 pub mod loopback;
 pub mod mailbox;
 mod observed;
+mod past_link;
 pub mod recorder;
 mod requests;
 mod scarcity;
@@ -43,8 +45,8 @@ use self::audit::Audit;
 use self::clock::Clock;
 use self::crew::Member;
 use self::desk::Desk;
+use self::hook::Hook;
 use self::link::{Link, LinkRead};
-use self::loopback::follow::Change;
 use self::loopback::{Loopback, LoopbackPaths};
 use self::mailbox::{Letter, Mailbox};
 use self::recorder::Recorder;
@@ -154,6 +156,8 @@ pub struct Worker {
     flows_refused: u64,
     desk: Desk,
     audit: Audit,
+    /// Whom the user has us ask about what begins.
+    hook: Option<Box<Hook>>,
     mailbox: Option<Mailbox<Letter>>,
     /// What it is among several workers of one interface.
     member: Option<Box<Member>>,
@@ -219,6 +223,7 @@ impl Worker {
             flows_refused: 0,
             desk: Desk::default(),
             audit: Audit::default(),
+            hook: None,
             mailbox: None,
             member: None,
             others: Vec::new(),
@@ -308,14 +313,7 @@ impl Worker {
                         | Subject::Outward(_)
                         | Subject::Relay(_)
                         | Subject::Exchange(_)),
-                    ) => {
-                        if let Some(loopback) = &mut self.loopback {
-                            let (stack, now) = (&mut self.stack, self.now);
-                            loopback.handle_event(subject, event, now, &mut |what| {
-                                stack.judge_spliced(what, now)
-                            });
-                        }
-                    }
+                    ) => self.handle_past_link(subject, event),
                     Some(Subject::Source(place)) => {
                         let Some(source) = sources.get_mut(place as usize) else { continue };
                         let reaction = (source.on_readable)();
@@ -323,6 +321,7 @@ impl Worker {
                     }
                     Some(Subject::Mailbox) => self.note_bell(),
                     Some(Subject::Observer(number)) => self.handle_observer(number, event),
+                    Some(Subject::Hook) => self.note_hook(),
                     None => {}
                 }
             }
@@ -335,6 +334,7 @@ impl Worker {
             self.admit_clients();
             self.serve_loopback();
             self.expire();
+            self.serve_hook();
             self.settle();
             self.note_starved();
             self.serve_crew();
@@ -399,6 +399,7 @@ impl Worker {
             || self.desk.is_ready()
             || self.has_letters()
             || self.has_client_to_admit()
+            || self.hook.as_ref().is_some_and(|hook| hook.is_ready())
             || self.loopback.as_ref().is_some_and(|loopback| loopback.is_behind(&self.scarcity))
             || self.next_to_accept().is_some()
             || (self.scarcity.is_waiting() && self.has_closed())
@@ -504,36 +505,6 @@ impl Worker {
                 LinkRead::Blocked | LinkRead::Gone => {
                     self.is_link_ready = false;
                     return;
-                }
-            }
-        }
-    }
-
-    /// Lets what goes past the link go on, and follows the ports that come and go.
-    fn serve_loopback(&mut self) {
-        let Some(mut loopback) = self.loopback.take() else { return };
-        let (stack, now) = (&mut self.stack, self.now);
-        loopback.advance(now, &mut self.scarcity, &mut |what| stack.judge_spliced(what, now));
-        if !loopback.is_follow_due(self.now) {
-            self.loopback = Some(loopback);
-            return;
-        }
-        let published: Vec<_> = self.stack.published().map(|(listener, rule)| (listener, *rule)).collect();
-        let changes = loopback.follow(self.now, &published);
-        self.loopback = Some(loopback);
-        for change in changes {
-            match change {
-                Change::Listen(rule) => match self.publish(&rule) {
-                    Ok(listener) => {
-                        debug!(%rule, "published, since it is bound in the container");
-                        if let Some(loopback) = &mut self.loopback {
-                            loopback.inward_follows(listener);
-                        }
-                    }
-                    Err(reason) => debug!(%rule, reason, "not followed"),
-                },
-                Change::Close(listener) => {
-                    self.unpublish(listener);
                 }
             }
         }

@@ -38,6 +38,8 @@ pub enum Subject {
     Exchange(FlowMark),
     /// The reader of a capture, by its number.
     Observer(u32),
+    /// The user's hook.
+    Hook,
 }
 
 /// Where requests are taken.
@@ -93,6 +95,7 @@ impl Subject {
             Subject::Exchange(mark) => (9, mark.generation, mark.slot),
             Subject::Mailbox => (10, 0, 0),
             Subject::Observer(number) => (11, 0, number),
+            Subject::Hook => (12, 0, 0),
         };
         mio::Token((kind << KIND_SHIFT) | ((generation as usize) << GENERATION_SHIFT) | slot as usize)
     }
@@ -115,6 +118,7 @@ impl Subject {
             9 => Some(Subject::Exchange(FlowMark { slot, generation })),
             10 => Some(Subject::Mailbox),
             11 => Some(Subject::Observer(slot)),
+            12 => Some(Subject::Hook),
             _ => None,
         }
     }
@@ -132,6 +136,7 @@ mod tests {
             Subject::Control(Counter::Native),
             Subject::Control(Counter::Metrics),
             Subject::Mailbox,
+            Subject::Hook,
             Subject::Source(3),
             Subject::Observer(u32::MAX),
             Subject::Listener(ListenerId(u32::MAX)),

@@ -49,6 +49,7 @@ fn run_without_options_has_the_documented_defaults() {
         rules: Vec::new(),
         audit: None,
         audit_enforce: None,
+        hook: None,
         udp_mapping: UdpMapping::Connected,
         closed_ports: ClosedPorts::Learn,
         timeouts: Timeouts::default(),
@@ -203,7 +204,7 @@ fn timeouts_are_set_by_name_and_the_last_word_holds() {
 #[rstest]
 #[case(&[], "no command is given; start with 'netferry run' or 'netferry attach PID'; try 'netferry --help'")]
 #[case(&["fly"], "unrecognized subcommand 'fly'; try 'netferry --help'")]
-#[case(&["run", "--foo", "cmd"], "unexpected argument '--foo' found; try 'netferry run --help'")]
+#[case(&["run", "--zzyzx", "cmd"], "unexpected argument '--zzyzx' found; try 'netferry run --help'")]
 #[case(&["run", "-x", "cmd"], "unexpected argument '-x' found; try 'netferry run --help'")]
 #[case(&["run", "--mtuu", "1500"], "unexpected argument '--mtuu' found; a similar argument exists: '--mtu'; try 'netferry run --help'")]
 #[case(&["run", "--mtu"], "a value is required for '--mtu <N>' but none was supplied; try 'netferry run --help'")]
@@ -225,6 +226,8 @@ fn timeouts_are_set_by_name_and_the_last_word_holds() {
 #[case(&["run", "--timeout", "udp"], "--timeout udp: not of the form NAME=TIME; write it as in udp=5m or tcp-established=3h,icmp=90s; try 'netferry run --help'")]
 #[case(&["run", "--timeout", "tcp=1h"], "--timeout tcp=1h: there is no timeout \"tcp\"; there are tcp-handshake, tcp-established, tcp-probe, tcp-closing, tcp-time-wait, udp, icmp, dns; try 'netferry run --help'")]
 #[case(&["run", "--timeout", "udp=soon"], "--timeout udp=soon: \"soon\" is not a time; write it as in 90s, 5m, 2h4m or 1500ms; try 'netferry run --help'")]
+#[case(&["run", "--hook-timeout", "1s"], "the following required arguments were not provided: --hook <PROGRAM>; try 'netferry run --help'")]
+#[case(&["run", "--hook", "x", "--hook-timeout", "long"], "--hook-timeout long: \"long\" is not a time; write it as in 90s, 5m, 2h4m or 1500ms; try 'netferry run --help'")]
 #[case(&["attach"], "the following required arguments were not provided: <PID|PATH>; try 'netferry attach --help'")]
 #[case(&["attach", "1", "tap0", "more"], "unexpected argument 'more' found; try 'netferry attach --help'")]
 #[case(&["attach", ""], "a value is required for '<PID|PATH>' but none was supplied; try 'netferry attach --help'")]
@@ -260,6 +263,9 @@ fn mistake_is_told_in_one_line_that_names_the_help(#[case] words: &[&str], #[cas
 #[case(&["run", "--ifname", ".."], "--ifname ..: not an interface name; use letters, digits, hyphens or dots, as in tap0")]
 #[case(&["run", "--ifname", "a b"], "--ifname a b: not an interface name; use letters, digits, hyphens or dots, as in tap0")]
 #[case(&["run", "--ifname", ""], "--ifname '': not an interface name; use letters, digits, hyphens or dots, as in tap0")]
+#[case(&["run", "--hook", "x", "--hook-timeout", "10ms"], "--hook-timeout 10ms: \"10ms\" is out of range; give 100ms to 30d")]
+#[case(&["run", "--hook", "x", "--udp-mapping", "endpoint-independent"], "--hook: with --udp-mapping endpoint-independent one exchange is for all peers")]
+#[case(&["run", "--hook", "x", "--workers", "2"], "--workers: rules, hooks, audit, rates, impairments and captures are one worker's; leave it out, or give auto")]
 #[case(&["attach", "1", "lo"], "TAPNAME lo: this is the loopback interface; choose another name such as tap0")]
 #[case(&["attach", "0"], "PID 0: no process has this id; give one in the namespace, or ./NAME for a path")]
 #[case(&["attach", "99999999999"], "PID 99999999999: no process has this id; give one in the namespace, or ./NAME for a path")]

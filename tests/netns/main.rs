@@ -28,6 +28,7 @@ mod dhcp;
 mod echo;
 mod faults;
 mod floods;
+mod hook;
 mod host_access;
 mod hostile;
 mod isolation;

@@ -36,23 +36,23 @@ pub fn attempt(ground: &Ground, container: &Running, words: &[&str]) -> Vec<Stri
     outcome.stdout.lines().map(last).collect()
 }
 
-fn attach(ground: &Ground, container: &Running, options: &[&str]) -> Running {
+pub fn attach(ground: &Ground, container: &Running, options: &[&str]) -> Running {
     let pid = container.pid().to_string();
     let mut running = start(ground.netferry(&[&["attach"], options, &[&pid]].concat()));
     running.wait_for(Stream::Err, "gateway");
     running
 }
 
-fn ask(ground: &Ground, words: &[&str]) -> Outcome {
+pub fn ask(ground: &Ground, words: &[&str]) -> Outcome {
     run(ground.netferry(words))
 }
 
 /// The counters of `rules`, as the command prints them in JSON.
-fn counters(ground: &Ground) -> serde_json::Value {
+pub fn counters(ground: &Ground) -> serde_json::Value {
     serde_json::from_str(&ask(ground, &["rules", "--json"]).expect_success().stdout).unwrap()
 }
 
-fn written(name: &str, text: &str) -> String {
+pub fn written(name: &str, text: &str) -> String {
     let path = format!("{SCRATCH}/{name}");
     std::fs::write(&path, text).unwrap();
     path

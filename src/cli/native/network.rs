@@ -15,6 +15,35 @@ use crate::config::publish::PublishSpec;
 /// The interface of a container on a network.
 pub const DEFAULT_INTERFACE: &str = "eth0";
 
+/// What is the network's and not one container's.
+pub(super) const NOT_ON_A_NETWORK: [&str; 25] = [
+    "closed_ports",
+    "host_loopback",
+    "dns",
+    "udp_mapping",
+    "timeout",
+    "cidr",
+    "cidr6",
+    "no_ipv6",
+    "mtu",
+    "mac",
+    "no_offload",
+    "workers",
+    "no_sandbox",
+    "control",
+    "limit",
+    "impair",
+    "pcap",
+    "capture_size",
+    "capture_files",
+    "snaplen",
+    "segment",
+    "audit_enforce",
+    "hook",
+    "hook_timeout",
+    "hook_failure",
+];
+
 const EXAMPLES: &str = "\
 Examples:
   netferry network create lab

@@ -102,6 +102,9 @@ fn brief(answer: &Value) -> String {
         return "there are no rules: all may pass\n".to_owned();
     }
     let mut lines = String::new();
+    if answer["hook"].is_object() {
+        lines.push_str(&format!("{}\n", hook(&answer["hook"])));
+    }
     for rule in list(answer, "rules") {
         lines.push_str(&format!("{}: {}{}\n", rule["number"], text(&rule["rule"]), label(rule)));
     }
@@ -109,6 +112,14 @@ fn brief(answer: &Value) -> String {
         lines.push_str(&format!("{}\n", text(&default["rule"])));
     }
     lines
+}
+
+/// Who is asked first, and what came of it.
+fn hook(told: &Value) -> String {
+    let count = |name: &str| format!("{name} {}", short(told[name].as_u64().unwrap_or(0)));
+    let counts = ["asked", "remembered", "allow", "deny", "reject", "pass", "failed"].map(count).join(", ");
+    let ended = if told["has_ended"] == true { ", has ended" } else { "" };
+    format!("hook {}: {counts}{ended}", text(&told["program"]))
 }
 
 fn label(rule: &Value) -> String {
@@ -125,6 +136,9 @@ fn verbose(answer: &Value) -> String {
         let [flows, packets, bytes] = counts(of);
         rows.push(vec![number, flows, packets, bytes, says]);
     };
+    if answer["hook"].is_object() {
+        row("hook".to_owned(), &answer["hook"], hook(&answer["hook"]));
+    }
     for rule in list(answer, "rules") {
         row(rule["number"].to_string(), rule, text(&rule["rule"]) + &label(rule));
     }

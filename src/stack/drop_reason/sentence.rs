@@ -68,6 +68,8 @@ impl DropReason {
                 "a rule denies it: it was dropped in silence, or reset where a client of a published port was connected already"
             }
             DropReason::RuleRejected => "a rule rejects it: the sender was told so",
+            DropReason::HookFailed => "the hook gave no answer about it, or none in time",
+            DropReason::HookBusy => "the hook has too many questions to answer",
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{Ask, Judgement, Policy, RuleMark, Standing};
+use crate::config::HookVerdict;
 use crate::config::rules::Verdict;
 use crate::stack::Stack;
 use crate::stack::boundary::Instant;
@@ -59,6 +60,7 @@ pub fn describe(policy: &Policy, mark: RuleMark) -> Option<String> {
             Standing::DefaultIn => format!("the default: {} in", policy.rules().default_in.name()),
             Standing::DefaultDns => format!("the default of queries: {}", policy.rules().default_dns.name()),
             Standing::Former => "rules that are no more".to_owned(),
+            Standing::Hook => "the hook".to_owned(),
         },
     };
     Some(described)
@@ -128,7 +130,8 @@ impl Stack {
                 return Explanation { steps, fate: Fate::Dropped(reason), rule: None };
             }
         };
-        let rule = self.explain_rule(&ask, now, &mut steps);
+        let rule =
+            self.explain_hook(&ask, now, &mut steps).or_else(|| self.explain_rule(&ask, now, &mut steps));
         let refused = match rule {
             Some((_, Verdict::Deny)) => Some(Fate::Dropped(DropReason::RuleDenied)),
             Some((_, Verdict::Reject)) => Some(told(
@@ -178,6 +181,29 @@ impl Stack {
     /// The host's resolvers, in the order in which they are asked.
     pub fn resolvers(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         (0..).map_while(|failures| self.resolvers.after_failures(failures))
+    }
+
+    /// What the user's hook has said of such a flow before, where that still counts; of one it is asked about nothing.
+    fn explain_hook(
+        &self,
+        ask: &Ask<'_>,
+        now: Instant,
+        steps: &mut Vec<Step>,
+    ) -> Option<(RuleMark, Verdict)> {
+        let said = self.recall(ask, now)?;
+        let mark = self.policy()?.standing(Standing::Hook);
+        let (says, verdict) = match said {
+            _ if self.is_hook_gone() => {
+                ("the hook has ended, and is not asked any more", self.hook_failure())
+            }
+            None => ("the hook is asked first; what follows is for where it passes", None),
+            Some(HookVerdict::Allow) => ("the hook allows it, as it said before", Some(Verdict::Allow)),
+            Some(HookVerdict::Deny) => ("the hook denies it, as it said before", Some(Verdict::Deny)),
+            Some(HookVerdict::Reject) => ("the hook rejects it, as it said before", Some(Verdict::Reject)),
+            Some(HookVerdict::Pass) => ("the hook leaves it to the rules, as it said before", None),
+        };
+        steps.push(Step { stage: "hook", says: says.to_owned() });
+        verdict.map(|verdict| (mark, verdict))
     }
 
     fn explain_rule(

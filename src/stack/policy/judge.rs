@@ -12,6 +12,7 @@ use crate::stack::emit::Transport;
 use crate::stack::flow::ledger::Tally;
 use crate::stack::flow::{FlowKey, FlowProtocol, HostSide, Way};
 use crate::stack::forward::{self, Outbound};
+use crate::stack::hook::QuestionId;
 use crate::stack::{Flow, Stack};
 use crate::wire::{dns_answer as dns, ip, udp};
 
@@ -35,22 +36,39 @@ pub struct Spliced {
     pub peer: SocketAddr,
     /// The server's port.
     pub port: u16,
+    /// The server in the container, where it is there.
+    pub inside: Option<SocketAddr>,
+    /// The user's hook has let it through: rules have no say.
+    pub by_hook: bool,
+}
+
+/// What was decided about what goes past the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judged {
+    /// It may: as this.
+    Granted(Spliced),
+    /// It may not.
+    Refused,
+    /// The user's hook is asked first about this: [`Stack::poll_settled`] will tell.
+    Asked(QuestionId, Spliced),
 }
 
 impl Spliced {
     /// A client of a published port that leads to `server`.
     #[must_use]
     pub fn inward(protocol: FlowProtocol, client: SocketAddr, server: SocketAddr) -> Spliced {
-        Spliced { direction: Direction::In, protocol, peer: client, port: server.port() }
+        let (direction, port, inside) = (Direction::In, server.port(), Some(server));
+        Spliced { direction, protocol, peer: client, port, inside, by_hook: false }
     }
 
     /// A client in the container, to `server` on the host.
     #[must_use]
     pub fn outward(protocol: FlowProtocol, server: SocketAddr) -> Spliced {
-        Spliced { direction: Direction::Out, protocol, peer: server, port: server.port() }
+        let (direction, port) = (Direction::Out, server.port());
+        Spliced { direction, protocol, peer: server, port, inside: None, by_hook: false }
     }
 
-    fn ask(&self) -> Ask<'static> {
+    pub(in crate::stack) fn ask(&self) -> Ask<'static> {
         match self.direction {
             Direction::Out => Ask::outbound(self.protocol, self.peer),
             Direction::In => Ask::inbound(self.protocol, self.peer, self.port),
@@ -84,7 +102,7 @@ impl Stack {
             | Outbound::Prohibited(_)
             | Outbound::Drop(_) => return (decision, RuleMark::NONE),
         };
-        match self.judge(&ask, packet.bytes.len(), now) {
+        match self.consult(&ask, packet.bytes.len(), now) {
             Ok(rule) => (decision, rule),
             Err(DropReason::RuleRejected) => (Outbound::Prohibited(DropReason::RuleRejected), RuleMark::NONE),
             Err(reason) => (Outbound::Drop(reason), RuleMark::NONE),
@@ -105,34 +123,60 @@ impl Stack {
             Verdict::Deny => DropReason::RuleDenied,
             Verdict::Reject => DropReason::RuleRejected,
         };
-        self.flows.ledger_mut().packet(rule, bytes);
-        self.recent.blame(rule);
-        self.audit(ask, verdict, rule, now);
+        self.note_refusal(ask, verdict, rule, bytes, now);
         Err(reason)
     }
 
+    /// Counts what was refused, and writes it down.
+    pub(in crate::stack) fn note_refusal(
+        &mut self,
+        ask: &Ask<'_>,
+        verdict: Verdict,
+        rule: RuleMark,
+        bytes: usize,
+        now: Instant,
+    ) {
+        self.flows.ledger_mut().packet(rule, bytes);
+        self.recent.blame(rule);
+        self.audit(ask, verdict, rule, now);
+    }
+
     /// Judges what is spliced past the link, before it is joined: whether it may be.
-    pub fn judge_spliced(&mut self, spliced: &Spliced, now: Instant) -> bool {
-        let judged = self.judge(&spliced.ask(), 0, now);
+    pub fn judge_spliced(&mut self, spliced: &Spliced, now: Instant) -> Judged {
+        match self.consult(&spliced.ask(), 0, now) {
+            Ok(RuleMark::AWAITED) => self.ask_about_spliced(spliced, now),
+            judged => self.conclude_spliced(spliced, judged, now),
+        }
+    }
+
+    /// What was decided about it is counted, and written down.
+    pub(in crate::stack) fn conclude_spliced(
+        &mut self,
+        spliced: &Spliced,
+        judged: Result<RuleMark, DropReason>,
+        now: Instant,
+    ) -> Judged {
         match judged {
             Ok(rule) => {
                 self.flows.ledger_mut().decided(rule);
                 self.audit(&spliced.ask(), Verdict::Allow, rule, now);
+                let by_hook = self.policy().is_some_and(|policy| rule == policy.standing(Standing::Hook));
+                Judged::Granted(Spliced { by_hook, ..*spliced })
             }
             Err(reason) => {
                 let server = SocketAddr::new(spliced.peer.ip(), spliced.port);
                 self.stats.record(reason);
                 self.note_refused_client(spliced.protocol, spliced.peer, server, reason, now);
+                Judged::Refused
             }
         }
-        judged.is_ok()
     }
 
     /// Whether what was spliced before would be again; nothing is counted.
     #[must_use]
     pub fn may_stay_spliced(&self, spliced: &Spliced, now: Instant) -> bool {
         let verdict = self.policy().map(|policy| policy.decide(&spliced.ask(), None, now).verdict);
-        verdict.is_none_or(|verdict| verdict == Verdict::Allow)
+        spliced.by_hook || verdict.is_none_or(|verdict| verdict == Verdict::Allow)
     }
 
     /// Judges the queries that a datagram for the forwarder holds, one of each `each` bytes. One that is rejected is
@@ -223,15 +267,27 @@ impl Stack {
                 *sum = tally;
             }
         }
-        let former = policy.standing(Standing::Former);
+        let (former, hook) = (policy.standing(Standing::Former), policy.standing(Standing::Hook));
         let mut over = Vec::new();
         let mut reloaded = Reloaded::default();
         let flows: Vec<FlowId> = self.flows.ids().collect();
         for flow in flows {
-            let Some(ask) = self.ask_again(flow) else { continue };
+            let Some(ask) = self.ask_again(flow) else {
+                self.inherit_at_rest(flow, inherited, former, &mut sums);
+                continue;
+            };
+            if self.is_awaited(flow) {
+                // The rules that are in force then are asked, if they are.
+                reloaded.kept += 1;
+                continue;
+            }
             let side = self.flows.side(flow);
             let held = side.and_then(|side| inherited(side.rule));
-            let Judgement { verdict, rule } = policy.decide(&ask, held, now);
+            let Judgement { verdict, rule } = match held {
+                // Over that the rules have no say.
+                Some(rule) if rule == hook => Judgement { verdict: Verdict::Allow, rule },
+                Some(_) | None => policy.decide(&ask, held, now),
+            };
             // What flows carry is added to the sums when somebody asks: not twice.
             let carried = self.flows.carried(flow).unwrap_or_default().both();
             if let Some(sum) = held.and_then(RuleMark::index).and_then(|index| sums.get_mut(index)) {
@@ -258,9 +314,29 @@ impl Stack {
         reloaded
     }
 
+    /// Other rules are in force. What rests in TIME-WAIT goes on counting for its own, if that is there.
+    fn inherit_at_rest(
+        &mut self,
+        flow: FlowId,
+        inherited: impl Fn(RuleMark) -> Option<RuleMark>,
+        former: RuleMark,
+        sums: &mut [Tally],
+    ) {
+        let Some(rule) = self.flows.side(flow).map(|side| side.rule).filter(|rule| rule.index().is_some())
+        else {
+            return;
+        };
+        let heir = inherited(rule);
+        let carried = self.flows.carried(flow).unwrap_or_default().both();
+        if let Some(sum) = heir.and_then(RuleMark::index).and_then(|index| sums.get_mut(index)) {
+            sum.traffic.subtract(carried);
+        }
+        self.flows.set_rule(flow, heir.unwrap_or(former));
+    }
+
     /// What was asked when a flow began; nothing of one that rests in TIME-WAIT or carries queries, which are judged one
     /// by one.
-    fn ask_again(&self, flow: FlowId) -> Option<Ask<'static>> {
+    pub(in crate::stack) fn ask_again(&self, flow: FlowId) -> Option<Ask<'static>> {
         let (key, side) = (self.flows.key(flow)?, self.flows.side(flow)?);
         if matches!(self.flows.get(flow), Some(Flow::TimeWait(_))) {
             return None;
@@ -304,13 +380,19 @@ fn inheritance(before: Option<&Policy>, after: &Policy) -> Vec<Option<RuleMark>>
 impl Stack {
     /// Puts the rules of the configuration in force, if there are any.
     pub(in crate::stack) fn begin_policy(&mut self) {
-        let rules = self.config.rules.clone();
         if self.config.audit {
             self.audit = Some(Box::new(Audit::new(self.hasher.clone())));
         }
         // An audit wants to know names.
-        if !rules.is_empty() || self.config.audit {
-            let policy = Policy::new(&self.config, rules, self.hasher.clone());
+        if !self.config.rules.is_empty() || self.config.audit {
+            self.open_policy();
+        }
+    }
+
+    /// There is a policy from now on, if there was none.
+    pub(in crate::stack) fn open_policy(&mut self) {
+        if self.policy.is_none() {
+            let policy = Policy::new(&self.config, self.config.rules.clone(), self.hasher.clone());
             self.flows.ledger_mut().open(policy.marks());
             self.policy = Some(Box::new(policy));
             self.limit_rules();
@@ -320,6 +402,9 @@ impl Stack {
     /// A flow begins to count for its rule and its way, and is written down.
     pub(in crate::stack) fn begin_counting(&mut self, flow: FlowId, key: FlowKey, now: Instant) {
         let Some(side) = self.flows.side(flow) else { return };
+        if side.rule == RuleMark::AWAITED {
+            return;
+        }
         self.flows.ledger_mut().begin(&side);
         self.limit_by_rule(flow, side.rule);
         if self.audit.is_some() && matches!(side.way, Way::Masquerade | Way::HostAlias) {

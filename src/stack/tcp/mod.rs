@@ -16,6 +16,7 @@ pub mod handshakes;
 pub mod memory;
 pub mod newcomers;
 mod opening;
+pub mod overheard;
 mod queries;
 pub mod relay;
 pub mod time_wait;
@@ -146,6 +147,9 @@ impl Stack {
         now: Instant,
         io: &mut Io<'_, H, F>,
     ) {
+        if self.is_held_back(flow) {
+            return;
+        }
         let Ok(link) = self.link_view() else { return };
         self.make_scratch();
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
@@ -159,6 +163,7 @@ impl Stack {
         let names = self.names.as_ref();
         let (_, sent_again) = tcp.endpoint.health();
         let outcome = tcp.advance(flow, &link, names, now, &mut counted, &mut self.actions, &mut turn);
+        let answered = tcp.take_overheard();
         let moved = Allowance { up: turn.moved_up, down: turn.moved };
         self.turns.end(moved.down, now);
         self.stats.tcp_retransmissions += u64::from(tcp.endpoint.health().1.saturating_sub(sent_again));
@@ -179,6 +184,9 @@ impl Stack {
             ended => ended,
         };
         self.flows.count_down(flow, sent.without_link_headers());
+        for (query, answer) in answered {
+            self.learn_names(&query, &answer, now);
+        }
         match outcome {
             Outcome::Alive => self.schedule_tcp(flow, now),
             Outcome::Unfinished => {
@@ -292,9 +300,10 @@ impl Stack {
 
     /// Ends a flow: the host socket goes `how`, the container has been told.
     pub(super) fn close_tcp(&mut self, flow: FlowId, how: CloseKind) {
+        let lacks_socket = self.lacks_socket(flow);
         if let Some(Flow::Tcp(tcp)) = self.flows.remove(flow) {
             self.forget_tcp(&tcp);
-            if tcp.has_socket() {
+            if tcp.has_socket() && !lacks_socket {
                 self.actions.push_back(Action::Close { flow, how });
             }
             self.tell_closed(flow, FlowProtocol::Tcp);
@@ -318,9 +327,12 @@ impl Stack {
         let Some((key, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
         let (expected, next) = tcp.endpoint.numbers();
         let Some(side) = self.flows.side(flow) else { return };
+        // It is counted with what rests, and once.
+        let carried = self.flows.take_carried(flow);
         self.close_tcp(flow, CloseKind::Graceful);
         let until = now + self.config.timeouts.tcp_time_wait.into();
         let rest = self.flows.insert(key, side, now, Flow::TimeWait(TimeWait::new(expected, next, until)));
+        self.flows.add_carried(rest, carried);
         self.time_wait_alarm(rest, now);
     }
 
@@ -426,7 +438,7 @@ impl Stack {
     }
 
     /// Removes a flow whose host socket the driver has already forgotten.
-    fn forget_connecting(&mut self, flow: FlowId) {
+    pub(super) fn forget_connecting(&mut self, flow: FlowId) {
         if let Some(Flow::Tcp(tcp)) = self.flows.remove(flow) {
             self.forget_tcp(&tcp);
             self.tell_closed(flow, FlowProtocol::Tcp);

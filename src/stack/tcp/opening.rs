@@ -80,9 +80,12 @@ impl Stack {
             None => HostSide::outbound(target, key.remote, rule),
         };
         let flow = self.add_tcp(key, side, endpoint, Stage::Connecting { quote, resolvers_tried }, now);
+        if resolvers_tried.is_some() {
+            self.overhear(flow);
+        }
         self.flows.count_up(flow, packet.bytes.len());
-        self.actions.push_back(Action::ConnectStream { flow, target, hop_limit });
         self.tell_opened(flow, key, target, now);
+        self.begin_opening(flow, Action::ConnectStream { flow, target, hop_limit }, now);
         Ok(())
     }
 
@@ -94,8 +97,16 @@ impl Stack {
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             tcp.queries = Some(Box::default());
         }
+        self.overhear(flow);
         self.queue_tcp(flow);
         self.tell_opened(flow, key, key.remote, now);
+    }
+
+    /// Names are to be learnt from the answers of a connection to a resolver, where somebody wants to know them.
+    fn overhear(&mut self, flow: FlowId) {
+        if let (Some(_), Some((_, Flow::Tcp(tcp)))) = (&self.policy, self.flows.get_mut(flow)) {
+            tcp.overheard = Some(Box::default());
+        }
     }
 
     /// A query needs a resolver of the host: the next is asked.
@@ -121,7 +132,7 @@ impl Stack {
     /// Whether a client of a published port may be accepted; those who may not wait in the host's queue.
     #[must_use]
     pub fn may_accept(&self, listener: ListenerId) -> bool {
-        self.handshakes.has_room_for(listener)
+        self.handshakes.has_room_for(listener) && self.has_room_for_question()
     }
 
     /// A client of a published port was accepted: names the flow that its socket is to be bound to.
@@ -170,7 +181,7 @@ impl Stack {
     ) -> Result<FlowId, DropReason> {
         let inbound = forward::inbound(&self.config, rule, client)?;
         self.link_view()?;
-        let rule = self.judge(&Ask::inbound(FlowProtocol::Tcp, client, inbound.server.port()), 0, now)?;
+        let rule = self.consult(&Ask::inbound(FlowProtocol::Tcp, client, inbound.server.port()), 0, now)?;
         let key = self.free_key(FlowProtocol::Tcp, &inbound).ok_or(DropReason::EndpointsTaken)?;
         // No frame can be sent here, so nobody is given up.
         if self.flows.is_full_of(FlowProtocol::Tcp) {
@@ -184,8 +195,12 @@ impl Stack {
         if let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) {
             tcp.host_connected();
         }
-        self.queue_tcp(flow);
         self.tell_opened(flow, key, client, now);
+        if rule == RuleMark::AWAITED {
+            self.ask_about_flow(flow, None, now);
+        } else {
+            self.queue_tcp(flow);
+        }
         Ok(flow)
     }
 

@@ -17,6 +17,7 @@ use super::super::service::names::Names;
 use super::super::timer::Alarm;
 use super::endpoint::{Endpoint, LinkView, Phase};
 use super::handshakes::Handshake;
+use super::overheard::{Overheard, Overhearing};
 use super::queries::{Queries, Upstream};
 use super::turns::Turn;
 use crate::config::limits::KEEPALIVE_PROBES;
@@ -107,6 +108,8 @@ pub struct TcpFlow {
     pub keeps_alive: bool,
     /// Set when it carries queries to a network's resolver, which are looked at one by one.
     pub(super) queries: Option<Box<Queries>>,
+    /// Set when names are learnt from what it carries, which then passes in turns only.
+    pub(super) overheard: Option<Box<Overheard>>,
 }
 
 impl TcpFlow {
@@ -131,6 +134,7 @@ impl TcpFlow {
             answer_by: Instant::ZERO,
             keeps_alive: false,
             queries: None,
+            overheard: None,
         }
     }
 
@@ -224,7 +228,9 @@ impl TcpFlow {
     ) {
         self.probes = 0;
         // What the endpoint delivers has followed a handshake, whether that has been noted or not.
-        let is_direct = !matches!(self.stage, Stage::Connecting { .. }) && self.queries.is_none();
+        let is_direct = !matches!(self.stage, Stage::Connecting { .. })
+            && self.queries.is_none()
+            && self.overheard.is_none();
         let may_write = is_direct && self.host_writable && !self.is_paced;
         let (host_writable, host_failure) = (&mut self.host_writable, &mut self.host_failure);
         self.endpoint.handle_segment(segment, is_marked, link, now, |bytes| {
@@ -395,11 +401,14 @@ impl TcpFlow {
         turn: &mut Turn<'_>,
     ) -> Outcome {
         self.settle_stage();
-        let moved = match names.filter(|_| self.queries.is_some()) {
-            Some(names) => self.relay_queries(flow, names, io.host, turn),
-            None => self
-                .relay_to_host(flow, io.host, turn)
-                .and_then(|()| self.relay_to_container(flow, io.host, turn)),
+        let moved = match self.overheard.take() {
+            Some(mut overheard) => {
+                let mut host = Overhearing { host: &mut *io.host, overheard: &mut overheard };
+                let moved = self.relay(flow, names, &mut host, turn);
+                self.overheard = Some(overheard);
+                moved
+            }
+            None => self.relay(flow, names, io.host, turn),
         };
         let Ok(()) = moved else {
             // The host's connection is gone, and with it whatever it had not delivered.
@@ -412,6 +421,27 @@ impl TcpFlow {
             Outcome::Alive if self.can_read_on() => Outcome::Unfinished,
             outcome => outcome,
         }
+    }
+
+    fn relay(
+        &mut self,
+        flow: FlowId,
+        names: Option<&Names>,
+        host: &mut impl HostIo,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), HostError> {
+        match names.filter(|_| self.queries.is_some()) {
+            Some(names) => self.relay_queries(flow, names, host, turn),
+            None => {
+                self.relay_to_host(flow, host, turn)?;
+                self.relay_to_container(flow, host, turn)
+            }
+        }
+    }
+
+    /// Queries that have been answered, with their answers, where names are learnt from them.
+    pub fn take_overheard(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.overheard.as_deref_mut().map(Overheard::take_answered).unwrap_or_default()
     }
 
     /// A flow relays as soon as the container has completed its handshake.

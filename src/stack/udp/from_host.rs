@@ -11,7 +11,8 @@ use super::super::drop_reason::DropReason;
 use super::super::emit::UdpEnvelope;
 use super::super::flow::{FlowKey, FlowProtocol, HostSide, Way};
 use super::super::forward;
-use super::super::policy::Ask;
+use super::super::forward::Inbound;
+use super::super::policy::{Ask, RuleMark};
 use super::super::stats::Traffic;
 use super::{READ_BUDGET, Via};
 use crate::config::PortProtocol;
@@ -138,8 +139,10 @@ impl Stack {
             let receive = |room: &mut [u8]| {
                 read = io.host.receive_datagrams(DatagramPort::Listener(listener), room);
                 let DatagramRead::Arrived(arrived) = read else { return None };
-                match self.flow_of_client(listener, &rule, &arrived, now) {
-                    Ok(key) => Some((self.envelope(key.remote, key.container, &arrived)?, arrived.len)),
+                let payload = room.get(..arrived.len)?;
+                match self.flow_of_client(listener, &rule, &arrived, payload, now) {
+                    Ok(Some(key)) => Some((self.envelope(key.remote, key.container, &arrived)?, arrived.len)),
+                    Ok(None) => None,
                     Err(reason) => {
                         self.stats.record(reason);
                         let local =
@@ -158,14 +161,15 @@ impl Stack {
         (bytes, true)
     }
 
-    /// The flow of a published port's client, made at its first datagram.
+    /// The flow of a published port's client, made at its first datagram; none where that waits for the user's hook.
     fn flow_of_client(
         &mut self,
         listener: ListenerId,
         rule: &crate::config::PublishRule,
         arrived: &ArrivedDatagrams,
+        payload: &[u8],
         now: Instant,
-    ) -> Result<FlowKey, DropReason> {
+    ) -> Result<Option<FlowKey>, DropReason> {
         let inbound = forward::inbound(&self.config, rule, arrived.source)?;
         let known = (listener, arrived.source, arrived.local);
         if let Some(&flow) = self.clients.get(&known)
@@ -173,11 +177,32 @@ impl Stack {
         {
             self.flows.touch(flow, now);
             self.flows.count_down(flow, carried(&key, arrived));
-            return Ok(key);
+            return Ok(Some(key));
+        }
+        if self.hold_more(listener, arrived, payload)? {
+            return Ok(None);
         }
         let ask = Ask::inbound(FlowProtocol::Udp, arrived.source, inbound.server.port());
-        let mark = self.judge(&ask, arrived.len, now)?;
-        let key = self.free_key(FlowProtocol::Udp, &inbound).ok_or(DropReason::EndpointsTaken)?;
+        let mark = self.consult(&ask, arrived.len, now)?;
+        if mark == RuleMark::AWAITED {
+            self.hold_client((listener, inbound.server), &ask, arrived, payload, now);
+            return Ok(None);
+        }
+        let (flow, key) = self.admit_client(listener, &inbound, arrived, mark, now)?;
+        self.flows.count_down(flow, carried(&key, arrived));
+        Ok(Some(key))
+    }
+
+    /// Makes the flow of a client who may come in.
+    pub(in crate::stack) fn admit_client(
+        &mut self,
+        listener: ListenerId,
+        inbound: &Inbound,
+        arrived: &ArrivedDatagrams,
+        mark: RuleMark,
+        now: Instant,
+    ) -> Result<(FlowId, FlowKey), DropReason> {
+        let key = self.free_key(FlowProtocol::Udp, inbound).ok_or(DropReason::EndpointsTaken)?;
         if self.flows.is_full_of(FlowProtocol::Udp) {
             let idle = self.config.limits.evict_idle.into();
             let oldest =
@@ -190,10 +215,29 @@ impl Stack {
         let via = Via::Listener { listener, client: arrived.source, local: arrived.local };
         let side = HostSide::new(arrived.source, Way::Published(listener), mark);
         let flow = self.add_udp(key, side, via, None, now);
-        self.clients.insert(known, flow);
-        self.flows.count_down(flow, carried(&key, arrived));
+        self.clients.insert((listener, arrived.source, arrived.local), flow);
         self.tell_opened(flow, key, arrived.source, now);
-        Ok(key)
+        Ok((flow, key))
+    }
+
+    /// Passes on what a client has sent while the user's hook was asked about him.
+    pub(in crate::stack) fn deliver_held(
+        &mut self,
+        (flow, key): (FlowId, FlowKey),
+        arrived: &ArrivedDatagrams,
+        payload: &[u8],
+        now: Instant,
+        frames: &mut impl FrameSink,
+    ) {
+        self.flows.touch(flow, now);
+        self.flows.count_down(flow, carried(&key, arrived));
+        let emitter = self.emitter;
+        let fill = |room: &mut [u8]| {
+            room.get_mut(..payload.len())?.copy_from_slice(payload);
+            Some((self.envelope(key.remote, key.container, arrived)?, payload.len()))
+        };
+        let sent = emitter.receive_datagrams(key.container.is_ipv6(), fill, frames);
+        self.count(sent.map(|_| ()));
     }
 
     /// What stands in front of datagrams for the container.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::config::Rules;
+use crate::config::{HookVerdict, Rules};
 use crate::control::ClientName;
 use crate::control::native::{Answer, Refusal, Request};
 use crate::stack::boundary::Io;
@@ -22,11 +22,29 @@ pub(super) fn answer(worker: &mut Worker, _: ClientName, _: &mut Request) -> Res
     let rules: Vec<Value> = policy.map(|policy| listed(policy, tally)).unwrap_or_default();
     let standing: Vec<Value> = policy.map(|policy| defaults(policy, tally)).unwrap_or_default();
     Ok(Answer::Once(json!({
+        "hook": policy.and_then(|policy| hook(worker, tally(policy.standing(Standing::Hook)))),
         "rules": rules,
         "standing": standing,
         "nat": ways(worker),
         "names_known": policy.map_or(0, |policy| policy.names.len()),
     })))
+}
+
+/// The hook's counters, where there is one.
+fn hook(worker: &Worker, tally: Tally) -> Option<Value> {
+    let (stats, waiting) = worker.stack.hook_stats()?;
+    let mut value = counted(tally);
+    value["program"] = worker.hook.as_ref().map(|hook| hook.program.clone()).into();
+    value["has_ended"] = worker.stack.is_hook_gone().into();
+    value["asked"] = stats.asked.into();
+    value["waiting"] = waiting.into();
+    value["remembered"] = stats.remembered.into();
+    for verdict in HookVerdict::ALL {
+        value[verdict.name()] = stats.said[verdict as usize].into();
+    }
+    value["failed"] = stats.failed.into();
+    value["stale"] = stats.stale.into();
+    Some(value)
 }
 
 fn listed(policy: &Policy, tally: impl Fn(RuleMark) -> Tally) -> Vec<Value> {
@@ -50,12 +68,14 @@ fn defaults(policy: &Policy, tally: impl Fn(RuleMark) -> Tally) -> Vec<Value> {
             Standing::DefaultIn => format!("default: {} in", rules.default_in.name()),
             Standing::DefaultDns => format!("default: {} dns", rules.default_dns.name()),
             Standing::Former => "let through by rules that are no more".to_owned(),
+            Standing::Hook => "the hook".to_owned(),
         };
         let mut value = counted(tally(policy.standing(which)));
         value["rule"] = says.into();
         value
     };
-    Standing::ALL.into_iter().map(describe).collect()
+    // The hook stands before the rules.
+    Standing::ALL.into_iter().filter(|which| *which != Standing::Hook).map(describe).collect()
 }
 
 fn ways(worker: &Worker) -> Vec<Value> {

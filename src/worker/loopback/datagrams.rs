@@ -17,11 +17,12 @@ use tracing::debug;
 
 use super::{Judge, is_worth_telling};
 use crate::config::PublishRule;
-use crate::config::limits::{MAX_FRAME_BYTES, SpliceLimits};
+use crate::config::limits::{HOOK_DATAGRAMS, MAX_FRAME_BYTES, SpliceLimits};
 use crate::stack::boundary::{Duration, FlowId, Instant, ListenerId};
 use crate::stack::flow::FlowProtocol;
 use crate::stack::forward::splice;
-use crate::stack::policy::judge::Spliced;
+use crate::stack::hook::QuestionId;
+use crate::stack::policy::judge::{Judged, Spliced};
 use crate::stack::stats::Traffic;
 use crate::sys::socket::datagram::Received;
 use crate::sys::socket::info::{self, Ends};
@@ -66,6 +67,15 @@ struct Exchange {
     back: Traffic,
 }
 
+/// A client who waits to be let through.
+#[derive(Debug)]
+struct Asked {
+    question: QuestionId,
+    way: Way,
+    target: SocketAddr,
+    held: Vec<(ArrivedDatagram, Box<[u8]>)>,
+}
+
 /// One exchange, now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeView {
@@ -98,6 +108,8 @@ pub struct Datagrams {
     relays: BTreeMap<u32, Relay>,
     exchanges: Slab<Exchange>,
     by_client: HashMap<(u32, SocketAddr), usize>,
+    /// Clients about whom the user's hook was asked, and what they have said; as many as the core has questions at most.
+    asked: HashMap<(u32, SocketAddr), Asked>,
     generation: u32,
     next_sweep: Option<Instant>,
     buffer: Box<[u8]>,
@@ -113,6 +125,7 @@ impl Datagrams {
             relays: BTreeMap::new(),
             exchanges: Slab::new(),
             by_client: HashMap::new(),
+            asked: HashMap::new(),
             generation: 0,
             next_sweep: None,
             buffer: vec![0; MAX_FRAME_BYTES].into(),
@@ -175,22 +188,28 @@ impl Datagrams {
                 }
             };
             let way = relay.way;
+            if let Some(asked) = self.asked.get_mut(&(place, arrived.source)) {
+                if asked.held.len() < HOOK_DATAGRAMS {
+                    asked.held.push((arrived, buffer[..arrived.len].into()));
+                }
+                continue;
+            }
             let slot = match self.by_client.get(&(place, arrived.source)) {
                 Some(slot) => *slot,
-                None => match self.open(place, way, arrived.source, inside, now, judge) {
-                    Ok(slot) => slot,
-                    Err(error) => {
-                        if is_worth_telling(error) {
-                            debug!(client = %arrived.source, ?error, "no exchange from loopback to loopback");
+                None => {
+                    match self.begin((place, way), &arrived, &buffer[..arrived.len], inside, now, judge) {
+                        Ok(Some(slot)) => slot,
+                        Ok(None) => continue,
+                        Err(error) => {
+                            if is_worth_telling(error) {
+                                debug!(client = %arrived.source, ?error, "no exchange from loopback to loopback");
+                            }
+                            continue;
                         }
-                        continue;
                     }
-                },
+                }
             };
-            let exchange = &mut self.exchanges[slot];
-            exchange.last_active = now;
-            exchange.forth.record(arrived.len);
-            send(&mut exchange.socket, &buffer[..arrived.len], &arrived, None);
+            self.pass_on(slot, &arrived, &buffer[..arrived.len], now);
         }
         self.buffer = buffer;
     }
@@ -218,15 +237,24 @@ impl Datagrams {
         while exchange.socket.take_report().is_some() {}
     }
 
-    fn open(
+    fn pass_on(&mut self, slot: usize, arrived: &ArrivedDatagram, payload: &[u8], now: Instant) {
+        let exchange = &mut self.exchanges[slot];
+        exchange.last_active = now;
+        exchange.forth.record(arrived.len);
+        send(&mut exchange.socket, payload, arrived, None);
+    }
+
+    /// The exchange of a client who has said something for the first time, if it may be; none while the user's hook is asked.
+    fn begin(
         &mut self,
-        relay: u32,
-        way: Way,
-        client: SocketAddr,
+        (relay, way): (u32, Way),
+        arrived: &ArrivedDatagram,
+        payload: &[u8],
         inside: &InnerSockets,
         now: Instant,
         judge: &mut Judge<'_>,
-    ) -> Result<usize, SocketError> {
+    ) -> Result<Option<usize>, SocketError> {
+        let client = arrived.source;
         let (target, what) = match way {
             Way::Inward { target, .. } => (target, Spliced::inward(FlowProtocol::Udp, client, target)),
             Way::Outward(rule) => {
@@ -234,9 +262,41 @@ impl Datagrams {
                 (target, Spliced::outward(FlowProtocol::Udp, target))
             }
         };
-        if !judge(&what) {
-            return Err(SocketError::Prohibited);
+        match judge(&what) {
+            Judged::Granted(what) => self.open((relay, way), client, (target, what), inside, now).map(Some),
+            Judged::Refused => Err(SocketError::Prohibited),
+            Judged::Asked(question, _) => {
+                let held = vec![(*arrived, payload.into())];
+                self.asked.insert((relay, client), Asked { question, way, target, held });
+                Ok(None)
+            }
         }
+    }
+
+    /// What the user's hook was asked about may begin, or not.
+    pub fn settle(&mut self, question: QuestionId, judged: Judged, inside: &InnerSockets, now: Instant) {
+        let found = self.asked.iter().find(|(_, asked)| asked.question == question);
+        let Some((relay, client)) = found.map(|(whose, _)| *whose) else { return };
+        let Some(Asked { way, target, held, .. }) = self.asked.remove(&(relay, client)) else { return };
+        // The port may be published no longer.
+        let Judged::Granted(what) = judged else { return };
+        if !self.relays.contains_key(&relay) {
+            return;
+        }
+        match self.open((relay, way), client, (target, what), inside, now) {
+            Ok(slot) => held.iter().for_each(|(arrived, payload)| self.pass_on(slot, arrived, payload, now)),
+            Err(error) => debug!(%client, ?error, "no exchange from loopback to loopback"),
+        }
+    }
+
+    fn open(
+        &mut self,
+        (relay, way): (u32, Way),
+        client: SocketAddr,
+        (target, what): (SocketAddr, Spliced),
+        inside: &InnerSockets,
+        now: Instant,
+    ) -> Result<usize, SocketError> {
         if self.exchanges.len() >= self.most {
             let oldest = self.exchanges.iter().min_by_key(|(_, exchange)| exchange.last_active);
             if let Some(slot) = oldest.map(|(slot, _)| slot) {

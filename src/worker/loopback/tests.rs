@@ -31,13 +31,15 @@ struct Driver {
 impl Driver {
     fn turn(&mut self) {
         let mut events = Events::with_capacity(64);
+        let allows = self.allows;
+        let mut judge = |what: &Spliced| if allows(what) { Judged::Granted(*what) } else { Judged::Refused };
         let wait = if self.loopback.is_behind(&self.scarcity) { 0 } else { 20 };
         self.poll.poll(&mut events, Some(StdDuration::from_millis(wait))).unwrap();
         for event in &events {
             let subject = Subject::from_token(event.token()).unwrap();
-            self.loopback.handle_event(subject, event, self.now, &mut self.allows);
+            self.loopback.handle_event(subject, event, self.now, &mut judge);
         }
-        self.loopback.advance(self.now, &mut self.scarcity, &mut self.allows);
+        self.loopback.advance(self.now, &mut self.scarcity, &mut judge);
     }
 
     #[track_caller]

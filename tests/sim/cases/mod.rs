@@ -7,6 +7,7 @@ mod days;
 mod dhcp;
 mod dns;
 mod echo;
+mod hook;
 mod hostile;
 mod isolation;
 mod limits;

@@ -14,9 +14,10 @@ use netferry::stack::policy::RuleMark;
 use netferry::stack::policy::explain::Fate;
 use netferry::stack::policy::judge::Reloaded;
 use netferry::stack::recent::Why;
+use netferry::stack::view::FlowState;
 
 use super::both_families;
-use crate::app::{Ending, Script};
+use crate::app::{Ending, Reading, Script};
 use crate::clock::{ms, secs};
 use crate::host::{DatagramPeer, EchoPeer, Target};
 use crate::link::Faults;
@@ -167,6 +168,71 @@ fn a_name_opens_the_way_for_as_long_as_it_is_known() {
     world.run_for(ms(50));
     assert!(world.guest.app(stream).peer_reset);
     world.finish_within(secs(301));
+}
+
+#[test]
+fn a_name_is_learnt_from_an_answer_over_tcp_that_was_asked_for() {
+    let framed = |message: &[u8]| [&(message.len() as u16).to_be_bytes(), message].concat();
+    let mut answer = query("www.example.org");
+    (answer[2], answer[7]) = (0x81, 1);
+    answer.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc6\x33\x64\x50");
+    for asked in ["www.example.org", "other.example.org"] {
+        let mut world =
+            ruled("presets = ['allow-list']\ndns = 'allow'\n[[rule]]\nallow = 'www.example.org'\n");
+        // A resolver that returns what it is sent: a query is no answer, and of the two an answer says what it is.
+        world.host.targets.insert(at(RESOLVER), Target::running(Script::echo(1)));
+        let silent = Script::container(1, 0).ending(Ending::Never).reading(Reading::Never);
+        let client = world.guest.connect(SocketAddr::new(DNS.into(), 53), silent);
+        world.run_for(ms(50));
+        for part in [framed(&query(asked)), framed(&answer)].concat().chunks(7) {
+            assert_eq!(world.guest.socket(client).send_slice(part).unwrap(), part.len());
+            world.run_for(ms(20));
+        }
+        let known = world.stack.policy().unwrap().names.asked(at(SERVER).ip(), world.now).map(str::to_owned);
+        assert_eq!(known.as_deref(), (asked == "www.example.org").then_some(asked));
+        if known.is_some() {
+            let open = Script::container(2, 100);
+            world.connect(at(SERVER), open, Target::running(Script::host(2, 100)));
+            world.run_until(secs(5), "it is let through", |world| world.host.connects_to(at(SERVER)) == 1);
+        }
+        world.guest.socket(client).abort();
+        world.run_for(secs(30));
+    }
+}
+
+#[test]
+fn what_rests_in_time_wait_shows_what_it_has_carried_and_is_counted_once() {
+    let toml = "[[rule]]\nallow = 'any'\nports = 80\n";
+    for reloaded in [None, Some(toml), Some("default-in = 'deny'")] {
+        let mut world = ruled(toml);
+        let target = at("203.0.113.5:80");
+        let container = Script::container(1, 30_000).ending(Ending::AfterPeerEnds);
+        world.connect(target, container, Target::running(Script::host(1, 50_000)));
+        world.run_until(secs(20), "the rest", |world| {
+            (0..9)
+                .filter_map(|slot| world.stack.view_flow(slot))
+                .any(|view| view.state == FlowState::TimeWait)
+        });
+        let flow = (0..9).find_map(|slot| world.stack.view_flow(slot)).unwrap();
+        assert!(flow.carried.up.bytes > 30_000 && flow.carried.down.bytes > 50_000, "{flow:?}");
+        let counted = tally(&world, 0);
+        assert_eq!((counted.flows, counted.traffic), (1, flow.carried.both()));
+        if let Some(toml) = reloaded {
+            reload(&mut world, toml, true);
+        }
+        let is_kept = reloaded.is_none_or(|other| other == toml);
+        if is_kept {
+            assert_eq!(tally(&world, 0), counted);
+        }
+        world.run_for(secs(15));
+        assert_eq!(world.stack.flow_count(), 0);
+        let ways = world.stack.way_tallies();
+        assert!(ways[0].1.traffic.bytes >= counted.traffic.bytes, "{ways:?}");
+        let after = tally(&world, 0);
+        let more = after.traffic.bytes - if is_kept { counted.traffic.bytes } else { 0 };
+        assert!(more < 200, "an acknowledgement at most: {after:?}, {counted:?}");
+        world.finish();
+    }
 }
 
 #[test]
