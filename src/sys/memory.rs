@@ -1,4 +1,4 @@
-//! How much memory this process may use: the machine's, or what a control group leaves of it.
+//! How much memory this process may use: the machine's, or what a control group leaves of it; and giving back what it does not.
 //!
 //! A limit counts wherever it stands between the process's group and the root, in either version of control groups.
 //! References: cgroups(7), proc_meminfo(5), the kernel's `admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst`.
@@ -21,6 +21,16 @@ pub fn available_bytes() -> Option<u64> {
     let machine = fs::read_to_string(MACHINE).ok().and_then(|text| total(&text));
     let groups = fs::read_to_string(GROUPS).unwrap_or_default();
     machine.into_iter().chain(limits(Path::new("/"), &groups)).min()
+}
+
+/// Gives memory that nobody holds any more back to the kernel. The C library keeps what was freed in pieces or below something
+/// that is still held, however much it is; it takes milliseconds, and is for when a rare and large use has ended.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer, and moves nothing that is allocated.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
 }
 
 /// Every limit of the groups that `text` (proc's own) names, below `root`.

@@ -325,12 +325,13 @@ impl Worker {
                     None => {}
                 }
             }
+            // First: a frame may follow from what a letter tells, as a question does from a name.
+            self.open_letters();
             self.feed();
             self.read_link();
             self.take_late_frames();
             self.accept();
             self.serve_control();
-            self.open_letters();
             self.admit_clients();
             self.serve_loopback();
             self.expire();

@@ -11,6 +11,7 @@ use crate::config::{Impairments, RateLimits};
 use crate::stack::boundary::{Io, StackEvent};
 use crate::stack::drop_reason::DropReason;
 use crate::stack::impair::ImpairStats;
+use crate::sys::memory;
 use crate::wire::vnet_header::VNET_HEADER_LEN;
 use crate::worker::recorder::stage::Stage;
 
@@ -64,9 +65,12 @@ impl Worker {
     }
 
     fn end_captures(&mut self) {
-        self.recorder = None;
+        let had_some = self.recorder.take().is_some();
         self.link.watch(None);
         self.sockets.watch(None);
+        if had_some {
+            memory::give_back();
+        }
     }
 
     /// The stages put down when things were seen.

@@ -1,5 +1,7 @@
 //! What is asked of a worker while it serves: by clients of the API socket, and by other threads in letters.
 
+use std::sync::Arc;
+
 use tracing::debug;
 
 use super::mailbox::{Answer, Letter, Mailbox, Post, Postbox, Replied};
@@ -9,6 +11,7 @@ use crate::config::PublishRule;
 use crate::config::limits::{LETTERS_PER_TURN, MAILBOX};
 use crate::control::{ClientName, native};
 use crate::stack::boundary::{HostEvent, ListenerId, Reply, Request};
+use crate::stack::service::names::NameTable;
 
 impl Worker {
     /// Where other threads post to this worker, now and while it runs. The box is made with the first call.
@@ -20,6 +23,13 @@ impl Worker {
         let postbox = mailbox.postbox();
         self.mailbox = Some(mailbox);
         Ok(postbox)
+    }
+
+    /// The same, knowing who is on the network from its first frame on. Whoever joins later is told of by letter.
+    #[must_use]
+    pub fn with_names(mut self, names: Arc<NameTable>) -> Worker {
+        self.tell_stack(HostEvent::NamesChanged(names));
+        self
     }
 
     pub(super) fn has_letters(&self) -> bool {

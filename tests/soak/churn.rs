@@ -1,4 +1,5 @@
-//! Instances and published ports that come and go. What must not happen panics, which the shift reports.
+//! Instances, containers of a network and published ports that come and go. What must not happen panics, which the shift
+//! reports.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream, UdpSocket};
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::ground::{Ground, HOST4, HOST6, WORLD4, WORLD6};
-use crate::instances::{api_socket, hold};
+use crate::ground::{Ground, HOST4, HOST6, PYTHON, WORLD4, WORLD6};
+use crate::instances::{Instance, NETWORK, SERVER, api_socket, enter, hold};
 use crate::process::{Running, Stream, start};
 use crate::shift::{End, PATIENCE, Tally};
 
@@ -35,7 +36,7 @@ enum Ending {
 }
 
 /// Four at a time, each of which ends in another way while it is in use.
-pub fn instances(ground: &Ground, end: End) -> Tally {
+pub fn instances(ground: &Ground, _: &[Instance], end: End) -> Tally {
     let mut tally = Tally::default();
     while !end.has_come() {
         let endings = [Ending::ByItself, Ending::Terminated, Ending::Killed, Ending::ContainerEnds];
@@ -97,15 +98,62 @@ fn finish(ground: &Ground, ending: Ending, running: Running, container: Option<R
 /// What [`FETCH`] says on the host.
 fn fetched_without(ground: &Ground) -> &'static str {
     static SAID: OnceLock<String> = OnceLock::new();
-    SAID.get_or_init(|| {
-        let mut command: Command = ground.user("sh");
-        command.args(["-c", FETCH]);
-        start(command).finish(PATIENCE).expect_success().stdout
-    })
+    SAID.get_or_init(|| said_by(ground.user("sh"), &["-c", FETCH]))
+}
+
+fn said_by(mut command: Command, words: &[&str]) -> String {
+    command.args(words);
+    start(command).finish(PATIENCE).expect_success().stdout
+}
+
+/// What containers of the network fetch of the one that stays: by its name, and by its address.
+const FETCH_BY_NAME: &str = "curl -sS --max-time 60 http://server:8080/bytes/300000 | sha256sum";
+const FETCH_FROM_MEMBER: &str = "curl -sS --max-time 60 http://172.30.0.2:8080/bytes/300000 | sha256sum";
+/// The sum of that, as nobody's network has carried it.
+const SUM_OF_BODY: &str = "import hashlib, random; print(hashlib.sha256(random.Random(1).randbytes(1 << 22)[:300000]).hexdigest(), ' -')";
+
+/// Four containers at a time join the network: one fetches by name and ends; one serves a published port until its relay
+/// is told to end; one is killed while it fetches; and a namespace is connected, and leaves by its end or when it is told to.
+pub fn members(ground: &Ground, _: &[Instance], end: End) -> Tally {
+    let sum = said_by(ground.user(PYTHON), &["-c", SUM_OF_BODY]);
+    let mut tally = Tally::default();
+    while !end.has_come() {
+        let port = 7600 + u16::try_from(tally.rounds % 100).expect("small");
+        let member = |options: &[&str], command: &[&str]| {
+            let words = [&["run", "--network", NETWORK], options, &["--"], command].concat();
+            start(ground.netferry(&words))
+        };
+        let fetching = member(&[], &["sh", "-c", FETCH_BY_NAME]);
+        let mut serving = member(&["--name", "visited", "-p", &format!("{port}:7")], &[PYTHON, "-c", SERVER]);
+        let mut killed = member(&[], &["sh", "-c", ENDLESS]);
+        let (guest, pid) = hold(ground);
+        start(ground.netferry(&["network", "connect", NETWORK, &pid, "--name", "guest"]))
+            .finish(PATIENCE)
+            .expect_success();
+        assert_eq!(said_by(enter(ground, &pid, &[], "sh"), &["-c", FETCH_FROM_MEMBER]), sum, "another body");
+        serving.wait_for(Stream::Out, "up");
+        tally.bytes += greet(ground.dial_from_world(HOST4, port).expect("it is published"));
+        killed.wait_for(Stream::Out, "up");
+        let outcome = fetching.finish(PATIENCE).expect_success();
+        assert_eq!(outcome.stdout, sum, "another body: {outcome}");
+        serving.signal(Signal::SIGTERM);
+        serving.finish(PATIENCE);
+        killed.signal(Signal::SIGKILL);
+        killed.finish(PATIENCE).expect_signal(Signal::SIGKILL);
+        if tally.rounds % 8 == 0 {
+            let disconnect = ["network", "disconnect", NETWORK, "guest"];
+            start(ground.netferry(&disconnect)).finish(PATIENCE).expect_success();
+        }
+        drop(guest);
+        tally.bytes += 600_000;
+        tally.rounds += 4;
+        end.pause(Duration::from_millis(700));
+    }
+    tally
 }
 
 /// Published through the API, used, and withdrawn: both protocols, both families.
-pub fn ports(ground: &Ground, end: End) -> Tally {
+pub fn ports(ground: &Ground, _: &[Instance], end: End) -> Tally {
     let mut tally = Tally::default();
     while !end.has_come() {
         let round = tally.rounds;

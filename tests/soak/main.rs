@@ -6,7 +6,8 @@
 //! moments is compared, the later with the earlier. Everything that arrives is compared with what was sent. In the end
 //! all is stopped, and nothing may be left behind. It fails if anything was found, and then says what.
 //!
-//! `NETFERRY_BIN` names another program to test than the one that was just built.
+//! `NETFERRY_BIN` names another program to test than the one that was just built; `NETFERRY_SOAK_REPORT` a file for the tables,
+//! which is written anew after each shift.
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::must_use_candidate)]
 
@@ -19,9 +20,11 @@ mod dns;
 #[allow(dead_code)]
 mod ground;
 mod instances;
+mod observers;
 #[path = "../netns/pattern.rs"]
 #[allow(dead_code)]
 mod pattern;
+mod pcapng;
 #[path = "../netns/process.rs"]
 #[allow(dead_code)]
 mod process;
@@ -33,22 +36,28 @@ mod shift;
 mod watch;
 
 use std::env;
+use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use ground::{Ground, WORLD4, WORLDS, is_sealed, seal};
+use ground::{FAR4, Ground, WORLD4, WORLDS, is_sealed, seal};
 use instances::{FACES, Instance};
+use process::start;
 use report::Report;
 use servers::{echo, echo_datagrams, http, serve_streams};
 
 /// What a relay may say: that it is up, and what follows from what the soak does to it.
 pub const EXPECTED: &[&str] = &["gateway 10.0.2.2", "sent tapfd=", "received tapfd=", "Starting slirp", "* "];
 
+/// Names a file for the report.
+const REPORT: &str = "NETFERRY_SOAK_REPORT";
 /// A shift with its quiet.
 const SHIFT: Duration = Duration::from_secs(60);
 /// The longest silence after which an exchange of datagrams ends, and somewhat more.
@@ -67,7 +76,15 @@ fn main() -> ExitCode {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("up to the hard limit");
     if !is_sealed() {
-        let status = seal::<&str>(&[]).status().expect("setpriv and unshare (util-linux) start");
+        let mut sealed = seal::<&str>(&[]);
+        // Opened before the ground covers what lies there.
+        let file = env::var_os(REPORT)
+            .map(|path| File::create(&path).unwrap_or_else(|error| panic!("{path:?}: {error}")));
+        if let Some(file) = &file {
+            fcntl(file, FcntlArg::F_SETFD(FdFlag::empty())).expect("an open file");
+            sealed.env(REPORT, format!("/proc/self/fd/{}", file.as_raw_fd()));
+        }
+        let status = sealed.status().expect("setpriv and unshare (util-linux) start");
         return ground::verdict_of("soak", status);
     }
     let seconds =
@@ -81,6 +98,14 @@ fn soak(ground: &Ground, length: Duration) -> Report {
     ground.needs(&["curl", "dig", "ping", "sha256sum"]);
     ground.allow_ping();
     serve(ground);
+    // Locks of networks stay.
+    let first = ["run", "--network", instances::NETWORK, "--", "true"];
+    start(ground.netferry(&first)).finish(shift::PATIENCE).expect_success();
+    let deadline = Instant::now() + shift::PATIENCE;
+    while !ground::processes().is_empty() {
+        assert!(Instant::now() < deadline, "a network that was removed has processes");
+        thread::sleep(Duration::from_millis(20));
+    }
     let before = ground.belongings();
     let instances: Vec<_> = FACES.into_iter().map(|face| Instance::start(ground, face)).collect();
     let baseline: Vec<_> = instances.iter().map(|instance| instance.watched.sample()).collect();
@@ -88,7 +113,9 @@ fn soak(ground: &Ground, length: Duration) -> Report {
     // Two at least, so that there is something to compare.
     let shifts = (length.as_secs() / SHIFT.as_secs()).max(2);
     let mut report = Report::new(&baseline);
+    let mut file = env::var_os(REPORT).map(|path| File::create(path).expect("it was opened for us"));
     let mut seen = vec![0; instances.len()];
+    let mut heard = vec![0; instances.len()];
     for number in 1..=shifts {
         let left =
             length.saturating_sub(began.elapsed()) / u32::try_from(shifts - number + 1).expect("small");
@@ -98,17 +125,23 @@ fn soak(ground: &Ground, length: Duration) -> Report {
         for (instance, seen) in instances.iter().zip(&mut seen) {
             outcome.findings.extend(shift::unexpected(instance, seen));
         }
+        for (instance, heard) in instances.iter().zip(&mut heard) {
+            let said = instance.said_by_server(heard).into_iter();
+            outcome.findings.extend(said.map(|line| format!("server of {}: {line}", instance.face.name())));
+        }
         outcome.findings.extend(connections_left(ground, shift::connections));
         report.take(began.elapsed(), outcome);
+        report.write_to(file.as_mut());
     }
     if length > 2 * SILENCE {
         println!("quiet for {} s, so that exchanges of datagrams end", SILENCE.as_secs());
         thread::sleep(SILENCE);
         report.take_silence(&instances.iter().map(|instance| instance.watched.sample()).collect::<Vec<_>>());
     }
-    instances.into_iter().for_each(Instance::end);
+    instances.into_iter().for_each(|instance| instance.end(ground));
     let after = ground.belongings_after(&before);
     report.take_end((after != before).then(|| format!("{after:?}, before {before:?}")));
+    report.write_to(file.as_mut());
     report
 }
 
@@ -134,6 +167,8 @@ fn serve(ground: &Ground) {
         echo_datagrams(ground.world_datagrams(address, 7), false);
         http(ground.world_listener(address, 8080));
     }
+    // Only reached when the rules allow it.
+    http(ground.world_listener(FAR4, 8080));
     serve_streams(ground.world_listener(WORLD4, 19), |mut stream, _| {
         let _ = stream.read(&mut [0; 1])?;
         // Closed with something unread, it is reset.

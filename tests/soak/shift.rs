@@ -87,9 +87,10 @@ pub fn work(ground: &Ground, instances: &[Instance], baseline: &[Sample], length
         let churns: Vec<_> = ACTIVITIES
             .iter()
             .filter_map(|activity| match activity {
-                Activity::Churn(name, work) => {
-                    Some((*name, scope.spawn(move || catch_unwind(AssertUnwindSafe(|| work(ground, end))))))
-                }
+                Activity::Churn(name, work) => Some((
+                    *name,
+                    scope.spawn(move || catch_unwind(AssertUnwindSafe(|| work(ground, instances, end)))),
+                )),
                 Activity::Traffic(..) => None,
             })
             .collect();
@@ -132,16 +133,20 @@ fn programs(ground: &Ground, instances: &[Instance], length: Duration) -> Vec<(P
             None => words.push((*place, vec![word])),
         }
     }
+    let controls: Vec<_> = instances
+        .iter()
+        .filter_map(|instance| {
+            Some(format!("{}={}", instance.face.name().replace(' ', "-"), instance.control()?.display()))
+        })
+        .collect();
     let started = words.into_iter().map(|(place, words)| {
         let dress = |mut command: std::process::Command| {
+            command.env("SOAK_CONTROLS", controls.join(" "));
             command.args(["-c", TRAFFIC, &length.as_secs().to_string()]).args(&words);
             start(command)
         };
         let running = match place {
-            Place::In(face) => {
-                let instance = instances.iter().find(|instance| instance.face == face);
-                dress(instance.expect("all faces have one").enter(ground, PYTHON))
-            }
+            Place::In(face) => dress(Instance::of(instances, face).enter_client(ground, PYTHON)),
             Place::World => ground.in_world(|| dress(ground.root(PYTHON))),
             Place::Host => dress(ground.user(PYTHON)),
         };

@@ -3,8 +3,11 @@
 Each kind loops until the shift is over and counts its rounds, the bytes whose arrival it has compared, and the
 datagrams that were lost. What must not happen ends the kind with a line `FAILED KIND: why`; the last lines are
 `KIND ROUNDS BYTES SENT LOST`. Waits are long: the machine may be busy with other things.
+
+Behind a failure stands what is known of its connection: addresses, what was sent, heard and closed when, the kernel's state of the
+socket, and what the instances (`SOAK_CONTROLS`, `NAME=PATH` each) know of a flow with its port.
 """
-import os, random, select, socket, struct, subprocess, sys, threading, time, traceback, zlib
+import json, os, random, select, socket, struct, subprocess, sys, threading, time, traceback, zlib
 
 PATIENCE = 60
 END = time.monotonic() + float(sys.argv[1])
@@ -24,11 +27,91 @@ def family(address):
     return socket.AF_INET6 if ':' in address else socket.AF_INET
 
 
+class Stream(socket.socket):
+    """A connection that remembers what became of it."""
+    def __init__(self, address, port):
+        super().__init__(family(address))
+        self.settimeout(PATIENCE)
+        self.began = time.monotonic()
+        self.connected = self.written = self.half_closed = self.heard = self.ended = None
+        self.taken = self.given = self.got = 0
+        self.connect((address, port))
+        self.connected = time.monotonic()
+        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def sendall(self, data):
+        self.given += len(data)
+        super().sendall(data)
+        self.taken += len(data)
+        self.written = time.monotonic()
+
+    def recv(self, most):
+        block = super().recv(most)
+        now = time.monotonic()
+        self.got += len(block)
+        if block:
+            self.heard = now
+        else:
+            self.ended = now
+        return block
+
+    def shutdown(self, how):
+        super().shutdown(how)
+        self.half_closed = time.monotonic()
+
+    def __exit__(self, kind, error, trace):
+        if error is not None and not hasattr(error, 'evidence'):
+            error.evidence = evidence(self)
+        super().__exit__(kind, error, trace)
+
+
+STATES = dict(enumerate('? ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN CLOSING'.split()))
+
+
+def ask(control, *words):
+    try:
+        said = subprocess.run(['/mnt/netferry', words[0], '--control', control, *words[1:]],
+                              capture_output=True, text=True, timeout=20)
+        return json.dumps(json.loads(said.stdout)) if said.returncode == 0 else said.stderr.strip()
+    except Exception as error:
+        return repr(error)
+
+
+def evidence(s):
+    """One line about a connection that must not have become what it has."""
+    now = time.monotonic()
+    ago = lambda at: 'never' if at is None else f'{now - at:.1f} s ago'
+    words = [time.strftime('%H:%M:%S')]
+    port = 0
+    for side, call in ('from', s.getsockname), ('to', s.getpeername):
+        try:
+            address = call()
+            port = port or address[1]
+            words.append(f'{side} {address[0]} {address[1]}')
+        except OSError as error:
+            words.append(f'{side} ? ({error})')
+    words += [f'begun {ago(s.began)}', f'connected {ago(s.connected)}',
+              f'{s.taken} of {s.given} bytes written, the last {ago(s.written)}', f'half-closed {ago(s.half_closed)}',
+              f'{s.got} bytes heard, the last {ago(s.heard)}', f'peer ended {ago(s.ended)}']
+    try:
+        raw = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+        few, many = struct.unpack('8B', raw[:8]), struct.unpack('24I', raw[8:104])
+        _, _, acked, received = struct.unpack('4Q', raw[104:136])
+        words += [f'kernel: {STATES.get(few[0])}, {few[2]} timeouts in a row, {many[4]} segments unacknowledged, '
+                  f'{acked} bytes acknowledged, {received} received, data sent {many[9]} ms ago, '
+                  f'data received {many[11]} ms ago, acknowledged {many[12]} ms ago, error {s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)}']
+    except (OSError, struct.error) as error:
+        words.append(f'kernel: {error!r}')
+    for word in os.environ.get('SOAK_CONTROLS', '').split():
+        instance, _, control = word.partition('=')
+        if (flows := ask(control, 'flows', '--json', f'port {port}')) != '[]':
+            words.append(f'flows of {instance}: {flows}')
+        words.append(f'failures of {instance}: {ask(control, "explain", "--last", "6", "--json")}')
+    return '; '.join(words)
+
+
 def dial(address, port):
-    s = socket.create_connection((address, port), PATIENCE)
-    s.settimeout(PATIENCE)
-    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return s
+    return Stream(address, port)
 
 
 def read_to_end(s):
@@ -40,13 +123,19 @@ def read_to_end(s):
 
 def exchange(s, data):
     """Sends `data`, half-closes, and must get all of it back, and the end, while it is still sending."""
+    failed = []
     def send():
-        s.sendall(data)
-        s.shutdown(socket.SHUT_WR)
+        try:
+            s.sendall(data)
+            s.shutdown(socket.SHUT_WR)
+        except Exception as error:
+            failed.append(error)
     sender = threading.Thread(target=send)
     sender.start()
     back = read_to_end(s)
     sender.join()
+    if failed:
+        raise failed[0]
     assert back == data, f'{len(back)} of {len(data)} bytes came back, or others'
 
 
@@ -93,6 +182,19 @@ def http(address, port, tally):
         tally.bytes += 2 * size
         tally.rounds += 1
         time.sleep(0.3)
+
+
+def by_name(name, port, tally):
+    """Bodies of another container, which is asked for by its name."""
+    while going():
+        size = random.choice([0, 1, 1460, 100_000, len(BODY)])
+        fetch = ['curl', '-sS', '--max-time', '100', f'http://{name}:{port}/bytes/{size}']
+        got = subprocess.run(fetch, capture_output=True)
+        assert got.returncode == 0, got
+        assert got.stdout == BODY[:size], f'{len(got.stdout)} of {size} bytes, or others'
+        tally.bytes += size
+        tally.rounds += 1
+        time.sleep(0.2)
 
 
 def datagrams(address, port, tally):
@@ -250,14 +352,14 @@ def slow(address, port, tally):
 def dig(address, port, tally):
     """Names of both families, and an answer that takes TCP."""
     answers = {'A': '203.0.113.2', 'AAAA': '2001:db8:1::2'}
-    def ask(*words):
+    def look_up(*words):
         return subprocess.check_output(['dig', f'@{address}', '+short', '+time=30', '+tries=3', *words], text=True).strip()
     while going():
         for kind, answer in answers.items():
             # A resolver that is late is asked again, and dig says so first.
-            said = ask('www.test', kind).splitlines()[-1]
+            said = look_up('www.test', kind).splitlines()[-1]
             assert said == answer, f'{kind} is {said!r}'
-        said = ask('big.test', 'TXT')
+        said = look_up('big.test', 'TXT')
         assert said.count('x') == 4000, f'{said.count("x")} of 4000'
         tally.rounds += 3
         time.sleep(0.5)
@@ -283,8 +385,11 @@ def work(kind, address, port, tally):
     try:
         globals()[kind](address, port, tally)
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        print(f'FAILED {kind} {address} {port}: {error!r} in line {where.lineno}', flush=True)
+        places = list(traceback.walk_tb(error.__traceback__))
+        # The innermost first; one that its own kind has closed has told already.
+        streams = [value for frame, _ in reversed(places) for value in frame.f_locals.values() if isinstance(value, Stream)]
+        known = getattr(error, 'evidence', None) or next((evidence(s) for s in streams), 'no connection')
+        print(f'FAILED {kind} {address} {port}: {error!r} in line {places[-1][1]}: {known}', flush=True)
 
 
 def main():

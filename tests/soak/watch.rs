@@ -6,8 +6,8 @@ use std::fs;
 /// The processes of one instance.
 #[derive(Debug, Clone)]
 pub struct Watched {
-    /// The one that was started.
-    root: i32,
+    /// Those that were started. The network of the first is the host's.
+    roots: Vec<i32>,
     /// One in the container, whose network has sockets of the instance as well.
     inside: String,
 }
@@ -35,13 +35,13 @@ impl Sample {
 }
 
 impl Watched {
-    pub fn new(root: i32, inside: &str) -> Watched {
-        Watched { root, inside: inside.to_owned() }
+    pub fn new(roots: Vec<i32>, inside: &str) -> Watched {
+        Watched { roots, inside: inside.to_owned() }
     }
 
     /// What they hold now.
     pub fn sample(&self) -> Sample {
-        let networks = [self.root.to_string(), self.inside.clone()];
+        let networks = [self.roots[0].to_string(), self.inside.clone()];
         let of = |names: [&str; 2], counted: fn(&str) -> bool| -> HashSet<String> {
             let each = networks.iter().flat_map(|pid| names.map(|name| sockets(pid, name, counted)));
             each.flatten().collect()
@@ -75,17 +75,19 @@ impl Watched {
         sample
     }
 
-    /// The one that was started and its descendants, as far as they are still the same program.
+    /// Those that were started and their descendants, as far as they are still the same program.
     fn processes(&self) -> Vec<i32> {
         let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
-        let ours = program(self.root);
-        let mut found = vec![self.root];
+        let ours = program(self.roots[0]);
+        let mut found = self.roots.clone();
         let mut next = 0;
         while let Some(pid) = found.get(next).copied() {
             next += 1;
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
             let children = children.split_whitespace().filter_map(|word| word.parse().ok());
-            found.extend(children.filter(|child| program(*child) == ours));
+            let ours: Vec<i32> =
+                children.filter(|child| program(*child) == ours && !found.contains(child)).collect();
+            found.extend(ours);
         }
         found
     }

@@ -279,12 +279,15 @@ impl Members {
         let link = config.link.clone();
         let port = self.switch.join(&link, member.mac, &tap).map_err(|error| error.to_string())?;
         let counters = port.counters();
+        // Its first frame may be a question.
+        let names = self.names_with(Some(&member));
         let begin = || -> io::Result<(Worker, Postbox<Letter>)> {
             let secret = host::random_secret()?;
             let mut worker = Worker::new(Arc::new(config), tap, listeners, self.resolvers.clone(), secret)?
                 .with_port(port)
                 .with_identity(identity)
-                .with_audit(audit);
+                .with_audit(audit)
+                .with_names(names);
             let postbox = worker.postbox()?;
             Ok((worker, postbox))
         };
@@ -380,11 +383,20 @@ impl Members {
 
     /// Tells everybody who is there now.
     fn tell_names(&self) {
-        let present = || self.running.values().filter(|running| !running.is_leaving);
-        let names = Arc::new(NameTable::of(present().map(|running| &running.member)));
-        for running in present() {
+        let names = self.names_with(None);
+        for running in self.present() {
             running.tell(Reaction::NamesChanged(Arc::clone(&names)));
         }
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Running> {
+        self.running.values().filter(|running| !running.is_leaving)
+    }
+
+    /// Who is there, and who is about to come.
+    fn names_with(&self, newcomer: Option<&Member>) -> Arc<NameTable> {
+        let present = self.present().map(|running| &running.member);
+        Arc::new(NameTable::of(present.chain(newcomer)))
     }
 
     fn find(&mut self, id: &str) -> Result<(u64, &mut Running), String> {

@@ -214,6 +214,44 @@ fn containers_reach_each_other_and_the_gateway_in_both_families() {
 }
 
 #[test]
+fn a_container_knows_the_names_from_its_first_question_on() {
+    in_private_network(
+        "run::network::members::tests::a_container_knows_the_names_from_its_first_question_on",
+        || {
+            let mut lab = Lab::new(network(false, false));
+            let place = Place::new();
+            let member = member(2, Vec::new());
+            let tap = Tap::open("t2", TapFeatures::ALL).unwrap();
+            assert!(
+                Command::new("ip")
+                    .args(["link", "set", "t2", "netns", &place.pid().to_string()])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            place.run(&format!(
+                "ip link set t2 name eth0 address {}; ip address add 172.17.0.2/16 dev eth0; ip link set eth0 up; \
+                 ip neighbor add 172.17.0.1 lladdr {} dev eth0",
+                member.mac,
+                crate::config::address::GATEWAY_MAC
+            ));
+            // Before anybody serves its interface the question stands in the queue of that.
+            const ASK: &str = "exec 3<>/dev/udp/172.17.0.1/53; \
+                printf '\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\2c2\\0\\0\\1\\0\\1' >&3; echo asked; \
+                timeout 30 dd bs=512 count=1 status=none <&3 | tail -c 4 | od -An -tu1";
+            let mut question = Command::new("nsenter");
+            question.args(["-t", &place.pid().to_string(), "-n", "--", "bash", "-c", ASK]);
+            let mut question = question.stdout(Stdio::piped()).spawn().unwrap();
+            let mut said = [0; 6];
+            std::io::Read::read_exact(question.stdout.as_mut().unwrap(), &mut said).unwrap();
+            assert_eq!(lab.ask(NetworkRequest::Connect(member), vec![tap.into_fd()]), NetworkReply::Done);
+            let answer = question.wait_with_output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), "172  17   0   2");
+        },
+    );
+}
+
+#[test]
 fn isolated_containers_reach_the_gateway_alone() {
     in_private_network("run::network::members::tests::isolated_containers_reach_the_gateway_alone", || {
         let mut lab = Lab::new(network(true, false));
