@@ -9,21 +9,8 @@
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::must_use_candidate)]
 
-#[path = "../netns/dns.rs"]
-#[allow(dead_code)]
-mod dns;
-#[path = "../netns/ground.rs"]
-#[allow(dead_code)]
-mod ground;
-#[path = "../netns/pattern.rs"]
-#[allow(dead_code)]
-mod pattern;
-#[path = "../netns/process.rs"]
-#[allow(dead_code)]
-mod process;
-#[path = "../netns/servers.rs"]
-#[allow(dead_code)]
-mod servers;
+#[path = "../netns/rig.rs"]
+mod rig;
 
 mod image;
 mod session;
@@ -34,6 +21,8 @@ mod networks;
 mod podman;
 mod ports;
 mod rootlesskit;
+
+use rig::{dns, ground, pattern, process, servers};
 
 /// See [`session`].
 const FACE: session::Face = session::Face {

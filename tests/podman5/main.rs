@@ -9,21 +9,8 @@
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::must_use_candidate)]
 
-#[path = "../netns/dns.rs"]
-#[allow(dead_code)]
-mod dns;
-#[path = "../netns/ground.rs"]
-#[allow(dead_code)]
-mod ground;
-#[path = "../netns/pattern.rs"]
-#[allow(dead_code)]
-mod pattern;
-#[path = "../netns/process.rs"]
-#[allow(dead_code)]
-mod process;
-#[path = "../netns/servers.rs"]
-#[allow(dead_code)]
-mod servers;
+#[path = "../netns/rig.rs"]
+mod rig;
 
 #[path = "../clients/image.rs"]
 #[allow(dead_code)]
@@ -45,8 +32,9 @@ mod rootlesskit;
 use std::env;
 use std::path::PathBuf;
 
-use ground::Ground;
-use process::Outcome;
+use rig::ground::Ground;
+use rig::process::Outcome;
+use rig::{dns, ground, pattern, process, servers};
 use session::Session;
 
 /// See [`session`].
