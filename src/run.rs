@@ -69,6 +69,7 @@ use crate::sys::sandbox::{self, SandboxError, SandboxPlan};
 use crate::sys::seccomp::{self, Calls, SeccompError};
 use crate::sys::socket::ListenError;
 use crate::sys::tap::{Tap, TapError, TapFeatures};
+use crate::sys::text;
 use crate::sys::user::{UserError, become_user};
 use crate::worker::answer::Identity;
 use crate::worker::loopback::LoopbackPaths;
@@ -368,6 +369,7 @@ fn serve_command(
     let writing = recorded.map(|recorded| recorded.write(confined)).transpose().doing("start a thread")?;
     line.say(Word::Go)?;
     drop(line);
+    text::forget_start();
     let ended = worker.run(sources, confined).doing("wait for events");
     writing.unwrap_or_default().finish();
     ended

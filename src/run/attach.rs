@@ -22,6 +22,7 @@ use crate::sys::namespace::{NamespaceTarget, Namespaces};
 use crate::sys::process::{self, Child, ENDING_SIGNALS, Signals};
 use crate::sys::ready::{ReadyDescriptor, take_inherited};
 use crate::sys::tap::Tap;
+use crate::sys::text;
 use crate::sys::watch_path::PathWatch;
 use crate::worker::answer::Identity;
 use crate::worker::{Device, ExitReason};
@@ -173,6 +174,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     if !matches!(what.target, AttachTarget::Bess(_)) {
         announce(plan, what, &facts, &rules, inherited.ready.take());
     }
+    text::forget_start();
     let ended = worker.run(sources, confined).doing("wait for events");
     writing.unwrap_or_default().finish();
     match ended? {

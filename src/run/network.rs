@@ -39,6 +39,7 @@ use crate::sys::process::{self, Signals};
 use crate::sys::resolv_conf::{self, ResolvConfWatch};
 use crate::sys::sandbox::{self, SandboxPlan};
 use crate::sys::seccomp::{self, Calls};
+use crate::sys::text;
 use crate::worker::Reaction;
 use crate::worker::clock::Clock;
 use crate::worker::mailbox::Mailbox;
@@ -139,6 +140,7 @@ pub fn serve(
         lonely: (lifetime == Lifetime::OfMembers).then_some(now + FIRST_MEMBER_PATIENCE),
         had_members: false,
     };
+    text::forget_start();
     serving.run().doing("wait for events")
 }
 

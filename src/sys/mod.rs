@@ -17,6 +17,7 @@
 //! - [`outlet`]: writing to what nobody may read
 //! - [`pipe`]: moving bytes between sockets without touching them
 //! - [`process`]: children, signals, exit statuses; [`companion`]: a program that we talk to
+//! - [`text`]: the program's own pages
 //! - [`host`], [`memory`], [`resolv_conf`]: facts about the machine
 //! - [`sandbox`], [`seccomp`]: giving up what serving does not need; [`confined`]: the proof of it
 //! - [`messenger`]: signals to a command that we have no power over any more; [`janitor`]: files that we have no way to
@@ -47,5 +48,6 @@ pub mod seccomp;
 pub mod socket;
 pub mod sysctl;
 pub mod tap;
+pub mod text;
 pub mod user;
 pub mod watch_path;
