@@ -163,7 +163,8 @@ fn the_hook_is_asked_first_on_every_path_and_only_what_it_is_asked_about_waits()
             assert!(hook[name].as_u64().unwrap() >= count, "{name}: {told:#}");
         }
         assert!(hook["failed"].as_u64().unwrap() >= 1 && hook["bytes"].as_u64().unwrap() > 300, "{told:#}");
-        assert_eq!(told["rules"][0]["flows"], 1, "what it left to the rules: {told:#}");
+        // Who hears nothing may have said it again.
+        assert!(told["rules"][0]["flows"].as_u64().unwrap() >= 1, "what it left to the rules: {told:#}");
         let table = ask(ground, &["rules", "-v"]).expect_success();
         let first = table.stdout.lines().nth(1).unwrap();
         assert!(first.starts_with("hook") && first.contains(&program), "{table}");

@@ -146,7 +146,25 @@ impl<H: HostIo> HostIo for Overhearing<'_, H> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Both streams are strangers': whatever they hold, no more is kept than may be.
+        #[test]
+        fn whatever_comes_is_survived_and_little_of_it_kept(
+            parts in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..300)), 0..60),
+        ) {
+            let mut overheard = Overheard::default();
+            for (is_query, part) in parts {
+                if is_query { overheard.hear_query(&part) } else { overheard.hear_answer(&part) }
+                let Overheard { up, down, asked, .. } = &overheard;
+                prop_assert!(up.kept.len() <= QUERY_BYTES && down.kept.len() <= DNS_OVERHEARD_BYTES);
+                prop_assert!(asked.len() <= DNS_OVERHEARD_QUERIES);
+            }
+        }
+    }
 
     fn framed(message: &[u8]) -> Vec<u8> {
         [&(message.len() as u16).to_be_bytes(), message].concat()

@@ -9,7 +9,7 @@ use std::time::Duration as StdDuration;
 use mio::{Events, Poll};
 
 use super::*;
-use crate::config::limits::SpliceLimits;
+use crate::config::limits::{HOOK_DATAGRAMS, SpliceLimits};
 use crate::config::rules::Direction;
 use crate::config::{Forwarding, LocalClients, PortForwarding};
 use crate::stack::boundary::Duration;
@@ -25,21 +25,19 @@ struct Driver {
     scarcity: Scarcity,
     now: Instant,
     /// What the policy lets through.
-    allows: fn(&Spliced) -> bool,
+    allows: fn(&Spliced) -> Judged,
 }
 
 impl Driver {
     fn turn(&mut self) {
         let mut events = Events::with_capacity(64);
-        let allows = self.allows;
-        let mut judge = |what: &Spliced| if allows(what) { Judged::Granted(*what) } else { Judged::Refused };
         let wait = if self.loopback.is_behind(&self.scarcity) { 0 } else { 20 };
         self.poll.poll(&mut events, Some(StdDuration::from_millis(wait))).unwrap();
         for event in &events {
             let subject = Subject::from_token(event.token()).unwrap();
-            self.loopback.handle_event(subject, event, self.now, &mut judge);
+            self.loopback.handle_event(subject, event, self.now, &mut self.allows);
         }
-        self.loopback.advance(self.now, &mut self.scarcity, &mut judge);
+        self.loopback.advance(self.now, &mut self.scarcity, &mut self.allows);
     }
 
     #[track_caller]
@@ -86,8 +84,13 @@ fn with_driver(rules: &[PublishRule], limits: SpliceLimits, body: impl FnOnce(&m
     let paths = LoopbackPaths { inside, host_tables, container_tables, ephemeral: 32_768..=60_999 };
     let registry = poll.registry().try_clone().unwrap();
     let loopback = Loopback::new(registry, &config, paths, &forwarding).unwrap();
-    let mut driver =
-        Driver { poll, loopback, scarcity: Scarcity::default(), now: Instant::ZERO, allows: |_| true };
+    let mut driver = Driver {
+        poll,
+        loopback,
+        scarcity: Scarcity::default(),
+        now: Instant::ZERO,
+        allows: |what| Judged::Granted(*what),
+    };
     body(&mut driver);
     drop(driver);
     server.join().unwrap().unwrap();
@@ -208,14 +211,14 @@ fn what_the_policy_does_not_let_through_is_reset_and_what_it_does_no_more_ends()
             with_driver(&rules, SpliceLimits::default(), |driver| {
                 driver.allows = |what| {
                     assert_eq!((what.direction, what.port), (Direction::Out, 7001));
-                    what.protocol == FlowProtocol::Tcp
+                    if what.protocol == FlowProtocol::Tcp { Judged::Granted(*what) } else { Judged::Refused }
                 };
                 let mut client = TcpStream::connect("127.0.0.1:7000").unwrap();
                 client.write_all(b"one").unwrap();
                 driver.until("it is let through", || is_answered(&mut client));
                 let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
                 sender.send_to(b"x", "127.0.0.1:7000").unwrap();
-                driver.allows = |_| false;
+                driver.allows = |_| Judged::Refused;
                 let mut late = TcpStream::connect("127.0.0.1:7000").unwrap();
                 late.set_nonblocking(true).unwrap();
                 let is_reset = |stream: &mut TcpStream| match stream.read(&mut [0; 8]) {
@@ -227,6 +230,67 @@ fn what_the_policy_does_not_let_through_is_reset_and_what_it_does_no_more_ends()
                 assert_eq!(driver.loopback.rejudge(|_| true), 0);
                 assert_eq!(driver.loopback.rejudge(|_| false), 1);
                 driver.until("it has ended", || is_reset(&mut client));
+            });
+        },
+    );
+}
+
+#[test]
+fn what_the_hook_is_asked_about_waits_and_then_goes_on_with_all_that_was_said() {
+    in_private_network(
+        "worker::loopback::tests::what_the_hook_is_asked_about_waits_and_then_goes_on_with_all_that_was_said",
+        || {
+            let server = TcpListener::bind("127.0.0.1:7001").unwrap();
+            server.set_nonblocking(true).unwrap();
+            let asked = UdpSocket::bind("127.0.0.1:7001").unwrap();
+            asked.set_nonblocking(true).unwrap();
+            let rules = [outward(PortProtocol::Tcp, 7000, 7001), outward(PortProtocol::Udp, 7000, 7001)];
+            with_driver(&rules, SpliceLimits::default(), |driver| {
+                driver.allows = |what| match what.protocol {
+                    FlowProtocol::Tcp => Judged::Asked(QuestionId(1), *what),
+                    FlowProtocol::Udp | FlowProtocol::Echo => Judged::Asked(QuestionId(2), *what),
+                };
+                let granted =
+                    |protocol| Judged::Granted(Spliced::outward(protocol, "127.0.0.1:7001".parse().unwrap()));
+                let settle = |driver: &mut Driver, question, judged| {
+                    let Driver { loopback, scarcity, now, .. } = driver;
+                    loopback.settle(QuestionId(question), judged, *now, scarcity);
+                };
+                let mut client = TcpStream::connect("127.0.0.1:7000").unwrap();
+                client.write_all(b"early").unwrap();
+                let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+                for n in 0..HOOK_DATAGRAMS + 2 {
+                    sender.send_to(&[u8::try_from(n).unwrap()], "127.0.0.1:7000").unwrap();
+                }
+                (0..20).for_each(|_| driver.turn());
+                assert!(
+                    server.accept().is_err() && asked.recv(&mut [0; 8]).is_err(),
+                    "nobody has heard of it"
+                );
+                settle(driver, 1, granted(FlowProtocol::Tcp));
+                settle(driver, 2, granted(FlowProtocol::Udp));
+                settle(driver, 3, granted(FlowProtocol::Udp));
+                let mut accepted = None;
+                driver.until("it goes on", || {
+                    accepted = accepted.take().or_else(|| server.accept().ok());
+                    accepted.as_ref().is_some_and(|(stream, _)| {
+                        stream.set_nonblocking(true).unwrap();
+                        stream.peek(&mut [0; 8]).is_ok_and(|len| len == 5)
+                    })
+                });
+                let mut heard = 0;
+                while let Ok(1) = asked.recv(&mut [0; 1]) {
+                    heard += 1;
+                }
+                assert_eq!(heard, HOOK_DATAGRAMS, "what was held, and no more");
+                let mut second = TcpStream::connect("127.0.0.1:7000").unwrap();
+                second.set_nonblocking(true).unwrap();
+                (0..20).for_each(|_| driver.turn());
+                settle(driver, 1, Judged::Refused);
+                driver.until("it is reset", || match second.read(&mut [0; 8]) {
+                    Ok(len) => len == 0,
+                    Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+                });
             });
         },
     );
