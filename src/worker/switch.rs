@@ -34,9 +34,17 @@ pub struct Switch {
 
 #[derive(Debug)]
 struct Table {
-    bridge: Bridge<Tap>,
+    bridge: Bridge<Outlet>,
     /// What every interface on it has.
     features: Option<TapFeatures>,
+}
+
+/// How frames reach a container.
+#[derive(Debug)]
+struct Outlet {
+    tap: Tap,
+    /// Bytes that others have sent there.
+    received: Arc<AtomicU64>,
 }
 
 /// Why a container has no port on the switch.
@@ -82,7 +90,8 @@ impl Switch {
         if !features.vnet_header || others.is_some_and(|others| others != features) {
             return Err(JoinError::Offloads { name: name() });
         }
-        let id = table.bridge.add(link, mac, device)?;
+        let received = Arc::default();
+        let id = table.bridge.add(link, mac, Outlet { tap: device, received: Arc::clone(&received) })?;
         table.features = Some(features);
         drop(table);
         let now = self.clock.now();
@@ -91,6 +100,7 @@ impl Switch {
             id,
             link: link.clone(),
             counters: Arc::default(),
+            received,
             budget: FloodBudget::new(now),
             ahead: Duration::ZERO,
         })
@@ -113,6 +123,8 @@ pub struct Port {
     id: PortId,
     link: LinkConfig,
     counters: Arc<Counters>,
+    /// Bytes that the others have sent it.
+    received: Arc<AtomicU64>,
     budget: FloodBudget,
     /// How far the switch's clock is ahead of the worker's.
     ahead: Duration,
@@ -176,9 +188,10 @@ impl Port {
         self.ahead = self.switch.clock.now() - now;
     }
 
-    /// Bytes passed on so far.
+    /// Bytes that the container has exchanged with others so far. The worker of who receives a transfer reads nothing but
+    /// acknowledgements, and would take it for an exchange of short messages if it did not know of the rest.
     pub(super) fn moved(&self) -> u64 {
-        self.counters.bytes()
+        self.counters.bytes() + self.received.load(Ordering::Relaxed)
     }
 
     /// Passes a frame on; whether the container's own core is to have it. `read` is all that was read, with the virtio-net header
@@ -198,15 +211,15 @@ impl Port {
             let table = self.switch.read();
             let claim = match table.bridge.judge(self.id, &self.link, frame, now) {
                 Verdict::Own => return Ok(true),
-                Verdict::One(tap) => {
-                    put(tap, read, frame.len(), &self.counters);
+                Verdict::One(outlet) => {
+                    put(outlet, read, frame.len(), &self.counters);
                     return Ok(false);
                 }
                 Verdict::Others { own } => {
                     match self.budget.take(frame.len(), now) {
                         Ok(()) => {
-                            for tap in table.bridge.others(self.id) {
-                                put(tap, read, frame.len(), &self.counters);
+                            for outlet in table.bridge.others(self.id) {
+                                put(outlet, read, frame.len(), &self.counters);
                             }
                         }
                         Err(reason) => self.counters.dropped(reason),
@@ -224,10 +237,13 @@ impl Port {
 }
 
 /// Gives a frame to another container; what its queue does not take is lost, as on any wire.
-fn put(tap: &Tap, read: &[u8], frame_bytes: usize, counters: &Counters) {
+fn put(outlet: &Outlet, read: &[u8], frame_bytes: usize, counters: &Counters) {
     loop {
-        match tap.write(read) {
-            Ok(_) => return counters.sent(frame_bytes),
+        match outlet.tap.write(read) {
+            Ok(_) => {
+                outlet.received.fetch_add(frame_bytes as u64, Ordering::Relaxed);
+                return counters.sent(frame_bytes);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // EIO is an interface that is down, EINVAL a header that the kernel does not believe, EBADFD one that is gone; the
             // others want of room.
@@ -238,6 +254,8 @@ fn put(tap: &Tap, read: &[u8], frame_bytes: usize, counters: &Counters) {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        self.switch.write().bridge.remove(self.id);
+        let outlet = self.switch.write().bridge.remove(self.id);
+        // Only now that the others can go on: with its last descriptor the kernel takes the interface down, which takes long.
+        drop(outlet);
     }
 }
