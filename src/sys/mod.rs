@@ -20,10 +20,12 @@
 //! - [`text`]: the program's own pages
 //! - [`host`], [`memory`], [`resolv_conf`]: facts about the machine
 //! - [`sandbox`], [`seccomp`]: giving up what serving does not need; [`confined`]: the proof of it
+//! - [`byte_lock`]: one at a time
 //! - [`messenger`]: signals to a command that we have no power over any more; [`janitor`]: files that we have no way to
 #![allow(unsafe_code)] // ioctls, fork and a few system calls have no safe wrapper; the rest of the crate denies it.
 
 pub mod bess;
+pub mod byte_lock;
 pub mod companion;
 pub mod confined;
 pub mod daemon;

@@ -1,10 +1,12 @@
-//! Where networks are found: a socket and a lock for each, side by side in a directory for their owner alone.
+//! Where networks are found: a socket for each, side by side in a directory for their owner alone.
 //!
 //! `networks/NAME.sock` below the directory of the other control sockets. What a network is, its process alone knows: nothing
 //! else is kept, so that nothing can contradict it after a crash. A socket that nobody answers at is a network that is gone.
 //!
-//! Two locks (flock(2), which end with whoever holds them): `.lock` for making and ending networks, since subnets must not overlap, and
-//! `NAME.lock` for connecting containers to one, since what is leased is what the members have.
+//! Two kinds of locks, which end with whoever holds them: one for making and ending networks, since subnets must not overlap, and
+//! one for each network for connecting containers to it, since what is leased is what the members have. All are bytes of one
+//! file, `.lock`, which stays. A file for each network would stay as well: it could not be removed without somebody who has it open
+//! already locking what nobody else will find.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -14,6 +16,11 @@ use std::path::{Path, PathBuf};
 use super::super::{ClientError, Connection};
 use crate::config::network::wish::NetworkName;
 use crate::run::instance;
+use crate::sys::byte_lock;
+
+const LOCKS: &str = ".lock";
+/// The byte that is the lock on all networks.
+const ALL: u32 = 0;
 
 /// The directory of networks.
 #[derive(Debug)]
@@ -51,18 +58,18 @@ impl Place {
 
     /// Keeps everybody else from making and ending networks.
     pub fn lock_all(&self) -> Result<Lock, ClientError> {
-        self.lock(".lock")
+        self.lock(ALL)
     }
 
     /// Keeps everybody else from connecting containers to this network.
     pub fn lock_members(&self, name: &NetworkName) -> Result<Lock, ClientError> {
-        self.lock(&format!("{name}.lock"))
+        self.lock(byte_of(name))
     }
 
-    fn lock(&self, name: &str) -> Result<Lock, ClientError> {
-        let path = self.directory.join(name);
+    fn lock(&self, byte: u32) -> Result<Lock, ClientError> {
+        let path = self.directory.join(LOCKS);
         let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let locked = opened.and_then(|file| file.lock().map(|()| file));
+        let locked = opened.and_then(|file| byte_lock::lock(&file, byte).map(|()| file));
         locked.map(|file| Lock { _file: file }).map_err(|source| ClientError::Place { source })
     }
 
@@ -103,6 +110,13 @@ impl Place {
         names.sort();
         Ok(names)
     }
+}
+
+/// The byte that is the lock on a network's members, by FNV-1a. Should two networks share one, they wait for each other.
+fn byte_of(name: &NetworkName) -> u32 {
+    let hash = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    let hash = name.to_string().bytes().fold(0x811c_9dc5, hash);
+    if hash == ALL { 1 } else { hash }
 }
 
 /// Whether nobody is there, as opposed to somebody who does not answer.
