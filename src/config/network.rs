@@ -113,7 +113,10 @@ pub enum NetworkRequest {
         rules: Vec<PublishRule>,
     },
     /// Tell what the network is and who is on it.
-    Inspect,
+    Inspect {
+        /// Without published ports and without what was refused, which with many containers is most of it.
+        brief: bool,
+    },
     /// Come to an end.
     Remove {
         /// Even with containers on it.
@@ -152,6 +155,18 @@ pub struct MemberStatus {
     pub bytes_sent: u64,
     /// Frames of its that were refused, by the names of the reasons; none that did not occur.
     pub dropped: Vec<(&'static str, u64)>,
+}
+
+impl NetworkStatus {
+    /// The same without published ports and what was refused.
+    #[must_use]
+    pub fn briefly(mut self) -> NetworkStatus {
+        for status in &mut self.members {
+            status.member.publish.clear();
+            status.dropped.clear();
+        }
+        self
+    }
 }
 
 impl NetworkConfig {

@@ -40,7 +40,7 @@ pub fn decode(request: &Request) -> Result<NetworkRequest, Refusal> {
         "network-disconnect" => Ok(NetworkRequest::Disconnect { id: id()? }),
         "network-publish" => Ok(NetworkRequest::Publish { id: id()?, rules: rules()? }),
         "network-unpublish" => Ok(NetworkRequest::Unpublish { id: id()?, rules: rules()? }),
-        "network-inspect" => Ok(NetworkRequest::Inspect),
+        "network-inspect" => Ok(NetworkRequest::Inspect { brief: request.flag("brief")? }),
         "network-remove" => Ok(NetworkRequest::Remove { force: request.flag("force")? }),
         other => Err(Refusal::new(
             RefusalCode::UnknownRequest,
@@ -67,7 +67,7 @@ pub fn encode(request: &NetworkRequest) -> (&'static str, Map<String, Value>) {
         NetworkRequest::Unpublish { id, rules } => {
             ("network-unpublish", json!({ "id": id, "ports": rules_value(rules) }))
         }
-        NetworkRequest::Inspect => ("network-inspect", json!({})),
+        NetworkRequest::Inspect { brief } => ("network-inspect", json!({ "brief": brief })),
         NetworkRequest::Remove { force } => ("network-remove", json!({ "force": force })),
     };
     match arguments {
@@ -290,7 +290,8 @@ mod tests {
             NetworkRequest::Disconnect { id: id() },
             NetworkRequest::Publish { id: id(), rules: rules.clone() },
             NetworkRequest::Unpublish { id: id(), rules },
-            NetworkRequest::Inspect,
+            NetworkRequest::Inspect { brief: true },
+            NetworkRequest::Inspect { brief: false },
             NetworkRequest::Remove { force: true },
             NetworkRequest::Remove { force: false },
         ];

@@ -243,6 +243,12 @@ impl<C: Conversation> Server<C> {
         self.path = None;
     }
 
+    /// Whether somebody is connected who may ask for something.
+    #[must_use]
+    pub fn has_clients(&self) -> bool {
+        !self.clients.is_empty()
+    }
+
     /// When the next client has taken too long, or another may be let in.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -210,8 +210,7 @@ impl Serving {
             }
             self.take_requests();
             self.reply();
-            self.end_with_members();
-            if self.is_over() {
+            if self.is_deserted() || self.is_over() {
                 return Ok(());
             }
         }
@@ -221,19 +220,19 @@ impl Serving {
         if self.has_requests {
             return Some(std::time::Duration::ZERO);
         }
-        let lonely = self.lonely.filter(|_| !self.had_members);
+        let lonely = self.lonely.filter(|_| !self.had_members && !self.requests.has_clients());
         let deadline = self.requests.poll_timeout().into_iter().chain(self.ending).chain(lonely).min()?;
         let wait = deadline.total_micros().saturating_sub(self.clock.now().total_micros());
         Some(std::time::Duration::from_micros(u64::try_from(wait).unwrap_or(0)))
     }
 
-    /// Whoever was to be served has gone, or never came.
-    fn end_with_members(&mut self) {
-        let Some(lonely) = self.lonely else { return };
+    /// Whether whoever was to be served has gone, or never came. Who is connected may be about to bring somebody; who only
+    /// wants to be finds nobody, and makes the network anew.
+    fn is_deserted(&mut self) -> bool {
+        let Some(lonely) = self.lonely else { return false };
         self.had_members |= !self.members.is_empty();
-        if self.members.is_empty() && (self.had_members || lonely <= self.now) {
-            self.members.end();
-        }
+        let is_empty = self.members.is_empty() && !self.requests.has_clients();
+        is_empty && (self.had_members || lonely <= self.now)
     }
 
     fn take_signals(&mut self) {

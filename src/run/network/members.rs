@@ -184,7 +184,11 @@ impl Members {
             NetworkRequest::Disconnect { id } => self.disconnect(&id),
             NetworkRequest::Publish { id, rules } => self.publish(&id, rules),
             NetworkRequest::Unpublish { id, rules } => self.unpublish(&id, &rules),
-            NetworkRequest::Inspect => Ok(Outcome::Now(NetworkReply::Inspected(self.status()))),
+            NetworkRequest::Inspect { brief } => {
+                let status = self.status();
+                let status = if brief { status.briefly() } else { status };
+                Ok(Outcome::Now(NetworkReply::Inspected(status)))
+            }
             NetworkRequest::Remove { force } => self.remove(force),
         };
         outcome.unwrap_or_else(|reason| Outcome::Now(NetworkReply::Refused(reason)))
@@ -453,10 +457,12 @@ impl Members {
 
     fn remove(&mut self, force: bool) -> Result<Outcome, String> {
         if !force && !self.running.is_empty() {
-            let (name, count) = (&self.terms.network.name, self.running.len());
-            return Err(format!(
-                "network {name} has {count} containers; disconnect them first, or give --force"
-            ));
+            let name = &self.terms.network.name;
+            let (count, them) = match self.running.len() {
+                1 => ("1 container".to_owned(), "it"),
+                count => (format!("{count} containers"), "them"),
+            };
+            return Err(format!("network {name} has {count}; disconnect {them} first, or give --force"));
         }
         self.end();
         if self.running.is_empty() {

@@ -43,7 +43,7 @@ pub(super) fn create(place: &Place, asked: &Create) -> Result<u8, ClientError> {
     if place.open(&asked.name)?.is_some() {
         return Err(ClientError::NetworkExists { name: asked.name.to_string() });
     }
-    match begin(place, &asked.name, &wish, confinement, Lifetime::UntilRemoved)? {
+    match begin(place, &asked.name, &wish, confinement)? {
         Begun::Started => Ok(0),
         Begun::Failed(status) => Ok(status),
         Begun::Here(network, announcer) => {
@@ -60,7 +60,7 @@ pub(super) fn ensure(place: &Place, name: &NetworkName) -> Result<(), ClientErro
     if place.open(name)?.is_some() {
         return Ok(());
     }
-    match begin(place, name, &NetworkWish::default(), Confinement::Full, Lifetime::OfMembers)? {
+    match begin(place, name, &NetworkWish::default(), Confinement::Full)? {
         Begun::Started => Ok(()),
         Begun::Failed(_) => Err(ClientError::Unusable(format!("network {name} could not be started"))),
         Begun::Here(network, announcer) => {
@@ -91,7 +91,6 @@ fn begin(
     name: &NetworkName,
     wish: &NetworkWish,
     confinement: Confinement,
-    _: Lifetime,
 ) -> Result<Begun, ClientError> {
     place.clear(name)?;
     let network = plan(place, name, wish)?;
@@ -114,7 +113,7 @@ fn plan(place: &Place, name: &NetworkName, wish: &NetworkWish) -> Result<Network
     let mut networks: Vec<(IpNet, String)> = Vec::new();
     for other in place.names()? {
         let Some(mut connection) = place.open(&other)? else { continue };
-        let status = super::ask(&mut connection, &NetworkRequest::Inspect, &[])?;
+        let status = super::ask(&mut connection, &NetworkRequest::Inspect { brief: true }, &[])?;
         let (config, _) = super::read_status(&status)?;
         networks.extend(config.subnets().map(|subnet| (subnet, config.name.clone())));
     }

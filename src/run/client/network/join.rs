@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +35,9 @@ use crate::sys::process::{self, Child, FORWARDED_SIGNALS, Signals};
 use crate::sys::resolv_conf::{self, ResolvConf};
 use crate::sys::tap::TapFeatures;
 
+/// How often a network is made anew that ends just when it is found.
+const ATTEMPTS: usize = 10;
+
 /// A network as it is, while nobody else can connect to it.
 struct Joining {
     connection: Connection,
@@ -48,9 +52,24 @@ impl Joining {
     fn begin(place: &Place, name: &NetworkName) -> Result<Joining, ClientError> {
         let lock = place.lock_members(name)?;
         let mut connection = place.reach(name)?;
-        let status = super::ask(&mut connection, &NetworkRequest::Inspect, &[])?;
+        let status = super::ask(&mut connection, &NetworkRequest::Inspect { brief: true }, &[])?;
         let (network, present) = super::read_status(&status)?;
         Ok(Joining { connection, network, present, audit: None, _lock: lock })
+    }
+
+    /// The same, and makes the network if it is not there. One that ends with its last container may do so at any moment until
+    /// it has answered us; then it is made anew.
+    fn begin_on_any(place: &Place, name: &NetworkName) -> Result<Joining, ClientError> {
+        for _ in 1..ATTEMPTS {
+            super::ensure(place, name)?;
+            match Joining::begin(place, name) {
+                Err(ClientError::NoNetwork { .. }) => {}
+                Err(ClientError::Connect { source, .. }) if is_farewell(&source) => {}
+                joining => return joining,
+            }
+        }
+        super::ensure(place, name)?;
+        Joining::begin(place, name)
     }
 
     /// Who the container will be.
@@ -90,6 +109,12 @@ impl Joining {
         descriptors.extend(self.audit.as_ref().map(AsFd::as_fd));
         super::ask(&mut self.connection, &NetworkRequest::Connect(member), &descriptors).map(|_| ())
     }
+}
+
+/// Whether a conversation has ended because the other side has.
+fn is_farewell(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// The rules of ports on a network: what its families allow.
@@ -168,8 +193,7 @@ pub(super) fn connect(place: &Place, asked: &Connect) -> Result<u8, ClientError>
 /// `netferry run --network`.
 pub fn run(asked: &RunOnNetwork) -> Result<u8, ClientError> {
     let place = Place::own()?;
-    super::ensure(&place, &asked.network)?;
-    let mut joining = Joining::begin(&place, &asked.network)?;
+    let mut joining = Joining::begin_on_any(&place, &asked.network)?;
     let member = joining.member(
         &asked.wants,
         asked.interface,

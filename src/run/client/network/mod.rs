@@ -20,9 +20,9 @@ use self::place::Place;
 use super::table::{self, plain};
 use super::{ClientError, Connection};
 use crate::cli::native::network::{Disconnect, Inspect, Ls, Network, NetworkAction, Publish, Rm};
-use crate::config::network::NetworkRequest;
 use crate::config::network::lease::meant_by;
 use crate::config::network::wish::NetworkName;
+use crate::config::network::{NetworkConfig, NetworkRequest};
 use crate::control::network as language;
 
 /// Carries it out; the status to exit with.
@@ -55,7 +55,7 @@ fn ask(
 }
 
 fn disconnect(place: &Place, asked: &Disconnect) -> Result<u8, ClientError> {
-    let (mut connection, id) = member(place, &asked.network, &asked.container)?;
+    let (mut connection, _, id) = member(place, &asked.network, &asked.container)?;
     ask(&mut connection, &NetworkRequest::Disconnect { id }, &[])?;
     Ok(0)
 }
@@ -65,13 +65,13 @@ fn member(
     place: &Place,
     network: &NetworkName,
     container: &str,
-) -> Result<(Connection, String), ClientError> {
+) -> Result<(Connection, NetworkConfig, String), ClientError> {
     let mut connection = place.reach(network)?;
-    let status = ask(&mut connection, &NetworkRequest::Inspect, &[])?;
-    let (_, present) = read_status(&status)?;
+    let status = ask(&mut connection, &NetworkRequest::Inspect { brief: true }, &[])?;
+    let (config, present) = read_status(&status)?;
     let found = meant_by(present.iter(), container).map(|member| member.id.clone());
     let missing = || ClientError::NoMember { network: network.to_string(), container: plain(container) };
-    Ok((connection, found.ok_or_else(missing)?))
+    Ok((connection, config, found.ok_or_else(missing)?))
 }
 
 fn change_ports(
@@ -79,25 +79,22 @@ fn change_ports(
     asked: &Publish,
     request: impl FnOnce(String, Vec<crate::config::PublishRule>) -> NetworkRequest,
 ) -> Result<u8, ClientError> {
-    let mut connection = place.reach(&asked.network)?;
-    let status = ask(&mut connection, &NetworkRequest::Inspect, &[])?;
-    let (network, _) = read_status(&status)?;
+    let (mut connection, network, id) = member(place, &asked.network, &asked.container)?;
     let rules = join::rules(&network, &asked.specs)?;
-    let (mut connection, id) = member(place, &asked.network, &asked.container)?;
     ask(&mut connection, &request(id, rules), &[])?;
     Ok(0)
 }
 
 fn inspect(place: &Place, asked: &Inspect) -> Result<u8, ClientError> {
-    let status = ask(&mut place.reach(&asked.network)?, &NetworkRequest::Inspect, &[])?;
+    let status = ask(&mut place.reach(&asked.network)?, &NetworkRequest::Inspect { brief: false }, &[])?;
     print(&format!("{status:#}\n"))
 }
 
 fn list(place: &Place, asked: &Ls) -> Result<u8, ClientError> {
-    let mut all = Vec::new();
+    let (mut all, request) = (Vec::new(), NetworkRequest::Inspect { brief: !asked.json });
     for name in place.names()? {
         let Some(mut connection) = place.open(&name)? else { continue };
-        all.push(ask(&mut connection, &NetworkRequest::Inspect, &[])?);
+        all.push(ask(&mut connection, &request, &[])?);
     }
     if asked.json {
         return print(&format!("{:#}\n", Value::Array(all)));
