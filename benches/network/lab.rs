@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
+use netferry::config::Limits;
 use netferry::config::address::GATEWAY_MAC;
 use netferry::config::limits::MAILBOX;
 use netferry::config::network::{
     Member, NetworkConfig, NetworkIpv4, NetworkIpv6, NetworkReply, NetworkRequest,
 };
-use netferry::config::{Limits, PortProtocol, PublishRule};
 use netferry::run::network::members::{Members, Outcome, Terms};
 use netferry::sys::confined::{Confined, Sandboxed, Waiver};
 use netferry::sys::host;
@@ -117,7 +117,7 @@ impl Lab {
         Lab { poll, answers, members }
     }
 
-    pub fn ask(&mut self, request: NetworkRequest, descriptors: Vec<OwnedFd>) {
+    fn ask(&mut self, request: NetworkRequest, descriptors: Vec<OwnedFd>) {
         let reply = match self.members.handle_request(request, descriptors) {
             Outcome::Now(reply) => reply,
             Outcome::Said(answer) => panic!("{answer:?}"),
@@ -147,7 +147,7 @@ impl Lab {
     }
 
     /// Connects a container that is called by its number, configured as the client of the network would.
-    pub fn connect(&mut self, place: &Place, number: usize, publish: Vec<PublishRule>) {
+    pub fn connect(&mut self, place: &Place, number: usize) {
         let name = format!("t{number}");
         let tap = Tap::open(&name, TapFeatures::ALL).unwrap();
         let moved = format!("link set {name} netns {}", place.pid());
@@ -161,7 +161,7 @@ impl Lab {
             ipv6: Some(format!("fd00:17::{number:x}").parse().unwrap()),
             mac: MacAddr([2, 0x42, 172, 17, high, low]),
             interface: "eth0".into(),
-            publish,
+            publish: Vec::new(),
             pid: None,
             namespace: None,
             rules: Default::default(),
@@ -176,16 +176,5 @@ impl Lab {
         ));
         let process = watch_process(place.pid()).unwrap();
         self.ask(NetworkRequest::Connect(member), vec![tap.into_fd(), process]);
-    }
-}
-
-pub fn rule(host_port: u16) -> PublishRule {
-    PublishRule {
-        protocol: PortProtocol::Tcp,
-        host_address: Ipv4Addr::UNSPECIFIED.into(),
-        host_port,
-        interface: None,
-        container_address: None,
-        container_port: 80,
     }
 }

@@ -1,17 +1,19 @@
 //! A network of several containers beside root's bridge, on one sealed ground: `cargo bench --bench network`, as root.
 //!
-//! What is measured is the switch and the workers as the process of a network has them, in this process and unconfined; the
+//! First throughput: the switch and the workers as the process of a network has them, in this process and unconfined; the
 //! containers are namespaces, the other side of the world is one more. Both ways stand at the same time and take turns in every
-//! measure of every round. Only ratios are claims.
+//! measure of every round. Only ratios are claims. Then a crowd ([`crowd`]), with the program itself.
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
 //! | `NETWORK_SECONDS` | length of one run | 2 |
 //! | `NETWORK_ROUNDS` | runs behind each median | 3 |
-//! | `NETWORK_MEMBERS` | containers of the second part | 100 |
+//! | `NETWORK_MEMBERS` | containers of the second part; without it where they are 0 | 100 |
+//! | `NETWORK_MEASURES` | how many measures of the first part | all |
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used)]
 
+mod crowd;
 #[path = "../../tests/netns/ground.rs"]
 #[allow(dead_code)]
 mod ground;
@@ -19,11 +21,10 @@ mod lab;
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ground::{Ground, HOST4, WORLD4, is_sealed, seal};
-use lab::{Lab, Place, rule};
-use netferry::config::network::NetworkRequest;
+use lab::{Lab, Place};
 
 const OURS: &str = "netferry";
 const KERNEL: &str = "kernel bridge";
@@ -35,8 +36,12 @@ fn main() {
     }
     let ground = Ground::build();
     ground.needs(&["iperf3", "iptables"]);
-    throughput(&ground);
-    crowd();
+    if setting("NETWORK_MEASURES", usize::MAX) > 0 {
+        throughput(&ground);
+    }
+    if setting("NETWORK_MEMBERS", 100) > 0 {
+        crowd::crowd(&ground);
+    }
 }
 
 fn setting(name: &str, default: usize) -> usize {
@@ -48,7 +53,7 @@ fn throughput(ground: &Ground) {
     let mut lab = Lab::new();
     let ours = [Place::new(), Place::new()];
     for (place, last) in ours.iter().zip(2..) {
-        lab.connect(place, last, Vec::new());
+        lab.connect(place, last);
     }
     let kernel = [Place::new(), Place::new()];
     bridge(&kernel);
@@ -58,90 +63,42 @@ fn throughput(ground: &Ground) {
     let outside = WORLD4.to_string();
     let measures: [(&str, [&str; 2], &[&str]); 7] = [
         ("container to container, 1 stream", ["172.17.0.3", "10.9.0.3"], &[]),
+        ("container to the world, 1 stream", [&outside, &outside], &[]),
         ("container to container, 4 streams", ["172.17.0.3", "10.9.0.3"], &["-P", "4"]),
         ("container to container and back, 1 stream each", ["172.17.0.3", "10.9.0.3"], &["--bidir"]),
         ("container to container, IPv6, 1 stream", ["fd00:17::3", "fd09::3"], &[]),
-        ("container to the world, 1 stream", [&outside, &outside], &[]),
         ("container to the world, 4 streams", [&outside, &outside], &["-P", "4"]),
         ("the world to a container, 1 stream", [&outside, &outside], &["-R"]),
     ];
     let mut figures: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
     let mut processor: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for round in 0..setting("NETWORK_ROUNDS", 3) {
-        for (at, (what, targets, words)) in measures.iter().enumerate() {
+        for (at, (what, targets, words)) in
+            measures.iter().enumerate().take(setting("NETWORK_MEASURES", usize::MAX))
+        {
             eprintln!("round {}: {what}", round + 1);
             for (subject, places) in [&ours, &kernel].into_iter().enumerate() {
-                let before = processor_seconds();
+                let before = processor_seconds_of(std::process::id());
                 let words = [&["-c", targets[subject], "-t", &seconds, "--json"], *words].concat();
                 let gigabits = arrived(&places[0].output("iperf3", &words));
                 figures.entry((at, subject)).or_default().push(gigabits);
                 if subject == 0 {
                     let gigabytes = gigabits / 8.0 * seconds.parse::<f64>().unwrap();
-                    processor.entry(at).or_default().push((processor_seconds() - before) / gigabytes);
+                    processor
+                        .entry(at)
+                        .or_default()
+                        .push((processor_seconds_of(std::process::id()) - before) / gigabytes);
                 }
             }
         }
     }
     println!("| Gbit/s, MTU 1500 | {OURS} | {KERNEL} | ratio | our processor s/GB |\n|---|---|---|---|---|");
-    for (at, (what, ..)) in measures.iter().enumerate() {
+    for (at, (what, ..)) in measures.iter().enumerate().filter(|(at, _)| figures.contains_key(&(*at, 0))) {
         let [ours, kernel] = [0, 1].map(|subject| median(&figures[&(at, subject)]));
         let ratio = ours / kernel;
         println!("| {what} | {ours:.1} | {kernel:.1} | {ratio:.2} | {:.2} |", median(&processor[&at]));
     }
     println!();
-}
-
-/// Many containers with ten published ports each, of which some come and go while two of them talk.
-fn crowd() {
-    let count = setting("NETWORK_MEMBERS", 100);
-    let mut lab = Lab::new();
-    let before = resident_bytes();
-    let places: Vec<Place> = (0..count).map(|_| Place::new()).collect();
-    let began = Instant::now();
-    let ports = |number: usize| (0..10).map(|port| rule(20_000 + (number * 10 + port) as u16)).collect();
-    for (number, place) in places.iter().enumerate() {
-        lab.connect(place, number + 2, ports(number));
-    }
-    let took = began.elapsed();
-    std::thread::sleep(Duration::from_secs(1));
-    let each = (resident_bytes() - before) / count / 1024;
-    println!(
-        "{count} containers with {} published ports: {:.1} ms and {each} KiB each",
-        count * 10,
-        took.as_secs_f64() * 1e3 / count as f64,
-    );
-    let began = processor_seconds();
-    std::thread::sleep(Duration::from_secs(2));
-    println!("at rest: {:.1} % of a processor", (processor_seconds() - began) / 2.0 * 100.0);
-
-    let _server = Server::within(&places[1]);
-    let seconds = setting("NETWORK_SECONDS", 2).max(3);
-    let words = ["-c", "172.17.0.3", "-t", &seconds.to_string(), "--json"].map(str::to_owned);
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let (mut quiet, mut busy, mut rates) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..setting("NETWORK_ROUNDS", 3) {
-        quiet.push(arrived(&places[0].output("iperf3", &words)));
-        let client = places[0].spawn("iperf3", &words);
-        let (began, mut changes) = (Instant::now(), 0);
-        // Twenty times a second one leaves and comes back.
-        while began.elapsed() < Duration::from_secs(seconds as u64) {
-            let number = 2 + changes % (count - 2);
-            let id = format!("id{}", number + 2);
-            lab.ask(NetworkRequest::Disconnect { id }, Vec::new());
-            lab.connect(&places[number], number + 2, ports(number));
-            changes += 1;
-            let due = Duration::from_millis(50 * changes as u64);
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
-        }
-        rates.push(changes as f64 / began.elapsed().as_secs_f64());
-        busy.push(arrived(&client.wait_with_output().unwrap().stdout));
-    }
-    let (quiet, busy) = (median(&quiet), median(&busy));
-    println!(
-        "two of them, 1 stream: {quiet:.1} Gbit/s; while {:.0} a second leave and come back: {busy:.1}, {:.2} of it",
-        median(&rates),
-        busy / quiet
-    );
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -203,15 +160,10 @@ fn bridge(places: &[Place]) {
     places.iter().for_each(|place| place.run(&reached));
 }
 
-/// User and system time of this process, in seconds.
-fn processor_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+/// User and system time of a process, in seconds.
+fn processor_seconds_of(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     // proc(5): utime and stime are fields 14 and 15, the state is field 3; a hundred ticks are a second.
     fields[11..=12].iter().map(|text| text.parse::<f64>().unwrap()).sum::<f64>() / 100.0
-}
-
-fn resident_bytes() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4_096
 }

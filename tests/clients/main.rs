@@ -16,6 +16,7 @@ mod image;
 mod session;
 mod witness;
 
+mod bridged;
 mod builds;
 mod networks;
 mod podman;

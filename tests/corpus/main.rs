@@ -110,4 +110,5 @@ replayed!(
     resolv_conf,
     rules,
     proc_net,
+    bridge,
 );

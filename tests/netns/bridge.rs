@@ -18,28 +18,28 @@ use crate::servers::{echo, serve_streams};
 
 const LIBRARY: &str = include_str!("bridge.py");
 
-fn network(ground: &Ground, words: &str) -> Command {
+pub fn network(ground: &Ground, words: &str) -> Command {
     let mut arguments = vec!["network"];
     arguments.extend(words.split(' '));
     ground.netferry(&arguments)
 }
 
-fn create(ground: &Ground, words: &str) {
+pub fn create(ground: &Ground, words: &str) {
     run(network(ground, &format!("create {words}"))).expect_success();
 }
 
-fn inspect(ground: &Ground, name: &str) -> Value {
+pub fn inspect(ground: &Ground, name: &str) -> Value {
     let outcome = run(network(ground, &format!("inspect {name}"))).expect_success();
     serde_json::from_str(&outcome.stdout).expect("it is JSON")
 }
 
-fn members(status: &Value) -> Vec<String> {
+pub fn members(status: &Value) -> Vec<String> {
     let list = status["members"].as_array().expect("a list").iter();
     list.map(|member| member["name"].as_str().expect("a name").to_owned()).collect()
 }
 
 /// `script`, behind [`LIBRARY`], in a container of a network.
-fn contained(ground: &Ground, network: &str, words: &str, script: &str) -> Running {
+pub fn contained(ground: &Ground, network: &str, words: &str, script: &str) -> Running {
     let script = format!("{LIBRARY}\n{script}");
     let mut arguments = vec!["run", "--network", network];
     arguments.extend(words.split(' ').filter(|word| !word.is_empty()));
@@ -49,7 +49,7 @@ fn contained(ground: &Ground, network: &str, words: &str, script: &str) -> Runni
 
 /// Waits until it is `done`, for as long as a machine may be busy.
 #[track_caller]
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + SOON;
     while !done() {
         assert!(Instant::now() < deadline, "{what}");
@@ -57,7 +57,7 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn is_bound(port: u16) -> bool {
+pub fn is_bound(port: u16) -> bool {
     TcpListener::bind(("0.0.0.0", port)).is_err()
 }
 
@@ -144,7 +144,7 @@ fn networks_and_isolated_containers_are_apart_but_for_what_is_published_and_an_i
 #[test]
 fn who_is_killed_leaves_nothing_behind_container_or_network() {
     sealed(|ground| {
-        // Locks stay.
+        // The file of the locks stays.
         create(ground, "lab --subnet 172.17.0.0/16");
         contained(ground, "lab", "", "print('was here')").finish(SOON).expect_success();
         run(network(ground, "rm --force lab")).expect_success();
@@ -171,12 +171,27 @@ fn who_is_killed_leaves_nothing_behind_container_or_network() {
         drop((first, second, heir));
         ground.assert_nothing_left(&before);
         create(ground, "lab --subnet 172.17.0.0/16");
+        // With whoever was to remove the socket, too: it lies there, and nobody answers.
+        let mut all = processes();
+        all.retain(|line| line.contains("netferry"));
+        for line in &all {
+            let pid = line.split(' ').next().unwrap().parse().unwrap();
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
+        }
+        assert_eq!(all.len(), 2, "{all:?}");
+        eventually("all have ended", || processes().is_empty());
+        assert_ne!(ground.belongings(), before);
+        run(network(ground, "inspect lab")).expect_code(1).expect_stderr("no network");
+        assert!(!run(network(ground, "ls")).expect_success().stdout.contains("lab"));
+        create(ground, "lab --subnet 172.17.0.0/16");
+        assert!(run(network(ground, "ls")).expect_success().stdout.contains("172.17.0.0/16"));
         run(network(ground, "rm lab")).expect_success();
+        ground.assert_nothing_left(&before);
     });
 }
 
 /// The process of the only network.
-fn daemon() -> i32 {
+pub fn daemon() -> i32 {
     let serving = |line: &String| {
         let pid: i32 = line.split(' ').next()?.parse().ok()?;
         let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;

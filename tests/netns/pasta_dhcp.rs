@@ -14,11 +14,11 @@ use crate::slirp4netns::{container, inside};
 const SCRIPT: &str = "#!/bin/sh
 case $reason in
 BOUND)
-    ip address add \"$new_ip_address/$new_subnet_mask\" dev host0
+    ip address add \"$new_ip_address/$new_subnet_mask\" dev $interface
     ip route add default via \"$new_routers\"
     ;;
 BOUND6)
-    ip address add \"$new_ip6_address/$new_ip6_prefixlen\" dev host0
+    ip address add \"$new_ip6_address/$new_ip6_prefixlen\" dev $interface
     ;;
 *)
     exit 0
@@ -78,8 +78,8 @@ const OFFERS: [&str; 15] = [
     "--dhcp-search",
 ];
 
-/// Runs dhclient once for one family, and returns what it was told.
-fn dhclient(ground: &Ground, container: &Running, family: &str, asked: &str) -> String {
+/// Runs dhclient once for one family on `interface`, and returns what it was told.
+pub fn dhclient(ground: &Ground, container: &Running, interface: &str, family: &str, asked: &str) -> String {
     ground.needs(&["dhclient"]);
     let place = Path::new(SCRATCH).join(format!("dhclient{family}"));
     fs::create_dir_all(&place).unwrap();
@@ -92,7 +92,7 @@ fn dhclient(ground: &Ground, container: &Running, family: &str, asked: &str) -> 
     let command = format!(
         "cd {place}
         touch leases
-        timeout 30 dhclient {family} -1 -d -cf conf -sf {place}/script -lf {place}/leases -pf {place}/pid host0 >log 2>&1 &
+        timeout 30 dhclient {family} -1 -d -cf conf -sf {place}/script -lf {place}/leases -pf {place}/pid {interface} >log 2>&1 &
         for i in $(seq 150); do [ -s told ] && break; sleep 0.1; done
         kill $!
         cat told || cat log"
@@ -102,7 +102,7 @@ fn dhclient(ground: &Ground, container: &Running, family: &str, asked: &str) -> 
 
 /// Each of `lines` is one of what was told.
 #[track_caller]
-fn expect_lines(told: &str, lines: &[&str]) {
+pub fn expect_lines(told: &str, lines: &[&str]) {
     for line in lines {
         assert!(told.lines().any(|told| told == *line), "no {line:?} in\n{told}");
     }
@@ -116,7 +116,7 @@ fn who_asks_over_dhcp_is_told_the_hosts_address_and_all_that_is_offered() {
         inside(ground, &container, &["ip", "link", "set", "host0", "up"]).expect_success();
         let asked =
             "subnet-mask, routers, domain-name-servers, domain-search, host-name, interface-mtu, fqdn.fqdn";
-        let told = dhclient(ground, &container, "-4", asked);
+        let told = dhclient(ground, &container, "host0", "-4", asked);
         expect_lines(
             &told,
             &[
@@ -146,7 +146,8 @@ fn who_asks_over_dhcpv6_is_told_the_same() {
                 inside(ground, &container, &["ip", "-6", "-o", "address", "show", "dev", "host0"]).stdout;
             shown.contains("fe80::") && !shown.contains("tentative")
         });
-        let told = dhclient(ground, &container, "-6", "dhcp6.name-servers, dhcp6.domain-search, dhcp6.fqdn");
+        let asked = "dhcp6.name-servers, dhcp6.domain-search, dhcp6.fqdn";
+        let told = dhclient(ground, &container, "host0", "-6", asked);
         expect_lines(
             &told,
             &[

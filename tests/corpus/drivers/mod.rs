@@ -2,12 +2,14 @@
 //! invariant does not hold; the fuzz targets (`fuzz/`) and the replay of their corpus share them.
 
 mod bench;
+mod bridge;
 mod bytes;
 mod frames;
 mod services;
 mod streams;
 mod texts;
 
+pub use bridge::bridge;
 pub use frames::{frames, vnet};
 pub use services::{dhcp, dhcpv6, dns, names, ndp};
 pub use streams::{reassembly, tcp};
@@ -17,7 +19,7 @@ pub use texts::{cli_native, cli_pasta, cli_slirp4netns, control, ports, proc_net
 pub type Driver = fn(&[u8]);
 
 /// All of them, by the name of the target.
-pub const DRIVERS: [(&str, Driver); 17] = [
+pub const DRIVERS: [(&str, Driver); 18] = [
     ("frames", frames),
     ("vnet", vnet),
     ("dhcp", dhcp),
@@ -35,4 +37,5 @@ pub const DRIVERS: [(&str, Driver); 17] = [
     ("resolv_conf", resolv_conf),
     ("rules", rules),
     ("proc_net", proc_net),
+    ("bridge", bridge),
 ];
