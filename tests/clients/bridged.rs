@@ -38,7 +38,7 @@ fn containers_that_podman_gives_no_network_are_connected_to_one_of_ours() {
         let client = without_network(&session, "client", "exec sleep 100");
         netferry(&session, &format!("network connect lab {client} --name client")).expect_success();
 
-        let script = "ip route; ping -c 1 -W 10 172.17.0.1; ping -c 1 -W 10 web; socat - TCP:web:80";
+        let script = "ip route; ping -c 1 -W 10 172.17.0.1; ping -4 -c 1 -W 10 web; socat - TCP:web:80";
         let shown = session.podman(&["exec", "client", "sh", "-ec", script]).expect_success();
         shown
             .expect_stdout("default via 172.17.0.1 dev eth0")
