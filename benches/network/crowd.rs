@@ -9,6 +9,8 @@ use crate::ground::{Ground, SCRATCH};
 use crate::{Server, arrived, median, setting};
 
 const PORTS: usize = 10;
+/// How many commands are given at a time.
+const HANDS: usize = 4;
 /// How many leave and come back in a second.
 const COMINGS: usize = 20;
 
@@ -113,9 +115,9 @@ pub fn crowd(ground: &Ground) {
         let began = Instant::now();
         let (turns, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (guests, turns, done) = (&guests, &turns, &done);
-        // Two at a time: one that leaves waits for the kernel most of the time.
+        // Several at a time: one that leaves waits for the kernel most of the time.
         let took: Vec<f64> = std::thread::scope(|scope| {
-            let hands: Vec<_> = (0..2)
+            let hands: Vec<_> = (0..HANDS)
                 .map(|_| {
                     scope.spawn(move || {
                         let mut took = Vec::new();
