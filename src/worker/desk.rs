@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::answer::Identity;
 use super::answer::rate::Meter;
+use super::switch::Port;
 use super::token::{Counter, Subject};
 use super::{Worker, answer};
 use crate::control::http::Scraper;
@@ -112,10 +113,16 @@ impl Worker {
         native.with_client(client, |client| client.answer(answer));
     }
 
+    /// Bytes from the container and to it, with those that it exchanges with others of its network.
+    pub(super) fn carried(&self) -> (u64, u64) {
+        let stats = self.stats();
+        let (sent, received) = self.port.as_ref().map_or((0, 0), Port::exchanged);
+        (stats.from_container.bytes + sent, stats.to_container.bytes + received)
+    }
+
     /// Answers some requests, if there are any, and gives up clients that took too long.
     pub(super) fn serve_control(&mut self) {
-        let stats = self.stats();
-        let (from_container, to_container) = (stats.from_container.bytes, stats.to_container.bytes);
+        let (from_container, to_container) = self.carried();
         self.desk.meter.note(self.now, from_container, to_container);
         let is_late = self.desk.poll_timeout().is_some_and(|deadline| deadline <= self.now);
         if !is_late && !self.desk.is_ready() {

@@ -8,12 +8,13 @@ use super::recorder::{Recorder, Wish};
 use super::sockets::watch::Watch;
 use super::{Worker, fault};
 use crate::config::{Impairments, RateLimits};
+use crate::observe::pcapng::Direction;
 use crate::stack::boundary::{Io, StackEvent};
 use crate::stack::drop_reason::DropReason;
 use crate::stack::impair::ImpairStats;
 use crate::sys::memory;
 use crate::wire::vnet_header::VNET_HEADER_LEN;
-use crate::worker::recorder::stage::Stage;
+use crate::worker::recorder::stage::{Sight, Stage};
 
 impl Worker {
     /// The same, with rates and a link as they are asked for.
@@ -60,14 +61,31 @@ impl Worker {
                 self.sockets.watch(Some(Box::new(Watch::new(Stage::new(order, usize::MAX)))));
             }
             self.note_time();
+            if self.port.is_some() {
+                let bell = self.postbox()?;
+                self.port.iter().for_each(|port| port.passed().watch(bell.clone()));
+            }
         }
         added
+    }
+
+    /// Puts down what other containers of the network have sent to ours, past us.
+    fn note_passed(&mut self) {
+        let (Some(port), Some(stage)) = (&self.port, self.link.stage_mut()) else { return };
+        let (frames, lost) = port.passed().take();
+        for read in frames {
+            if let Some((header, frame)) = read.split_first_chunk() {
+                stage.put(Sight::Frame(Direction::Inbound, *header), &[frame]);
+            }
+        }
+        stage.lose(lost);
     }
 
     fn end_captures(&mut self) {
         let had_some = self.recorder.take().is_some();
         self.link.watch(None);
         self.sockets.watch(None);
+        self.port.iter().for_each(|port| port.passed().leave());
         if had_some {
             memory::give_back();
         }
@@ -108,6 +126,7 @@ impl Worker {
 
     /// At the end of a turn: what was seen goes to those who watch.
     pub(super) fn serve_observers(&mut self) {
+        self.note_passed();
         let Some(recorder) = &mut self.recorder else { return };
         if let (Some(link), Some(watch)) = (self.link.stage_mut(), self.sockets.watch_mut()) {
             recorder.drain(link, &mut watch.stage, &self.stack);
@@ -146,6 +165,8 @@ impl Worker {
 
     /// Takes a frame that was read: to whom it is for, or, where the link is a bad one, on its way.
     pub(super) fn take_frame(&mut self, len: usize) {
+        // What it answers came before.
+        self.note_passed();
         let read = &self.read_buffer[..len];
         let Some((header, frame)) = self.link.split(read) else { return };
         if let Some(member) = &self.member

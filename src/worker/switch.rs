@@ -12,10 +12,13 @@
 //!
 //! All interfaces have the same offloads, or a super-segment of one could not be given to the other; the first says which.
 
+mod passed;
+
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use self::passed::Passed;
 use super::clock::Clock;
 use crate::config::LinkConfig;
 use crate::stack::boundary::{Duration, Instant};
@@ -45,6 +48,8 @@ struct Outlet {
     tap: Tap,
     /// Bytes that others have sent there.
     received: Arc<AtomicU64>,
+    /// What they send, for those who watch there.
+    passed: Arc<Passed>,
 }
 
 /// Why a container has no port on the switch.
@@ -90,8 +95,9 @@ impl Switch {
         if !features.vnet_header || others.is_some_and(|others| others != features) {
             return Err(JoinError::Offloads { name: name() });
         }
-        let received = Arc::default();
-        let id = table.bridge.add(link, mac, Outlet { tap: device, received: Arc::clone(&received) })?;
+        let (received, passed) = (Arc::default(), Arc::default());
+        let outlet = Outlet { tap: device, received: Arc::clone(&received), passed: Arc::clone(&passed) };
+        let id = table.bridge.add(link, mac, outlet)?;
         table.features = Some(features);
         drop(table);
         let now = self.clock.now();
@@ -101,6 +107,7 @@ impl Switch {
             link: link.clone(),
             counters: Arc::default(),
             received,
+            passed,
             budget: FloodBudget::new(now),
             ahead: Duration::ZERO,
         })
@@ -125,6 +132,7 @@ pub struct Port {
     counters: Arc<Counters>,
     /// Bytes that the others have sent it.
     received: Arc<AtomicU64>,
+    passed: Arc<Passed>,
     budget: FloodBudget,
     /// How far the switch's clock is ahead of the worker's.
     ahead: Duration,
@@ -183,6 +191,16 @@ impl Port {
         Arc::clone(&self.counters)
     }
 
+    /// Bytes that the container has sent to others, and was sent by them.
+    pub(super) fn exchanged(&self) -> (u64, u64) {
+        (self.counters.bytes(), self.received.load(Ordering::Relaxed))
+    }
+
+    /// What the others send it, for those who watch.
+    pub(super) fn passed(&self) -> &Passed {
+        &self.passed
+    }
+
     /// Takes note of what the worker's clock says now.
     pub(super) fn set_clock(&mut self, now: Instant) {
         self.ahead = self.switch.clock.now() - now;
@@ -191,7 +209,8 @@ impl Port {
     /// Bytes that the container has exchanged with others so far. The worker of who receives a transfer reads nothing but
     /// acknowledgements, and would take it for an exchange of short messages if it did not know of the rest.
     pub(super) fn moved(&self) -> u64 {
-        self.counters.bytes() + self.received.load(Ordering::Relaxed)
+        let (sent, received) = self.exchanged();
+        sent + received
     }
 
     /// Passes a frame on; whether the container's own core is to have it. `read` is all that was read, with the virtio-net header
@@ -238,6 +257,7 @@ impl Port {
 
 /// Gives a frame to another container; what its queue does not take is lost, as on any wire.
 fn put(outlet: &Outlet, read: &[u8], frame_bytes: usize, counters: &Counters) {
+    outlet.passed.see(read);
     loop {
         match outlet.tap.write(read) {
             Ok(_) => {

@@ -158,6 +158,22 @@ fn containers_of_a_network_are_listed_watched_and_changed_one_by_one() {
             assert_eq!(shown.matches(line).count(), 1, "{line}\n{shown}");
         }
 
+        // Between the two as well, the question before its answer, though the one's process writes it to the other's interface.
+        let between = format!("{SCRATCH}/between.pcapng");
+        let watching = start(ground.netferry(&["capture", "lab/web", "icmp", "-w", &between]));
+        eventually("a capture begins", || fs::metadata(&between).is_ok_and(|file| file.len() > 0));
+        ping(ground, &quiet, "172.17.0.3", "20").expect_success();
+        watching.signal(Signal::SIGINT);
+        watching.finish(SOON).expect_success().expect_stderr("2 packets captured, 0 lost");
+        let mut tshark = ground.root("tshark");
+        tshark.args(["-n", "-r", &between, "-T", "fields", "-e", "frame.interface_name", "-e", "ip.src"]);
+        let shown = run(tshark).expect_success().stdout;
+        assert_eq!(shown, "container\t172.17.0.2\ncontainer\t172.17.0.3\n");
+        let others = json(ground, "ps --json")[2]["others"].clone();
+        for way in ["sent_bytes", "received_bytes"] {
+            assert!(others[way].as_u64().unwrap() >= 98, "{others:#}");
+        }
+
         // How it goes, for the one and not for the other.
         ask(ground, "impair lab/web loss=100%").expect_success();
         ping(ground, &web, "203.0.113.2", "1").expect_code(1);

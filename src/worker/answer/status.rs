@@ -6,6 +6,7 @@ use crate::control::ClientName;
 use crate::control::native::{Answer, Refusal, Request};
 use crate::stack::flow::FlowProtocol;
 use crate::worker::Worker;
+use crate::worker::switch::Port;
 
 pub(super) fn answer(worker: &mut Worker, _: ClientName, _: &mut Request) -> Result<Answer, Refusal> {
     Ok(Answer::Once(describe(worker)))
@@ -14,8 +15,9 @@ pub(super) fn answer(worker: &mut Worker, _: ClientName, _: &mut Request) -> Res
 fn describe(worker: &Worker) -> Value {
     let identity = &worker.desk.identity;
     let stats = worker.stats();
-    let (from_rate, to_rate) =
-        worker.desk.meter.rates(worker.now, stats.from_container.bytes, stats.to_container.bytes);
+    let (from_container, to_container) = worker.carried();
+    let (from_rate, to_rate) = worker.desk.meter.rates(worker.now, from_container, to_container);
+    let exchanged = worker.port.as_ref().map(Port::exchanged);
     let drops: u64 = stats.iter_drops().map(|(_, count)| count).sum();
     let seen = stats.iter_drops().filter(|(_, count)| *count > 0);
     let by_reason: serde_json::Map<String, Value> =
@@ -47,6 +49,7 @@ fn describe(worker: &Worker) -> Value {
             "bytes": stats.to_container.bytes,
             "bytes_per_second": to_rate,
         },
+        "others": exchanged.map(|(sent, received)| json!({ "sent_bytes": sent, "received_bytes": received })),
         "drops": drops,
         "drops_by_reason": by_reason,
     })

@@ -104,6 +104,11 @@ impl Stage {
         self.seen.push(seen);
     }
 
+    /// So many were lost on the way here.
+    pub fn lose(&mut self, count: u64) {
+        self.lost += count;
+    }
+
     /// What was seen, in its order.
     #[must_use]
     pub fn seen(&self) -> &[Seen] {
