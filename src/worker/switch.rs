@@ -279,3 +279,55 @@ impl Drop for Port {
         drop(outlet);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::process::Command;
+
+    use etherparse::PacketBuilder;
+
+    use super::*;
+    use crate::config::address::GATEWAY_MAC;
+    use crate::config::{Ipv4Link, Segment};
+    use crate::sys::socket::tests::in_private_network;
+    use crate::wire::vnet_header::VNET_HEADER_LEN;
+
+    fn link(last: u8) -> LinkConfig {
+        let ipv4 = Ipv4Link {
+            subnet: "172.17.0.0/16".parse().unwrap(),
+            gateway: Ipv4Addr::new(172, 17, 0, 1),
+            dns: None,
+            container: Ipv4Addr::new(172, 17, 0, last),
+        };
+        let segment = Segment::Bridged { internal: false };
+        LinkConfig { segment, ipv4: Some(ipv4), ipv6: None, ..LinkConfig::default() }
+    }
+
+    #[test]
+    fn what_is_sent_counts_as_moved_for_both_ends_and_a_place_is_free_when_it_is_given_up() {
+        let name = "worker::switch::tests::what_is_sent_counts_as_moved_for_both_ends_and_a_place_is_free_when_it_is_given_up";
+        in_private_network(name, || {
+            let switch = Switch::new(GATEWAY_MAC, false);
+            let mac = |last| MacAddr([2, 0x42, 172, 17, 0, last]);
+            let taps = [2, 3].map(|last| Tap::open(&format!("t{last}"), TapFeatures::ALL).unwrap());
+            for name in ["t2", "t3"] {
+                assert!(Command::new("ip").args(["link", "set", name, "up"]).status().unwrap().success());
+            }
+            let mut sender = switch.join(&link(2), mac(2), &taps[0]).unwrap();
+            let receiver = switch.join(&link(3), mac(3), &taps[1]).unwrap();
+            assert!(switch.join(&link(3), mac(3), &taps[1]).is_err());
+            let mut read = vec![0; VNET_HEADER_LEN];
+            PacketBuilder::ethernet2(mac(2).0, mac(3).0)
+                .ipv4([172, 17, 0, 2], [172, 17, 0, 3], 64)
+                .udp(4_000, 80)
+                .write(&mut read, b"payload")
+                .unwrap();
+            let frame = read[VNET_HEADER_LEN..].to_vec();
+            assert!(!sender.pass(&read, &frame, Instant::ZERO));
+            assert_eq!((sender.moved(), receiver.moved()), (frame.len() as u64, frame.len() as u64));
+            drop(receiver);
+            assert!(switch.join(&link(3), mac(3), &taps[1]).is_ok());
+        });
+    }
+}
