@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use mio::Interest;
 use mio::unix::SourceFd;
 use serde_json::{Value, json};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::Worker;
 use super::token::Subject;
@@ -159,7 +159,7 @@ impl Worker {
                 OnFailure::Deny => "what it would be asked about is denied",
                 OnFailure::Pass => "the rules decide alone",
             };
-            warn!("the hook {} has ended: from now on {becomes}", hook.program);
+            error!("the hook {} has ended: from now on {becomes}", hook.program);
             let mut io = Io { host: &mut self.sockets, frames: &mut self.link };
             self.stack.handle_hook_gone(self.now, &mut io);
         }

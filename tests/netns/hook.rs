@@ -87,8 +87,9 @@ fn serve_in(ground: &Ground, container: &Running, script: &str) -> Running {
 #[test]
 fn the_hook_is_asked_first_on_every_path_and_only_what_it_is_asked_about_waits() {
     sealed(|ground| {
-        ground.needs(&["ping"]);
+        ground.needs(&["dig", "ping"]);
         ground.allow_ping();
+        ground.world_resolver(WORLD4, "first");
         for port in 80..=86 {
             serve_streams(ground.world_listener(WORLD4, port), echo);
         }
@@ -108,6 +109,9 @@ fn the_hook_is_asked_first_on_every_path_and_only_what_it_is_asked_about_waits()
             "5353:53/udp",
         ];
         let mut relay = attach(ground, &container, &options);
+        // Queries are not asked about; what they teach, over TCP as well, is told.
+        let by_tcp = ["dig", "+tcp", "@10.0.2.3", "+time=20", "+tries=1", "www.test", "A"];
+        inside(ground, &container, &by_tcp).expect_success().expect_stdout("203.0.113.2");
         let words = [
             "tcp/203.0.113.2/80/20",
             "tcp/203.0.113.2/81/1",
@@ -191,6 +195,10 @@ fn the_hook_is_asked_first_on_every_path_and_only_what_it_is_asked_about_waits()
             .collect();
         assert_eq!(ours, ["0", "1"], "and has nothing of ours but one stream: {me}");
         assert_eq!(me["group"], me["pid"]);
+        assert_eq!(
+            (&all[1]["names"], &all[1]["remote"]["port"]),
+            (&serde_json::json!(["www.test"]), &80.into())
+        );
         let asked = all.iter().find(|asked| asked["remote"]["port"] == 7).unwrap();
         assert_eq!((&asked["protocol"], &asked["direction"]), (&"udp".into(), &"out".into()));
         assert_eq!(asked["local"]["address"], "10.0.2.100");
