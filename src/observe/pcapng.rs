@@ -43,6 +43,17 @@ pub enum Direction {
     Outbound,
 }
 
+impl Direction {
+    /// The other way.
+    #[must_use]
+    pub fn opposite(self) -> Direction {
+        match self {
+            Direction::Inbound => Direction::Outbound,
+            Direction::Outbound => Direction::Inbound,
+        }
+    }
+}
+
 /// A packet on one of the interfaces.
 #[derive(Debug, Clone, Copy)]
 pub struct Packet<'a> {

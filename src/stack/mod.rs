@@ -31,6 +31,7 @@ pub mod service;
 pub mod shape;
 mod shaping;
 pub mod share;
+pub mod spliced;
 pub mod stats;
 pub mod tcp;
 pub mod timer;

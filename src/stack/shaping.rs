@@ -18,6 +18,7 @@ use super::drop_reason::DropReason;
 use super::network_error::problem_of;
 use super::policy::RuleMark;
 use super::shape::{ClassId, Scheduler};
+use super::spliced::{Heading, Lane, SplicedId};
 use super::udp::Pending;
 use super::{Flow, Stack, Unread, forward};
 use crate::config::RateLimits;
@@ -37,13 +38,36 @@ impl Allowance {
     pub(super) const FREE: Allowance = Allowance { up: usize::MAX, down: usize::MAX };
 }
 
+/// Who moves bytes in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Mover {
+    /// A flow's own, or what a published port's clients share.
+    Of(Unread),
+    /// Past the link.
+    Spliced(SplicedId),
+}
+
+impl From<FlowId> for Mover {
+    fn from(flow: FlowId) -> Mover {
+        Mover::Of(Unread::Flow(flow))
+    }
+}
+
+impl From<Unread> for Mover {
+    fn from(unread: Unread) -> Mover {
+        Mover::Of(unread)
+    }
+}
+
 /// The rates of one container, and who waits for them.
 #[derive(Debug)]
 pub(super) struct Shaping {
     /// Something is limited, or somebody still waits.
     is_on: bool,
-    up: Scheduler<FlowId>,
-    down: Scheduler<Unread>,
+    up: Scheduler<Mover>,
+    down: Scheduler<Mover>,
+    /// Of what is spliced: who has a turn now, one a direction at most.
+    spliced_turns: VecDeque<(Lane, usize)>,
     limits: RateLimits,
     class_limits: HashMap<ClassId, RateLimits, RandomState>,
     /// Flows of other classes than the first.
@@ -59,6 +83,7 @@ impl Shaping {
             is_on: false,
             up: Scheduler::new(hasher.clone()),
             down: Scheduler::new(hasher.clone()),
+            spliced_turns: VecDeque::new(),
             limits: RateLimits::default(),
             class_limits: HashMap::with_hasher(hasher.clone()),
             classes: HashMap::with_hasher(hasher.clone()),
@@ -105,18 +130,18 @@ impl Shaping {
         if !self.is_down_limited(unread) {
             return usize::MAX;
         }
-        self.down.ask(unread, self.class_of_unread(unread), now)
+        self.down.ask(unread.into(), self.class_of_unread(unread), now)
     }
 
     /// Pays for what was read, and notes whether there is more.
     pub(super) fn pay_down(&mut self, unread: Unread, bytes: usize, has_more: bool, now: Instant) {
-        self.down.pay(unread, self.class_of_unread(unread), bytes, has_more, now);
+        self.down.pay(unread.into(), self.class_of_unread(unread), bytes, has_more, now);
     }
 
     /// A flow is no more.
     pub(super) fn forget(&mut self, flow: FlowId) {
-        self.up.forget(flow);
-        self.down.forget(Unread::Flow(flow));
+        self.up.forget(flow.into());
+        self.down.forget(flow.into());
         self.classes.remove(&flow);
         let held = self.held.remove(&flow).unwrap_or_default();
         self.held_bytes -= held.iter().map(|datagram| datagram.payload.len()).sum::<usize>();
@@ -129,9 +154,9 @@ impl Shaping {
             return true;
         }
         let class = self.class_of(flow);
-        let may = !self.held.contains_key(&flow) && self.up.ask(flow, class, now) > 0;
+        let may = !self.held.contains_key(&flow) && self.up.ask(flow.into(), class, now) > 0;
         if may {
-            self.up.pay(flow, class, bytes, false, now);
+            self.up.pay(flow.into(), class, bytes, false, now);
         }
         may
     }
@@ -163,6 +188,65 @@ impl Shaping {
         }
         self.held_bytes -= datagram.as_ref().map_or(0, |datagram| datagram.payload.len());
         datagram
+    }
+
+    /// The class of what a rule has let through.
+    pub(super) fn class_of_mark(&self, rule: RuleMark) -> ClassId {
+        class_of_rule(rule).filter(|class| self.class_limits.contains_key(class)).unwrap_or_default()
+    }
+
+    fn lane(&mut self, heading: Heading) -> &mut Scheduler<Mover> {
+        match heading {
+            Heading::FromContainer => &mut self.up,
+            Heading::ToContainer => &mut self.down,
+        }
+    }
+
+    /// A turn has been given that is not paid for yet.
+    fn is_owed(&self, heading: Heading) -> bool {
+        self.spliced_turns.iter().any(|(lane, _)| lane.heading == heading)
+    }
+
+    /// See [`Stack::ask_spliced`].
+    pub(super) fn ask_spliced(&mut self, lane: Lane, class: ClassId, now: Instant) -> usize {
+        let scheduler = self.lane(lane.heading);
+        if !scheduler.is_limited(class) {
+            return usize::MAX;
+        }
+        scheduler.ask(Mover::Spliced(lane.id), class, now)
+    }
+
+    /// See [`Stack::pay_spliced`].
+    pub(super) fn pay_spliced(
+        &mut self,
+        lane: Lane,
+        class: ClassId,
+        bytes: usize,
+        has_more: bool,
+        now: Instant,
+    ) -> bool {
+        let scheduler = self.lane(lane.heading);
+        let is_limited = scheduler.is_limited(class);
+        scheduler.pay(Mover::Spliced(lane.id), class, bytes, has_more && is_limited, now);
+        self.settle();
+        has_more && !is_limited
+    }
+
+    /// Whether somebody has a turn past the link.
+    pub(super) fn has_spliced_turn(&self) -> bool {
+        !self.spliced_turns.is_empty()
+    }
+
+    /// See [`Stack::poll_spliced_turn`].
+    pub(super) fn poll_spliced_turn(&mut self) -> Option<(Lane, usize)> {
+        self.spliced_turns.pop_front()
+    }
+
+    /// See [`Stack::forget_spliced`].
+    pub(super) fn forget_spliced(&mut self, id: SplicedId) {
+        self.up.forget(Mover::Spliced(id));
+        self.down.forget(Mover::Spliced(id));
+        self.settle();
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -236,8 +320,7 @@ impl Stack {
 
     /// A flow was let through by this rule.
     pub(super) fn limit_by_rule(&mut self, flow: FlowId, rule: RuleMark) {
-        let is_limited = |class: &ClassId| self.shaping.class_limits.contains_key(class);
-        let class = class_of_rule(rule).filter(is_limited).unwrap_or_default();
+        let class = self.shaping.class_of_mark(rule);
         if class != ClassId::default() || !self.shaping.classes.is_empty() {
             self.assign_class(flow, class);
         }
@@ -250,7 +333,7 @@ impl Stack {
         let class = self.shaping.class_of(flow);
         let up = match self.shaping.is_up_limited(flow) {
             false => usize::MAX,
-            true if can_write => self.shaping.up.ask(flow, class, now),
+            true if can_write => self.shaping.up.ask(flow.into(), class, now),
             true => 0,
         };
         let down = match self.shaping.is_down_limited(Unread::Flow(flow)) {
@@ -269,7 +352,7 @@ impl Stack {
         let class = self.shaping.class_of(flow);
         let is_up_limited = self.shaping.is_up_limited(flow);
         let is_down_limited = self.shaping.is_down_limited(Unread::Flow(flow));
-        self.shaping.up.pay(flow, class, moved.up, is_up_limited && can_write, now);
+        self.shaping.up.pay(flow.into(), class, moved.up, is_up_limited && can_write, now);
         self.shaping.pay_down(Unread::Flow(flow), moved.down, is_down_limited && can_read, now);
         (can_read && !is_down_limited) || (can_write && !is_up_limited)
     }
@@ -277,8 +360,20 @@ impl Stack {
     /// Lets those go on whose turn has come.
     pub(super) fn serve_turns<H: HostIo, F: FrameSink>(&mut self, now: Instant, io: &mut Io<'_, H, F>) {
         // Whoever could not move anything, as the link is full, must not keep the driver here.
-        for _ in 0..self.shaping.up.waiting() {
-            let Some((flow, most)) = self.shaping.up.poll(now) else { break };
+        let up = if self.shaping.is_owed(Heading::FromContainer) { 0 } else { self.shaping.up.waiting() };
+        for _ in 0..up {
+            let Some((mover, most)) = self.shaping.up.poll(now) else { break };
+            let flow = match mover {
+                Mover::Of(Unread::Flow(flow)) => flow,
+                Mover::Of(Unread::Listener(_)) => continue,
+                Mover::Spliced(id) => {
+                    self.shaping
+                        .spliced_turns
+                        .push_back((Lane { id, heading: Heading::FromContainer }, most));
+                    // It pays only later, and nobody else before.
+                    break;
+                }
+            };
             match self.flows.get(flow) {
                 Some(Flow::Tcp(_)) => {
                     self.enter(io, now, |stack, io| {
@@ -291,8 +386,16 @@ impl Stack {
                 Some(Flow::Echo(_) | Flow::TimeWait(_)) | None => self.shaping.forget(flow),
             }
         }
-        for _ in 0..self.shaping.down.waiting() {
-            let Some((unread, most)) = self.shaping.down.poll(now) else { break };
+        let down = if self.shaping.is_owed(Heading::ToContainer) { 0 } else { self.shaping.down.waiting() };
+        for _ in 0..down {
+            let Some((mover, most)) = self.shaping.down.poll(now) else { break };
+            let unread = match mover {
+                Mover::Of(unread) => unread,
+                Mover::Spliced(id) => {
+                    self.shaping.spliced_turns.push_back((Lane { id, heading: Heading::ToContainer }, most));
+                    break;
+                }
+            };
             match unread {
                 Unread::Flow(flow) if matches!(self.flows.get(flow), Some(Flow::Tcp(_))) => {
                     self.enter(io, now, |stack, io| {
@@ -323,7 +426,7 @@ impl Stack {
         }
         let has_more = self.shaping.held.contains_key(&flow);
         let class = self.shaping.class_of(flow);
-        self.shaping.up.pay(flow, class, moved, has_more, now);
+        self.shaping.up.pay(flow.into(), class, moved, has_more, now);
     }
 
     /// Sends a datagram that has waited; errors are told as if it left only now.

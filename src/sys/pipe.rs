@@ -66,10 +66,22 @@ impl Pipe {
         Ok(self.capacity_bytes)
     }
 
-    /// Moves what has arrived at a non-blocking `socket` into the pipe. Zero bytes are the stream's end.
+    /// Moves up to `most` bytes of what has arrived at a non-blocking `socket` into the pipe. Zero bytes are the stream's end.
     /// `Blocked` when nothing has arrived *or* the pipe is full: only for an empty pipe is it known which.
-    pub fn fill_from(&self, socket: impl AsFd) -> Transfer {
-        splice(socket.as_fd(), self.write.as_fd(), self.capacity_bytes)
+    pub fn fill_from(&self, socket: impl AsFd, most: usize) -> Transfer {
+        splice(socket.as_fd(), self.write.as_fd(), self.capacity_bytes.min(most))
+    }
+
+    /// Takes bytes out of the pipe, into memory; how many.
+    pub fn read(&self, buffer: &mut [u8]) -> Transfer {
+        loop {
+            match nix::unistd::read(&self.read, buffer) {
+                Ok(len) => return Transfer::Bytes(len),
+                Err(Errno::EAGAIN) => return Transfer::Blocked,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Transfer::Failed(errno.into()),
+            }
+        }
     }
 
     /// Moves up to `len` bytes of what the pipe holds into a non-blocking `socket`.
@@ -138,15 +150,15 @@ mod tests {
         let (mut near, source) = non_blocking_pair();
         let (mut far, target) = non_blocking_pair();
         let pipe = Pipe::open().unwrap();
-        assert_eq!(pipe.fill_from(&source), Transfer::Blocked);
+        assert_eq!(pipe.fill_from(&source, usize::MAX), Transfer::Blocked);
         near.write_all(b"across").unwrap();
-        assert_eq!(pipe.fill_from(&source), Transfer::Bytes(6));
+        assert_eq!(pipe.fill_from(&source, usize::MAX), Transfer::Bytes(6));
         assert_eq!(pipe.drain_into(&target, 6), Transfer::Bytes(6));
         let mut buffer = [0; 6];
         far.read_exact(&mut buffer).unwrap();
         assert_eq!(&buffer, b"across");
         drop(near);
-        assert_eq!(pipe.fill_from(&source), Transfer::Bytes(0));
+        assert_eq!(pipe.fill_from(&source, usize::MAX), Transfer::Bytes(0));
     }
 
     #[test]

@@ -6,7 +6,9 @@
 //! time; nothing here waits.
 
 pub mod datagrams;
+pub mod eye;
 pub mod follow;
+pub mod pacing;
 pub mod streams;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,8 +21,11 @@ use mio::{Interest, Registry};
 use tracing::debug;
 
 use self::datagrams::Datagrams;
+use self::eye::Eye;
 use self::follow::{Change, Follow};
 use self::streams::Streams;
+use super::recorder::Choice;
+use super::recorder::stage::{Order, Stage};
 use super::scarcity::Scarcity;
 use super::sockets::Sockets;
 use super::splice::Side;
@@ -111,7 +116,7 @@ impl Loopback {
         let tables = (paths.host_tables, paths.container_tables);
         let mut loopback = Loopback {
             streams: Streams::new(&registry, config.limits.splice),
-            datagrams: Datagrams::new(&registry, config.limits.splice, config.timeouts.udp.into()),
+            datagrams: Datagrams::new(&registry, &config.limits, config.timeouts.udp.into()),
             registry,
             inside: paths.inside,
             outward: BTreeMap::new(),
@@ -240,7 +245,10 @@ impl Loopback {
     pub fn settle(&mut self, question: QuestionId, judged: Judged, now: Instant, scarcity: &mut Scarcity) {
         match self.asked.remove(&question) {
             Some(half) => self.begin(half.initiating, (half.way, half.target), judged, now, scarcity),
-            None => self.datagrams.settle(question, judged, &self.inside, now),
+            None => {
+                let eye = self.streams.eye_mut().as_deref_mut();
+                self.datagrams.settle(question, judged, &self.inside, now, eye);
+            }
         }
     }
 
@@ -252,7 +260,9 @@ impl Loopback {
             Way::Outward => StreamSocket::connect(half.target, None).map(|(socket, _)| socket),
         };
         match connected {
-            Ok(other) => self.streams.join(half.initiating, other, half.way, half.spliced, now),
+            Ok(other) => {
+                self.streams.join(half.initiating, (other, half.target), half.way, half.spliced, now);
+            }
             Err(SocketError::Exhausted) => {
                 scarcity.begin(now);
                 self.waiting.push_back(half);
@@ -274,8 +284,14 @@ impl Loopback {
                     outward.is_ready = true;
                 }
             }
-            Subject::Relay(place) => self.datagrams.relay_readable(place, &self.inside, now, judge),
-            Subject::Exchange(mark) => self.datagrams.exchange_readable(mark, now),
+            Subject::Relay(place) => {
+                let eye = self.streams.eye_mut().as_deref_mut();
+                self.datagrams.relay_readable(place, &self.inside, now, judge, eye);
+            }
+            Subject::Exchange(mark) => {
+                let eye = self.streams.eye_mut().as_deref_mut();
+                self.datagrams.exchange_readable(mark, now, eye);
+            }
             Subject::Link
             | Subject::Source(_)
             | Subject::Control(_)
@@ -306,13 +322,30 @@ impl Loopback {
         self.streams.rejudge(&may_stay) + self.datagrams.rejudge(&may_stay)
     }
 
+    /// Has what is spliced seen from now on, as far as `choices` want it, or no longer: so many bytes of each packet.
+    pub fn look(&mut self, wanted: Option<(Order, usize, Vec<Option<Choice>>)>) {
+        let eye = wanted.map(|(order, most, choices)| match self.streams.eye_mut().take() {
+            Some(mut eye) => {
+                eye.choose(choices, most);
+                eye
+            }
+            None => Box::new(Eye::new(Stage::new(order, most), choices)),
+        });
+        self.streams.look(eye);
+    }
+
+    /// What was seen.
+    pub fn stage_mut(&mut self) -> Option<&mut Stage> {
+        self.streams.eye_mut().as_deref_mut().map(|eye| &mut eye.stage)
+    }
+
     /// Whether there is something to do without an event.
     #[must_use]
     pub fn is_behind(&self, scarcity: &Scarcity) -> bool {
         let may_join = !scarcity.is_waiting();
         let has_to_join =
             || !self.waiting.is_empty() || self.outward.values().any(|outward| outward.is_ready);
-        self.streams.is_behind() || (may_join && has_to_join())
+        self.streams.is_behind() || self.datagrams.is_behind() || (may_join && has_to_join())
     }
 
     /// Whether a connection has ended since the last call of [`Loopback::forget_closed`].

@@ -19,6 +19,7 @@ mod link;
 pub mod loopback;
 pub mod mailbox;
 mod observed;
+mod paced;
 mod past_link;
 pub mod recorder;
 mod requests;
@@ -334,6 +335,7 @@ impl Worker {
             self.serve_control();
             self.admit_clients();
             self.serve_loopback();
+            self.pace_spliced();
             self.expire();
             self.serve_hook();
             self.settle();
@@ -401,6 +403,7 @@ impl Worker {
             || self.has_letters()
             || self.has_client_to_admit()
             || self.hook.as_ref().is_some_and(|hook| hook.is_ready())
+            || self.stack.has_spliced_turn()
             || self.loopback.as_ref().is_some_and(|loopback| loopback.is_behind(&self.scarcity))
             || self.next_to_accept().is_some()
             || (self.scarcity.is_waiting() && self.has_closed())

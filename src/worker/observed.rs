@@ -57,9 +57,11 @@ impl Worker {
                 Some(stage) => stage.keep(most),
                 None => self.link.watch(Some(Box::new(Stage::new(order.clone(), most)))),
             }
-            if self.sockets.watch_mut().is_none() {
-                self.sockets.watch(Some(Box::new(Watch::new(Stage::new(order, usize::MAX)))));
+            match self.sockets.watch_mut() {
+                Some(watch) => watch.stage.keep(most),
+                None => self.sockets.watch(Some(Box::new(Watch::new(Stage::new(order, most))))),
             }
+            self.look_at_spliced();
             self.note_time();
             if self.port.is_some() {
                 let bell = self.postbox()?;
@@ -81,11 +83,23 @@ impl Worker {
         stage.lose(lost);
     }
 
+    /// What is spliced is seen as far as anybody wants it.
+    fn look_at_spliced(&mut self) {
+        let micros = self.micros();
+        let Some(loopback) = &mut self.loopback else { return };
+        let wanted = self.recorder.as_ref();
+        loopback.look(wanted.map(|recorder| (recorder.order(), recorder.most_bytes(), recorder.choices())));
+        if let Some(stage) = loopback.stage_mut() {
+            stage.tick(micros);
+        }
+    }
+
     fn end_captures(&mut self) {
         let had_some = self.recorder.take().is_some();
         self.link.watch(None);
         self.sockets.watch(None);
         self.port.iter().for_each(|port| port.passed().leave());
+        self.look_at_spliced();
         if had_some {
             memory::give_back();
         }
@@ -100,6 +114,9 @@ impl Worker {
         if let Some(stage) = self.link.stage_mut() {
             stage.tick(micros);
         }
+        if let Some(stage) = self.loopback.as_mut().and_then(|loopback| loopback.stage_mut()) {
+            stage.tick(micros);
+        }
     }
 
     fn micros(&self) -> u64 {
@@ -110,10 +127,19 @@ impl Worker {
     pub(super) fn handle_observer(&mut self, number: u32, event: &mio::event::Event) {
         let micros = self.micros();
         if let Some(recorder) = &mut self.recorder {
+            let before = recorder.count();
             recorder.handle_event(number, event, micros);
-            if recorder.is_idle() {
-                self.end_captures();
-            }
+            self.note_who_watches(before);
+        }
+    }
+
+    /// Of `before` who watched some may have gone.
+    fn note_who_watches(&mut self, before: usize) {
+        let now = self.recorder.as_ref().map_or(0, |recorder| recorder.count());
+        if now == 0 {
+            self.end_captures();
+        } else if now != before {
+            self.look_at_spliced();
         }
     }
 
@@ -128,12 +154,12 @@ impl Worker {
     pub(super) fn serve_observers(&mut self) {
         self.note_passed();
         let Some(recorder) = &mut self.recorder else { return };
+        let before = recorder.count();
         if let (Some(link), Some(watch)) = (self.link.stage_mut(), self.sockets.watch_mut()) {
-            recorder.drain(link, &mut watch.stage, &self.stack);
+            let spliced = self.loopback.as_mut().and_then(|loopback| loopback.stage_mut());
+            recorder.drain(link, &mut watch.stage, spliced, &self.stack);
         }
-        if recorder.is_idle() {
-            self.end_captures();
-        }
+        self.note_who_watches(before);
     }
 
     /// At the very end.

@@ -1,6 +1,6 @@
 //! Captures: who watches, and what each of them gets.
 //!
-//! While somebody does, link and sockets put down what they see in stages ([`stage`]); at the end of a
+//! While somebody does, link, sockets and what is spliced put down what they see in stages ([`stage`]); at the end of a
 //! turn [`Recorder::drain`] gives it, in its order, a name each ([`names`]), puts packets of the host's side together
 //! ([`host_side`]) and hands them to the observers. An observer is a descriptor with a bounded
 //! buffer in front ([`CAPTURE_BUFFER_BYTES`]): what it is too slow for is lost to it, counted, and told in the
@@ -15,27 +15,31 @@ pub mod stage;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
-use self::host_side::HostSide;
+use self::host_side::{Happening, HostSide};
 use self::names::Names;
-use self::stage::{Order, Seen, Sight, Stage, Whose};
+use self::stage::{Order, Place, Seen, Sight, Stage, Whose};
 use super::token::Subject;
 use crate::config::limits::{CAPTURE_BUFFER_BYTES, CAPTURE_OBSERVERS};
 use crate::observe::pcapng::{self, CONTAINER, Direction, HOST, Packet};
 use crate::stack::Stack;
 use crate::stack::boundary::{FlowId, StackEvent};
 use crate::stack::flow::FlowKey;
+use crate::stack::spliced::SplicedId;
+use crate::wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::wire::ip::ETHERNET_HEADER_LEN;
 use crate::wire::segmentation;
 
 /// Longer than any frame.
 pub const WHOLE_PACKETS: u32 = 262_144;
 
 /// Chooses flows by what they are.
-pub type Choice = Box<dyn Fn(&FlowKey) -> bool + Send>;
+pub type Choice = Arc<dyn Fn(&FlowKey) -> bool + Send + Sync>;
 
 /// What somebody wants to see.
 pub struct Wish {
@@ -68,6 +72,9 @@ pub struct Recorder {
     order: Order,
     epoch_micros: u64,
     host: HostSide,
+    /// The two sides of what is spliced.
+    spliced_outside: HostSide,
+    spliced_inside: HostSide,
     names: Names,
     observers: Vec<Observer>,
     next_id: u32,
@@ -86,6 +93,8 @@ impl Recorder {
             order: Order::default(),
             epoch_micros,
             host: HostSide::default(),
+            spliced_outside: HostSide::default(),
+            spliced_inside: HostSide::default(),
             names,
             observers: Vec::new(),
             next_id: 0,
@@ -138,6 +147,18 @@ impl Recorder {
         self.observers.is_empty()
     }
 
+    /// Which flows each of those who watch has chosen.
+    #[must_use]
+    pub fn choices(&self) -> Vec<Option<Choice>> {
+        self.observers.iter().map(|observer| observer.wish.choice.clone()).collect()
+    }
+
+    /// How many watch.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.observers.len()
+    }
+
     /// Bytes of a frame that anybody wants.
     #[must_use]
     pub fn most_bytes(&self) -> usize {
@@ -174,33 +195,49 @@ impl Recorder {
         }
     }
 
-    /// Hands over what both have seen in a turn.
-    pub fn drain(&mut self, link: &mut Stage, sockets: &mut Stage, stack: &Stack) {
-        let (mut frames, mut happenings) = (link.seen().iter().peekable(), sockets.seen().iter().peekable());
+    /// Hands over what all have seen in a turn: link, sockets, and what is spliced, if anything is.
+    pub fn drain(
+        &mut self,
+        link: &mut Stage,
+        sockets: &mut Stage,
+        spliced: Option<&mut Stage>,
+        stack: &Stack,
+    ) {
+        let mut places = [Some(link), Some(sockets), spliced];
+        let mut next = [0; 3];
         loop {
-            let is_frame = match (frames.peek(), happenings.peek()) {
-                (Some(frame), Some(happening)) => frame.order < happening.order,
-                (Some(_), None) => true,
-                (None, Some(_)) => false,
-                (None, None) => break,
+            let order = |place: usize| {
+                let seen = places[place].as_deref()?.seen().get(next[place])?;
+                Some((seen.order, place))
             };
-            if is_frame {
-                let Some(seen) = frames.next() else { break };
-                self.show_frame(seen, link.bytes_of(seen), stack);
-            } else {
-                let Some(seen) = happenings.next() else { break };
-                self.show_happening(seen, sockets.bytes_of(seen), stack);
+            let Some((_, place)) = (0..places.len()).filter_map(order).min() else { break };
+            if let Some(stage) = places[place].as_deref()
+                && let Some(seen) = stage.seen().get(next[place])
+            {
+                self.show(seen, stage.bytes_of(seen), stack);
             }
+            next[place] += 1;
         }
-        let lost = [link.clear(), sockets.clear()];
-        for observer in &mut self.observers {
-            for (interface, lost) in lost.into_iter().enumerate() {
+        for (place, stage) in places.iter_mut().enumerate() {
+            let lost = stage.as_deref_mut().map_or(0, Stage::clear);
+            let interface = if place == 0 { CONTAINER } else { HOST } as usize;
+            for observer in &mut self.observers {
                 observer.received[interface] += lost;
                 observer.dropped[interface] += lost;
             }
-            observer.flush();
         }
+        self.observers.iter_mut().for_each(Observer::flush);
         self.observers.retain(|observer| !observer.is_gone);
+    }
+
+    fn show(&mut self, seen: &Seen, bytes: &[u8], stack: &Stack) {
+        match &seen.sight {
+            Sight::Frame(..) => self.show_frame(seen, bytes, stack),
+            Sight::Socket(whose, happening) => self.show_happening(seen, (whose, happening), bytes, stack),
+            Sight::Spliced { id, key, place, happening } => {
+                self.show_spliced(seen, (*id, key, *place), happening, bytes);
+            }
+        }
     }
 
     fn show_frame(&mut self, seen: &Seen, bytes: &[u8], stack: &Stack) {
@@ -237,8 +274,13 @@ impl Recorder {
         }
     }
 
-    fn show_happening(&mut self, seen: &Seen, bytes: &[u8], stack: &Stack) {
-        let Sight::Socket(whose, happening) = &seen.sight else { return };
+    fn show_happening(
+        &mut self,
+        seen: &Seen,
+        (whose, happening): (&Whose, &Happening),
+        bytes: &[u8],
+        stack: &Stack,
+    ) {
         let flow = match whose {
             Whose::Flow(flow) => Some(*flow),
             Whose::Client(listener, client, local) => stack.flow_of_client_at(*listener, *client, *local),
@@ -250,15 +292,60 @@ impl Recorder {
         // The streams are those of flows; datagrams of nobody's have no state.
         let stream = flow.unwrap_or(FlowId { slot: u32::MAX, generation: u32::MAX });
         let observers = &mut self.observers;
-        self.host.handle(stream, happening, bytes, as_on_wire, |direction, packet| {
+        let all = (bytes, seen.original_len);
+        self.host.handle(stream, happening, all, as_on_wire, |direction, packet, original_len| {
             for observer in observers.iter_mut().filter(|observer| observer.wants(key.as_ref(), flow)) {
                 observer.offer(&Packet {
                     interface: HOST,
                     micros,
                     direction,
                     bytes: packet,
-                    original_len: packet.len(),
+                    original_len,
                     comment: comment.as_deref(),
+                });
+            }
+        });
+    }
+
+    /// What happens on the container's loopback is shown as it would be there: behind an empty Ethernet header, and from the
+    /// container is what our peer sends.
+    fn show_spliced(
+        &mut self,
+        seen: &Seen,
+        (id, key, place): (SplicedId, &FlowKey, Place),
+        happening: &Happening,
+        bytes: &[u8],
+    ) {
+        let (comment, micros) = (format!("flow {id}"), self.epoch_micros + seen.micros);
+        let as_on_wire = self.observers.iter().any(|observer| observer.wish.segments);
+        let stream = FlowId { slot: id.slot, generation: id.generation };
+        let (observers, framed) = (&mut self.observers, &mut self.pieces);
+        let side = match place {
+            Place::Container => &mut self.spliced_inside,
+            Place::Host => &mut self.spliced_outside,
+        };
+        let all = (bytes, seen.original_len);
+        side.handle(stream, happening, all, as_on_wire, |direction, packet, len| {
+            let (interface, direction, bytes, original_len) = match place {
+                Place::Host => (HOST, direction, packet, len),
+                Place::Container => {
+                    let is_ipv4 = packet.first().is_some_and(|first| first >> 4 == 4);
+                    let ethertype = if is_ipv4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+                    framed.clear();
+                    framed.extend_from_slice(&[0; ETHERNET_HEADER_LEN - 2]);
+                    framed.extend_from_slice(&ethertype.to_be_bytes());
+                    framed.extend_from_slice(packet);
+                    (CONTAINER, direction.opposite(), framed.as_slice(), ETHERNET_HEADER_LEN + len)
+                }
+            };
+            for observer in observers.iter_mut().filter(|observer| observer.wants(Some(key), None)) {
+                observer.offer(&Packet {
+                    interface,
+                    micros,
+                    direction,
+                    bytes,
+                    original_len,
+                    comment: Some(&comment),
                 });
             }
         });
@@ -293,7 +380,7 @@ impl Observer {
         match &self.wish.choice {
             None => true,
             // What belongs to no flow is chosen by its addresses, if it has any.
-            Some(choice) => key.is_some_and(choice) && (flow.is_some() || key.is_some()),
+            Some(choice) => key.is_some_and(|key| choice(key)) && (flow.is_some() || key.is_some()),
         }
     }
 

@@ -57,7 +57,7 @@ fn serve_world(ground: &Ground) {
 }
 
 /// What tshark shows of a capture's packets, one line each, its fields parted by bars.
-fn tshark(ground: &Ground, capture: &str, filter: &str, fields: &[&str]) -> Vec<Vec<String>> {
+pub fn tshark(ground: &Ground, capture: &str, filter: &str, fields: &[&str]) -> Vec<Vec<String>> {
     let mut tshark = ground.root("tshark");
     tshark.args(["-n", "-r", capture, "-Y", filter, "-T", "fields", "-E", "separator=|"]);
     for check in ["ip", "tcp", "udp"] {
@@ -72,7 +72,7 @@ fn tshark(ground: &Ground, capture: &str, filter: &str, fields: &[&str]) -> Vec<
 
 /// Nothing is malformed, no checksum wrong, nothing of the host's side out of its place in a stream; in the container a busy
 /// kernel may send something twice.
-fn find_nothing_wrong(ground: &Ground, capture: &str) {
+pub fn find_nothing_wrong(ground: &Ground, capture: &str) {
     let wrong = "_ws.malformed || _ws.expert.severity == error || ip.checksum.status == 0 || tcp.checksum.status == 0 \
                  || udp.checksum.status == 0 || icmp.checksum.status == 0 || icmpv6.checksum.status == 0 \
                  || (frame.interface_name == \"host\" && (tcp.analysis.retransmission || tcp.analysis.lost_segment \
@@ -199,7 +199,7 @@ fn instance(ground: &Ground) -> (Running, fs::File) {
 }
 
 /// Reads nothing until it is told to, and then tells what it has heard and what it has lost.
-const SLOW_READER: &str = r#"
+pub const SLOW_READER: &str = r#"
 import array, json, socket, struct, sys
 ours, theirs = socket.socketpair()
 control = socket.socket(socket.AF_UNIX)

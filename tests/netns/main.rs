@@ -53,6 +53,7 @@ mod sandbox;
 mod scarcity;
 mod slirp4netns;
 mod soundness;
+mod spliced;
 mod storm;
 mod streams;
 mod timeouts;

@@ -37,7 +37,7 @@ for word in sys.argv[1:]:
         threading.Thread(target=serve, args=(a, port)).start()";
 
 /// The same of datagrams.
-const DATAGRAMS: &str = "\
+pub const DATAGRAMS: &str = "\
 import socket, sys, threading
 def serve(address, port):
     s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM)
@@ -50,14 +50,14 @@ for word in sys.argv[1:]:
     for a in [address] if address else ['0.0.0.0', '::']:
         threading.Thread(target=serve, args=(a, port)).start()";
 
-fn enter(ground: &Ground, container: &Running) -> Command {
+pub fn enter(ground: &Ground, container: &Running) -> Command {
     let mut command = ground.user("nsenter");
     command.args(["--target", &container.pid().to_string(), "--user", "--net", "--preserve-credentials"]);
     command
 }
 
 /// A server in the container, up when this returns.
-fn server(ground: &Ground, container: &Running, script: &str, ports: &[&str]) -> Running {
+pub fn server(ground: &Ground, container: &Running, script: &str, ports: &[&str]) -> Running {
     let mut command = enter(ground, container);
     command.args([PYTHON, "-c", script]).args(ports);
     let mut server = start(command);
@@ -80,7 +80,7 @@ fn quiet(options: &[&str]) -> Vec<String> {
     words
 }
 
-fn forward(ground: &Ground, container: &Running, options: &[&str]) {
+pub fn forward(ground: &Ground, container: &Running, options: &[&str]) {
     let words = quiet(options);
     serve(ground, container, &words.iter().map(String::as_str).collect::<Vec<_>>());
 }

@@ -35,5 +35,25 @@ fn render(answer: &Value) -> String {
         rows.push(std::iter::once(heading.to_owned()).chain(counts).collect());
     }
     text.push_str(&table::render(&rows, &[1, 2, 3, 4, 5]));
+    if let Some(spliced) = answer["spliced"].as_u64() {
+        let sentence = format!(
+            "From loopback to loopback nothing crosses this link: it is neither delayed nor lost ({spliced} flows now).\n"
+        );
+        text.push_str(&sentence);
+    }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_cross_the_link_is_told_where_there_may_be_any() {
+        let counts = json!({ "packets": 1, "lost": 0, "overflowed": 0, "duplicated": 0, "reordered": 0 });
+        let answer = |spliced: Value| json!({ "impairments": "loss=1%", "from_container": counts, "to_container": counts, "spliced": spliced });
+        assert!(!render(&answer(Value::Null)).contains("loopback"));
+        let told = render(&answer(2.into()));
+        assert!(told.ends_with("it is neither delayed nor lost (2 flows now).\n"), "{told}");
+    }
 }

@@ -30,7 +30,7 @@ pub(super) fn answer(worker: &mut Worker, _: ClientName, request: &mut Request) 
 /// The flows that a filter names: by their endpoints as the container sees them, whose own is the source.
 fn choose(text: &str) -> Result<Choice, Refusal> {
     let filter = Filter::parse(text).map_err(|error| Refusal::bad_argument(error.to_string()))?;
-    Ok(Box::new(move |key: &FlowKey| {
+    Ok(std::sync::Arc::new(move |key: &FlowKey| {
         let transport = match key.protocol {
             FlowProtocol::Tcp => Transport::Tcp,
             FlowProtocol::Udp => Transport::Udp,

@@ -19,6 +19,7 @@ pub(super) fn answer(worker: &mut Worker, _: ClientName, request: &mut Request) 
         "impairments": how.to_string(),
         "from_container": describe(up),
         "to_container": describe(down),
+        "spliced": worker.loopback.as_ref().map(|past| past.streams().count() + past.exchanges().count()),
     })))
 }
 

@@ -116,9 +116,12 @@ pub(super) fn reload(worker: &mut Worker, _: ClientName, request: &mut Request) 
     let now = worker.now;
     let mut io = Io { host: &mut worker.sockets, frames: &mut worker.link };
     let mut reloaded = worker.stack.set_rules(rules, rejudge, now, &mut io);
-    if rejudge && let Some(loopback) = &mut worker.loopback {
-        let stack = &worker.stack;
-        reloaded.ended += loopback.rejudge(|what| stack.may_stay_spliced(what, now));
+    if let Some(loopback) = &mut worker.loopback {
+        loopback.forget_classes();
+        if rejudge {
+            let stack = &worker.stack;
+            reloaded.ended += loopback.rejudge(|what| stack.may_stay_spliced(what, now));
+        }
     }
     tracing::debug!(count, ?reloaded, "other rules are in force");
     Ok(Answer::Once(json!({ "rules": count, "kept": reloaded.kept, "ended": reloaded.ended })))

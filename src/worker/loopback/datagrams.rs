@@ -5,7 +5,7 @@
 //! for long is closed, and the one that is silent longest gives way when there are too many. Joined runs
 //! of datagrams stay joined (see [`crate::sys::socket::datagram`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,19 +15,25 @@ use mio::{Interest, Registry};
 use slab::Slab;
 use tracing::debug;
 
+use super::eye::{Eye, Known};
+use super::pacing::{Moved, Pace, Pacing};
 use super::{Judge, is_worth_telling};
 use crate::config::PublishRule;
-use crate::config::limits::{HOOK_DATAGRAMS, MAX_FRAME_BYTES, SpliceLimits};
+use crate::config::limits::{HOOK_DATAGRAMS, Limits, MAX_FRAME_BYTES};
 use crate::stack::boundary::{Duration, FlowId, Instant, ListenerId};
 use crate::stack::flow::FlowProtocol;
 use crate::stack::forward::splice;
 use crate::stack::hook::QuestionId;
 use crate::stack::policy::judge::{Judged, Spliced};
+use crate::stack::shape::ClassId;
+use crate::stack::spliced::{Heading, Lane, SplicedId, SplicedKind};
 use crate::stack::stats::Traffic;
 use crate::sys::socket::datagram::Received;
 use crate::sys::socket::info::{self, Ends};
 use crate::sys::socket::inner::InnerSockets;
 use crate::sys::socket::{ArrivedDatagram, DatagramSocket, Outgoing, SocketError, Transfer};
+use crate::worker::recorder::host_side::{End, Happening};
+use crate::worker::recorder::stage::Place;
 use crate::worker::token::{FlowMark, Subject};
 
 /// How often it is looked which exchanges are over.
@@ -65,6 +71,23 @@ struct Exchange {
     /// What came from the client and from the server.
     forth: Traffic,
     back: Traffic,
+    /// What waits for its turn, from the client and from the server.
+    held: [VecDeque<Held>; 2],
+    pace: Pace,
+}
+
+/// A datagram, or a run of them, that waits.
+#[derive(Debug)]
+struct Held {
+    payload: Box<[u8]>,
+    arrived: ArrivedDatagram,
+}
+
+/// What may wait.
+#[derive(Debug, Clone, Copy)]
+struct HoldLimits {
+    of_one: usize,
+    total_bytes: usize,
 }
 
 /// A client who waits to be let through.
@@ -113,14 +136,19 @@ pub struct Datagrams {
     generation: u32,
     next_sweep: Option<Instant>,
     buffer: Box<[u8]>,
+    pacing: Pacing,
+    hold_limits: HoldLimits,
+    held_bytes: usize,
+    /// Those that found no room to wait.
+    lost: u64,
 }
 
 impl Datagrams {
     /// None yet.
-    pub fn new(registry: &Registry, limits: SpliceLimits, idle: Duration) -> Datagrams {
+    pub fn new(registry: &Registry, limits: &Limits, idle: Duration) -> Datagrams {
         Datagrams {
             registry: registry.try_clone().ok(),
-            most: limits.exchanges,
+            most: limits.splice.exchanges,
             idle,
             relays: BTreeMap::new(),
             exchanges: Slab::new(),
@@ -129,6 +157,13 @@ impl Datagrams {
             generation: 0,
             next_sweep: None,
             buffer: vec![0; MAX_FRAME_BYTES].into(),
+            pacing: Pacing::default(),
+            hold_limits: HoldLimits {
+                of_one: limits.shaped_datagrams_per_flow,
+                total_bytes: limits.shaped_total_bytes,
+            },
+            held_bytes: 0,
+            lost: 0,
         }
     }
 
@@ -175,7 +210,14 @@ impl Datagrams {
     }
 
     /// Passes on what clients have sent.
-    pub fn relay_readable(&mut self, place: u32, inside: &InnerSockets, now: Instant, judge: &mut Judge<'_>) {
+    pub fn relay_readable(
+        &mut self,
+        place: u32,
+        inside: &InnerSockets,
+        now: Instant,
+        judge: &mut Judge<'_>,
+        mut eye: Option<&mut Eye>,
+    ) {
         let mut buffer = std::mem::take(&mut self.buffer);
         // An edge tells once: all of it has to be read, but a flood may wait for room.
         while let Some(relay) = self.relays.get_mut(&place) {
@@ -209,39 +251,137 @@ impl Datagrams {
                     }
                 }
             };
-            self.pass_on(slot, &arrived, &buffer[..arrived.len], now);
+            self.pass(slot, true, &buffer[..arrived.len], arrived, now, eye.as_deref_mut());
         }
         self.buffer = buffer;
     }
 
     /// Passes on what a server has answered.
-    pub fn exchange_readable(&mut self, mark: FlowMark, now: Instant) {
+    pub fn exchange_readable(&mut self, mark: FlowMark, now: Instant, mut eye: Option<&mut Eye>) {
         let slot = mark.slot() as usize;
-        let known = self.exchanges.get_mut(slot);
-        let Some(exchange) = known.filter(|exchange| mark_of(slot, exchange.generation) == mark) else {
+        let known = self.exchanges.get(slot);
+        if !known.is_some_and(|exchange| mark_of(slot, exchange.generation) == mark) {
             return;
-        };
-        let Some(relay) = self.relays.get_mut(&exchange.relay) else { return };
-        loop {
-            match exchange.socket.receive(&mut self.buffer) {
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        while let Some(exchange) = self.exchanges.get_mut(slot) {
+            match exchange.socket.receive(&mut buffer) {
                 Received::Datagram(arrived) => {
-                    exchange.last_active = now;
-                    exchange.back.record(arrived.len);
-                    let payload = &self.buffer[..arrived.len];
-                    send(&mut relay.socket, payload, &arrived, Some(exchange.client));
+                    self.pass(slot, false, &buffer[..arrived.len], arrived, now, eye.as_deref_mut());
                 }
                 Received::Blocked => break,
                 Received::Failed(_) => while exchange.socket.take_report().is_some() {},
             }
         }
-        while exchange.socket.take_report().is_some() {}
+        self.buffer = buffer;
+        if let Some(exchange) = self.exchanges.get_mut(slot) {
+            while exchange.socket.take_report().is_some() {}
+        }
     }
 
-    fn pass_on(&mut self, slot: usize, arrived: &ArrivedDatagram, payload: &[u8], now: Instant) {
+    /// Passes on what has come from the client or from the server, or has it wait.
+    fn pass(
+        &mut self,
+        slot: usize,
+        is_of_client: bool,
+        payload: &[u8],
+        arrived: ArrivedDatagram,
+        now: Instant,
+        eye: Option<&mut Eye>,
+    ) {
         let exchange = &mut self.exchanges[slot];
+        let Some(relay) = self.relays.get_mut(&exchange.relay) else { return };
         exchange.last_active = now;
-        exchange.forth.record(arrived.len);
-        send(&mut exchange.socket, payload, arrived, None);
+        let traffic = if is_of_client { &mut exchange.forth } else { &mut exchange.back };
+        traffic.record(arrived.len);
+        let place = usize::from(!is_of_client);
+        let has_to_wait = self.pacing.is_on() || !exchange.held[place].is_empty();
+        let is_full = exchange.held[place].len() >= self.hold_limits.of_one
+            || self.held_bytes + payload.len() > self.hold_limits.total_bytes;
+        let is_lost = has_to_wait && is_full;
+        if let Some(eye) = eye {
+            exchange.see(slot, relay, is_of_client, (payload, &arrived), is_lost, eye);
+        }
+        if is_lost {
+            self.lost += 1;
+            return;
+        }
+        if !has_to_wait {
+            exchange.send(relay, is_of_client, payload, &arrived);
+            return;
+        }
+        self.held_bytes += payload.len();
+        exchange.held[place].push_back(Held { payload: payload.into(), arrived });
+        let lane = Lane { id: exchange.id(slot), heading: relay.way.heading(is_of_client) };
+        self.pacing.note(&mut exchange.pace, lane);
+    }
+
+    /// From now on what comes waits for a turn, or for none.
+    pub fn pace(&mut self, is_on: bool) {
+        self.pacing.set(is_on);
+    }
+
+    /// Whether somebody is to be asked for.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.pacing.asking() > 0
+    }
+
+    /// Those that wait for a turn.
+    pub fn pacing_mut(&mut self) -> &mut Pacing {
+        &mut self.pacing
+    }
+
+    /// Datagrams that found no room to wait since the last call.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// What an exchange shares a rate with, if it is there; `find` tells it the first time.
+    pub fn class(&mut self, id: SplicedId, find: impl FnOnce(&Spliced) -> ClassId) -> Option<ClassId> {
+        let exchange = self.exchanges.get_mut(id.slot as usize)?;
+        let Exchange { generation, what, pace, .. } = exchange;
+        (*generation == id.generation).then(|| pace.class(|| find(what)))
+    }
+
+    /// Other rules are in force.
+    pub fn forget_classes(&mut self) {
+        self.exchanges.iter_mut().for_each(|(_, exchange)| exchange.pace.forget_class());
+    }
+
+    /// A turn: sends what waits one way until so many bytes have left.
+    pub fn move_within(&mut self, lane: Lane, most: usize) -> Moved {
+        let known = self.exchanges.get_mut(lane.id.slot as usize);
+        let Some(exchange) = known.filter(|exchange| exchange.generation == lane.id.generation) else {
+            return Moved::default();
+        };
+        let Some(relay) = self.relays.get_mut(&exchange.relay) else { return Moved::default() };
+        exchange.pace.begin_turn(lane.heading);
+        let is_of_client = relay.way.heading(true) == lane.heading;
+        let place = usize::from(!is_of_client);
+        let mut bytes = 0;
+        while bytes < most
+            && let Some(held) = exchange.held[place].pop_front()
+        {
+            bytes += held.payload.len();
+            exchange.send(relay, is_of_client, &held.payload, &held.arrived);
+        }
+        self.held_bytes -= bytes;
+        let has_more = !exchange.held[place].is_empty();
+        if has_more {
+            exchange.pace.wait(lane.heading);
+        }
+        Moved { bytes, has_more }
+    }
+
+    /// It may have another turn outside of all rates.
+    pub fn ask_again(&mut self, lane: Lane) {
+        if let Some(exchange) = self.exchanges.get_mut(lane.id.slot as usize)
+            && exchange.generation == lane.id.generation
+        {
+            exchange.pace.begin_turn(lane.heading);
+            self.pacing.note(&mut exchange.pace, lane);
+        }
     }
 
     /// The exchange of a client who has said something for the first time, if it may be; none while the user's hook is asked.
@@ -274,7 +414,14 @@ impl Datagrams {
     }
 
     /// What the user's hook was asked about may begin, or not.
-    pub fn settle(&mut self, question: QuestionId, judged: Judged, inside: &InnerSockets, now: Instant) {
+    pub fn settle(
+        &mut self,
+        question: QuestionId,
+        judged: Judged,
+        inside: &InnerSockets,
+        now: Instant,
+        mut eye: Option<&mut Eye>,
+    ) {
         let found = self.asked.iter().find(|(_, asked)| asked.question == question);
         let Some((relay, client)) = found.map(|(whose, _)| *whose) else { return };
         let Some(Asked { way, target, held, .. }) = self.asked.remove(&(relay, client)) else { return };
@@ -284,7 +431,9 @@ impl Datagrams {
             return;
         }
         match self.open((relay, way), client, (target, what), inside, now) {
-            Ok(slot) => held.iter().for_each(|(arrived, payload)| self.pass_on(slot, arrived, payload, now)),
+            Ok(slot) => held.into_iter().for_each(|(arrived, payload)| {
+                self.pass(slot, true, &payload, arrived, now, eye.as_deref_mut());
+            }),
             Err(error) => debug!(%client, ?error, "no exchange from loopback to loopback"),
         }
     }
@@ -313,7 +462,9 @@ impl Datagrams {
         self.watch(&socket, Subject::Exchange(mark_of(slot, generation)))?;
         let (forth, back) = (Traffic::default(), Traffic::default());
         let (since, last_active) = (now, now);
-        let exchange = Exchange { generation, relay, client, what, socket, since, last_active, forth, back };
+        let (held, pace) = Default::default();
+        let exchange =
+            Exchange { generation, relay, client, what, socket, since, last_active, forth, back, held, pace };
         self.exchanges.insert(exchange);
         self.by_client.insert((relay, client), slot);
         self.next_sweep.get_or_insert(now + SWEEP_INTERVAL);
@@ -373,6 +524,8 @@ impl Datagrams {
 
     fn close(&mut self, slot: usize) {
         let exchange = self.exchanges.remove(slot);
+        self.pacing.end(exchange.id(slot), &exchange.pace);
+        self.held_bytes -= exchange.held.iter().flatten().map(|held| held.payload.len()).sum::<usize>();
         self.by_client.remove(&(exchange.relay, exchange.client));
     }
 
@@ -403,6 +556,64 @@ pub fn loopback_of(address: IpAddr) -> Option<IpAddr> {
         IpAddr::V6(v6) if v6.is_unspecified() => Some(Ipv6Addr::LOCALHOST.into()),
         _ if address.is_loopback() => Some(address),
         IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
+impl Way {
+    /// Where what comes from the client, or from the server, goes.
+    fn heading(&self, is_of_client: bool) -> Heading {
+        match (self, is_of_client) {
+            (Way::Inward { .. }, true) | (Way::Outward(_), false) => Heading::ToContainer,
+            (Way::Inward { .. }, false) | (Way::Outward(_), true) => Heading::FromContainer,
+        }
+    }
+}
+
+impl Exchange {
+    fn id(&self, slot: usize) -> SplicedId {
+        let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+        SplicedId { kind: SplicedKind::Exchange, slot, generation: self.generation }
+    }
+
+    fn send(&mut self, relay: &mut Relay, is_of_client: bool, payload: &[u8], arrived: &ArrivedDatagram) {
+        if is_of_client {
+            send(&mut self.socket, payload, arrived, None);
+        } else {
+            send(&mut relay.socket, payload, arrived, Some(self.client));
+        }
+    }
+
+    /// Shows what has come from the client or from the server, on both sides unless it is lost between them.
+    fn see(
+        &self,
+        slot: usize,
+        relay: &Relay,
+        is_of_client: bool,
+        (payload, arrived): (&[u8], &ArrivedDatagram),
+        is_lost: bool,
+        eye: &mut Eye,
+    ) {
+        let (bound, connected) = (info::ends(&relay.socket), info::ends(&self.socket));
+        let (Some(door), Some(ours), Some(server)) = (bound.local, connected.local, connected.peer) else {
+            return;
+        };
+        let (door_place, own, remote) = match relay.way {
+            Way::Inward { .. } => (Place::Host, server, ours),
+            Way::Outward(_) => (Place::Container, self.client, door),
+        };
+        let known = Known::new(self.id(slot), FlowProtocol::Udp, own, remote);
+        if !eye.wants(&known.key) {
+            return;
+        }
+        let at_door = (door_place, door, self.client);
+        let at_server = (door_place.other(), ours, server);
+        let (came, leaves) = if is_of_client { (at_door, at_server) } else { (at_server, at_door) };
+        let (segment_bytes, hop_limit) = (arrived.segment_bytes, arrived.hop_limit.max(1));
+        let shown = if is_lost { 1 } else { 2 };
+        for ((place, local, peer), from) in [(came, End::Peer), (leaves, End::Ours)].into_iter().take(shown) {
+            let happening = Happening::Datagrams { local, peer, from, segment_bytes, hop_limit };
+            eye.see(&known, place, happening, payload);
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::wire::{checksum, tcp, udp};
 use crate::observe::pcapng::Direction;
 
 /// Largest payload of one packet that is put together: with its headers it fits the length field of IPv4.
-const LARGEST_PAYLOAD: usize = 65_000;
+pub const LARGEST_PAYLOAD: usize = 65_000;
 /// Payload of a packet where they are to be as on a wire.
 const WIRE_PAYLOAD: usize = 1_440;
 /// What is not acknowledged by data is, after so much.
@@ -84,6 +84,8 @@ pub enum Happening {
     Reset(End),
     /// The socket is closed, in the ordinary way.
     Closed,
+    /// Nobody looks at it any more.
+    Unwatched,
     /// A datagram, or a run of them.
     Datagrams {
         /// The socket's own address.
@@ -157,15 +159,16 @@ impl HostSide {
         self.streams.is_empty()
     }
 
-    /// Gives `each` the packets of what happened, from the IP header on. `bytes` is the payload of it, of which only a part may
-    /// be there: `len` is how long it was. `as_on_wire` tells whether they are to be of a size that a wire carries.
+    /// Gives `each` the packets of what happened, from the IP header on, and how long each was. `bytes` is the payload of it, of
+    /// which only a part may be there where it is a stream's: `len` is how long it was. `as_on_wire` tells whether they are to
+    /// be of a size that a wire carries.
     pub fn handle(
         &mut self,
         flow: FlowId,
         happening: &Happening,
-        bytes: &[u8],
+        (bytes, len): (&[u8], usize),
         as_on_wire: bool,
-        mut each: impl FnMut(Direction, &[u8]),
+        mut each: impl FnMut(Direction, &[u8], usize),
     ) {
         match *happening {
             Happening::Began { local, peer, by } => {
@@ -204,8 +207,10 @@ impl HostSide {
             Happening::Sent(end) => {
                 let Some(stream) = self.streams.get_mut(&flow) else { return };
                 let most = if as_on_wire { WIRE_PAYLOAD } else { LARGEST_PAYLOAD };
-                for part in bytes.chunks(most) {
-                    stream.say(&mut self.scratch, end, Flags::PSH, part, &mut each);
+                for start in (0..len).step_by(most) {
+                    let part_len = most.min(len - start);
+                    let part = &bytes[start.min(bytes.len())..(start + part_len).min(bytes.len())];
+                    stream.say_part(&mut self.scratch, end, Flags::PSH, (part, part_len), &mut each);
                     let sender = stream.sender(end);
                     if sender.next.wrapping_sub(sender.acknowledged) >= ACKNOWLEDGED_AFTER {
                         stream.say(&mut self.scratch, end.other(), Flags::default(), &[], &mut each);
@@ -231,6 +236,9 @@ impl HostSide {
                     }
                 }
             }
+            Happening::Unwatched => {
+                self.streams.remove(&flow);
+            }
             Happening::Datagrams { local, peer, from, segment_bytes, hop_limit } => {
                 let size = segment_bytes.map_or(bytes.len(), |size| size.get().into()).max(1);
                 let (source, destination) = ends(local, peer, from);
@@ -249,10 +257,10 @@ impl HostSide {
                         (source.ip(), destination.ip()),
                         hop_limit,
                         kind,
-                        len,
+                        (len, len),
                         write,
                     ) {
-                        each(from.direction(), &self.scratch);
+                        each(from.direction(), &self.scratch, self.scratch.len());
                     }
                 }
             }
@@ -271,9 +279,16 @@ impl HostSide {
                 let kind = (if is_ipv6 { protocol::ICMPV6 } else { protocol::ICMP }, Some(2));
                 let between = (source.ip(), destination.ip());
                 if bytes.len() >= 8
-                    && write_packet(&mut self.scratch, between, hop_limit, kind, bytes.len(), write)
+                    && write_packet(
+                        &mut self.scratch,
+                        between,
+                        hop_limit,
+                        kind,
+                        (bytes.len(), bytes.len()),
+                        write,
+                    )
                 {
-                    each(from.direction(), &self.scratch);
+                    each(from.direction(), &self.scratch, self.scratch.len());
                 }
             }
         }
@@ -288,7 +303,7 @@ impl Stream {
         }
     }
 
-    fn finish(&mut self, scratch: &mut Vec<u8>, end: End, each: &mut impl FnMut(Direction, &[u8])) {
+    fn finish(&mut self, scratch: &mut Vec<u8>, end: End, each: &mut impl FnMut(Direction, &[u8], usize)) {
         if !std::mem::replace(&mut self.sender(end).has_finished, true) {
             self.say(scratch, end, Flags::FIN, &[], each);
             self.say(scratch, end.other(), Flags::default(), &[], each);
@@ -302,7 +317,19 @@ impl Stream {
         end: End,
         flags: Flags,
         payload: &[u8],
-        each: &mut impl FnMut(Direction, &[u8]),
+        each: &mut impl FnMut(Direction, &[u8], usize),
+    ) {
+        self.say_part(scratch, end, flags, (payload, payload.len()), each);
+    }
+
+    /// The same, where of the payload only the beginning is there.
+    fn say_part(
+        &mut self,
+        scratch: &mut Vec<u8>,
+        end: End,
+        flags: Flags,
+        (payload, payload_len): (&[u8], usize),
+        each: &mut impl FnMut(Direction, &[u8], usize),
     ) {
         let is_first = flags == Flags::SYN && end == self.by;
         let other = self.sender(end.other());
@@ -312,7 +339,7 @@ impl Stream {
         let sequence = sender.next;
         let occupies = u32::from(flags == Flags::SYN || flags == Flags::FIN);
         // Below 64 KiB.
-        sender.next = sequence.wrapping_add(payload.len() as u32).wrapping_add(occupies);
+        sender.next = sequence.wrapping_add(payload_len as u32).wrapping_add(occupies);
         let (source, destination) = ends(self.local, self.peer, end);
         let segment = BareSegment {
             source_port: source.port(),
@@ -336,8 +363,9 @@ impl Stream {
         };
         let kind = (protocol::TCP, Some(tcp::CHECKSUM_OFFSET));
         let between = (source.ip(), destination.ip());
-        if write_packet(scratch, between, 64, kind, head_len + payload.len(), write) {
-            each(end.direction(), scratch);
+        let len = head_len + payload_len;
+        if write_packet(scratch, between, 64, kind, (head_len + payload.len(), len), write) {
+            each(end.direction(), scratch, scratch.len() + payload_len - payload.len());
         }
     }
 }
@@ -349,13 +377,14 @@ fn ends(local: SocketAddr, peer: SocketAddr, from: End) -> (SocketAddr, SocketAd
     }
 }
 
-/// Puts a packet into `out`; false if it would be too large for one.
+/// Puts the first `there` bytes of a packet that has `len` behind its IP header into `out`; false if it would be too large for
+/// one. Of one that is not all there, nobody can tell the checksum.
 fn write_packet(
     out: &mut Vec<u8>,
     (source, destination): (IpAddr, IpAddr),
     hop_limit: u8,
     (number, checksum_at): (u8, Option<usize>),
-    len: usize,
+    (there, len): (usize, usize),
     write: impl FnOnce(&mut [u8]),
 ) -> bool {
     let (source, destination) = (source.to_canonical(), destination.to_canonical());
@@ -374,11 +403,11 @@ fn write_packet(
         dont_fragment: true,
     };
     out.clear();
-    out.resize(at + len, 0);
+    out.resize(at + there, 0);
     ip::write_header(out, &header, len);
     let transport = &mut out[at..];
     write(transport);
-    if let Some(field) = checksum_at {
+    if let Some(field) = checksum_at.filter(|_| there == len) {
         let sum = checksum::transport_checksum(source, destination, number, transport);
         transport[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     }

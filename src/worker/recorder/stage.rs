@@ -8,10 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::host_side::Happening;
+use super::host_side::{Happening, LARGEST_PAYLOAD};
 use crate::config::limits::CAPTURE_TURN_BYTES;
 use crate::observe::pcapng::Direction;
 use crate::stack::boundary::{FlowId, ListenerId};
+use crate::stack::flow::FlowKey;
+use crate::stack::spliced::SplicedId;
 use crate::wire::vnet_header::VNET_HEADER_LEN;
 
 /// Tells what came first, over all stages of a worker.
@@ -33,6 +35,26 @@ pub enum Whose {
     Client(ListenerId, SocketAddr, Option<IpAddr>),
 }
 
+/// On which side of us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the container.
+    Container,
+    /// On the host.
+    Host,
+}
+
+impl Place {
+    /// The other side.
+    #[must_use]
+    pub fn other(self) -> Place {
+        match self {
+            Place::Container => Place::Host,
+            Place::Host => Place::Container,
+        }
+    }
+}
+
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sight {
@@ -40,6 +62,17 @@ pub enum Sight {
     Frame(Direction, [u8; VNET_HEADER_LEN]),
     /// Something that happened to a socket of the host.
     Socket(Whose, Happening),
+    /// Something that happened to one of the two sockets of what is spliced.
+    Spliced {
+        /// Its name.
+        id: SplicedId,
+        /// Its ends as the container sees them.
+        key: FlowKey,
+        /// Where the socket is.
+        place: Place,
+        /// What happened.
+        happening: Happening,
+    },
 }
 
 /// One thing that was seen.
@@ -88,8 +121,17 @@ impl Stage {
 
     /// Puts something down, with its bytes in their parts.
     pub fn put(&mut self, sight: Sight, parts: &[&[u8]]) {
+        self.put_up_to(self.most, sight, parts);
+    }
+
+    /// The same, whatever is kept of a packet: these bytes are several, or are put together only later.
+    pub fn put_whole(&mut self, sight: Sight, bytes: &[u8]) {
+        self.put_up_to(usize::MAX, sight, &[bytes]);
+    }
+
+    fn put_up_to(&mut self, most: usize, sight: Sight, parts: &[&[u8]]) {
         let original_len: usize = parts.iter().map(|part| part.len()).sum();
-        let kept = original_len.min(self.most);
+        let kept = original_len.min(most);
         if self.bytes.len() + kept > CAPTURE_TURN_BYTES || self.seen.len() >= CAPTURE_TURN_BYTES / 64 {
             self.lost += 1;
             return;
@@ -107,6 +149,24 @@ impl Stage {
     /// So many were lost on the way here.
     pub fn lose(&mut self, count: u64) {
         self.lost += count;
+    }
+
+    /// Puts down bytes of a stream, as many times as they are packets at least. What there is no room for is known by its
+    /// length alone, so that the bytes behind it stand at their place.
+    pub fn put_stream(&mut self, sight: impl Fn() -> Sight, bytes: &[u8]) {
+        // Of packets that are kept whole there may be as many as there must be.
+        let each = if self.most < LARGEST_PAYLOAD { LARGEST_PAYLOAD } else { bytes.len().max(1) };
+        for part in bytes.chunks(each) {
+            if self.seen.len() >= CAPTURE_TURN_BYTES / 64 {
+                self.lost += 1;
+                return;
+            }
+            let room = CAPTURE_TURN_BYTES.saturating_sub(self.bytes.len());
+            let (start, len) = (self.bytes.len(), part.len().min(self.most).min(room));
+            self.bytes.extend_from_slice(&part[..len]);
+            let (order, micros, original_len) = (self.order.next(), self.micros, part.len());
+            self.seen.push(Seen { order, micros, sight: sight(), start, len, original_len });
+        }
     }
 
     /// What was seen, in its order.
@@ -147,6 +207,24 @@ mod tests {
         assert_eq!((stage.bytes_of(&seen[0]), seen[0].original_len, seen[0].micros), (&b"abcdef"[..], 10, 7));
         assert_eq!((stage.bytes_of(&seen[1]), seen[1].original_len), (&b"xyz"[..], 3));
         assert!(seen[0].order < seen[1].order);
+    }
+
+    #[test]
+    fn bytes_of_a_stream_that_are_not_kept_are_counted_all_the_same() {
+        let sight = || Sight::Frame(Direction::Outbound, [0; VNET_HEADER_LEN]);
+        let lens = |stage: &Stage| -> Vec<(usize, usize)> {
+            stage.seen().iter().map(|seen| (stage.bytes_of(seen).len(), seen.original_len)).collect()
+        };
+        let mut cut = Stage::new(Order::default(), 96);
+        cut.put_stream(sight, &[7; 2 * LARGEST_PAYLOAD + 10]);
+        assert_eq!(lens(&cut), [(96, LARGEST_PAYLOAD), (96, LARGEST_PAYLOAD), (10, 10)]);
+        let mut whole = Stage::new(Order::default(), usize::MAX);
+        let bytes = vec![7; CAPTURE_TURN_BYTES - 5];
+        whole.put_stream(sight, &bytes);
+        whole.put_stream(sight, &[7; 9]);
+        whole.put_stream(sight, &[7; 9]);
+        assert_eq!(lens(&whole), [(bytes.len(), bytes.len()), (5, 9), (0, 9)]);
+        assert_eq!(whole.clear(), 0);
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Bench {
     }
 
     fn drain(&mut self) {
-        self.recorder.drain(&mut self.link, &mut self.sockets, &self.stack);
+        self.recorder.drain(&mut self.link, &mut self.sockets, None, &self.stack);
     }
 }
 
@@ -128,7 +128,7 @@ fn both_sides_of_a_flow_have_its_name_in_the_order_in_which_they_were_seen() {
 fn a_choice_is_of_flows_and_a_snap_length_of_packets() {
     let mut bench = Bench::new();
     let choose = |protocol| -> Wish {
-        let choice: Choice = Box::new(move |key: &FlowKey| key.protocol == protocol);
+        let choice: Choice = Arc::new(move |key: &FlowKey| key.protocol == protocol);
         Wish { choice: Some(choice), snap_len: 60, segments: false }
     };
     let (tcp, udp) = (bench.watch(choose(FlowProtocol::Tcp)), bench.watch(choose(FlowProtocol::Udp)));

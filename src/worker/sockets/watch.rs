@@ -42,8 +42,12 @@ impl Sockets {
     }
 
     fn put(&mut self, whose: Whose, happening: Happening, bytes: &[u8]) {
-        if let Some(watch) = &mut self.watch {
-            watch.stage.put(Sight::Socket(whose, happening), &[bytes]);
+        let Some(watch) = &mut self.watch else { return };
+        match happening {
+            Happening::Sent(end) => {
+                watch.stage.put_stream(|| Sight::Socket(whose, Happening::Sent(end)), bytes);
+            }
+            other => watch.stage.put_whole(Sight::Socket(whose, other), bytes),
         }
     }
 

@@ -4,6 +4,7 @@
 //! many. The count of pipes is bounded here and their size by the user's quota: where a pipe cannot be made as large
 //! as wished it is made smaller, and where even the least is refused, or all are lent, a buffer is lent.
 //! Buffers are bounded in total too; beyond that they are small, never refused, as each bounds its own direction.
+//! While somebody looks at a connection, its bytes are in buffers as well: what is in a pipe nobody sees.
 
 use crate::config::limits::SpliceLimits;
 use crate::sys::pipe::Pipe;
@@ -73,10 +74,34 @@ impl CarrierPool {
         if let Some(pipe) = self.idle.pop().or_else(|| self.open_pipe()) {
             return Carrier { vessel: Vessel::Pipe(pipe), held_bytes: 0 };
         }
+        self.lend_buffer()
+    }
+
+    /// Lends an empty carrier whose bytes can be looked at.
+    pub fn lend_buffer(&mut self) -> Carrier {
         let has_room = self.buffer_bytes + self.limits.buffer_bytes <= self.limits.buffer_total_bytes;
         let len = if has_room { self.limits.buffer_bytes } else { self.limits.buffer_min_bytes };
         self.buffer_bytes += len;
         Carrier { vessel: Vessel::Buffer { bytes: vec![0; len].into(), start: 0 }, held_bytes: 0 }
+    }
+
+    /// Has what a carrier holds in a buffer, and what comes into it from now on. A pipe that cannot be read stays one.
+    pub fn make_visible(&mut self, carrier: &mut Carrier) {
+        let Vessel::Pipe(pipe) = &carrier.vessel else { return };
+        let held = carrier.held_bytes;
+        let mut bytes = vec![0; held.max(self.limits.buffer_min_bytes)].into_boxed_slice();
+        let mut read = 0;
+        while read < held {
+            match pipe.read(&mut bytes[read..held]) {
+                Transfer::Bytes(len @ 1..) => read += len,
+                Transfer::Bytes(0) | Transfer::Blocked | Transfer::Failed(_) if read == 0 => return,
+                Transfer::Bytes(_) | Transfer::Blocked | Transfer::Failed(_) => break,
+            }
+        }
+        self.buffer_bytes += bytes.len();
+        let visible = Carrier { vessel: Vessel::Buffer { bytes, start: 0 }, held_bytes: read };
+        let former = std::mem::replace(carrier, visible);
+        self.give_back(Carrier { held_bytes: held - read, ..former });
     }
 
     /// Takes a carrier back. What it still holds is lost: a pipe with bytes in it is closed.
@@ -122,15 +147,23 @@ impl Carrier {
         self.held_bytes
     }
 
-    /// Takes what has arrived at `source`. Zero bytes are its end. `Blocked` when nothing has arrived or the
-    /// carrier is full; for an empty one it is the former.
-    pub fn fill_from(&mut self, source: &StreamSocket) -> Transfer {
+    /// Takes `most` bytes of what has arrived at `source`, and shows them if it can. Zero bytes are its end. `Blocked` when
+    /// nothing has arrived or the carrier is full; for an empty one it is the former.
+    pub fn fill_from(&mut self, source: &StreamSocket, most: usize, show: impl FnOnce(&[u8])) -> Transfer {
         let filled = match &mut self.vessel {
-            Vessel::Pipe(pipe) => pipe.fill_from(source),
+            Vessel::Pipe(pipe) => pipe.fill_from(source, most),
             Vessel::Buffer { bytes, start } => match &mut bytes[*start + self.held_bytes..] {
                 // Reading nothing would look like the end.
                 [] => Transfer::Blocked,
-                free => source.receive(free),
+                free => {
+                    let free_len = free.len().min(most);
+                    let free = &mut free[..free_len];
+                    let filled = source.receive(free);
+                    if let Transfer::Bytes(len @ 1..) = filled {
+                        show(&free[..len]);
+                    }
+                    filled
+                }
             },
         };
         if let Transfer::Bytes(len) = filled {
@@ -139,15 +172,16 @@ impl Carrier {
         filled
     }
 
-    /// Gives `target` as much as it takes.
-    pub fn drain_into(&mut self, target: &StreamSocket) -> Transfer {
+    /// Gives `target` as much as it takes, and shows that if it can.
+    pub fn drain_into(&mut self, target: &StreamSocket, show: impl FnOnce(&[u8])) -> Transfer {
         let drained = match &self.vessel {
             Vessel::Pipe(pipe) => pipe.drain_into(target, self.held_bytes),
             Vessel::Buffer { bytes, start } => target.send(&bytes[*start..*start + self.held_bytes]),
         };
         if let Transfer::Bytes(len) = drained {
             self.held_bytes -= len;
-            if let Vessel::Buffer { start, .. } = &mut self.vessel {
+            if let Vessel::Buffer { start, bytes } = &mut self.vessel {
+                show(&bytes[*start..*start + len]);
                 *start = if self.held_bytes == 0 { 0 } else { *start + len };
             }
         }

@@ -16,15 +16,15 @@ use crate::sys::socket::{Accepted, StreamListener};
 /// A driver with nothing but spliced connections.
 struct Driver {
     poll: Poll,
-    pool: CarrierPool,
+    yard: Yard,
     connections: Vec<Option<SplicedConnection>>,
     endings: Vec<Progress>,
 }
 
 impl Driver {
     fn new(limits: SpliceLimits) -> Driver {
-        let pool = CarrierPool::new(limits);
-        Driver { poll: Poll::new().unwrap(), pool, connections: Vec::new(), endings: Vec::new() }
+        let yard = Yard { pool: CarrierPool::new(limits), eye: None };
+        Driver { poll: Poll::new().unwrap(), yard, connections: Vec::new(), endings: Vec::new() }
     }
 
     fn add(&mut self, connection: SplicedConnection) {
@@ -53,13 +53,13 @@ impl Driver {
             let Some(connection) = &mut self.connections[index] else { return };
             match progress {
                 Progress::Waiting => return,
-                Progress::Behind => progress = connection.advance(&mut self.pool),
+                Progress::Behind => progress = connection.advance(&mut self.yard),
                 Progress::Finished => {
-                    self.connections[index].take().unwrap().finish(&mut self.pool);
+                    self.connections[index].take().unwrap().finish(&mut self.yard);
                     self.endings.push(progress);
                 }
                 Progress::Failed(..) => {
-                    self.connections[index].take().unwrap().reset(&mut self.pool);
+                    self.connections[index].take().unwrap().reset(&mut self.yard);
                     self.endings.push(progress);
                 }
             }
@@ -85,7 +85,7 @@ impl Driver {
                     is_error: event.is_error(),
                 };
                 let Some(connection) = &mut self.connections[index] else { continue };
-                let progress = connection.handle_event(side, readiness, &mut self.pool);
+                let progress = connection.handle_event(side, readiness, &mut self.yard);
                 self.settle(index, progress);
             }
         }
@@ -131,7 +131,10 @@ fn transfers_both_ways(limits: SpliceLimits) {
     senders.into_iter().for_each(|sender| sender.join().unwrap());
     let [at_server, at_client] = received.map(|reader| reader.join().unwrap());
     assert!(at_server == up && at_client == down, "{} {}", at_server.len(), at_client.len());
-    assert_eq!((driver.pool.pipes(), driver.pool.buffer_bytes()), (driver.pool.idle_pipes(), 0));
+    assert_eq!(
+        (driver.yard.pool.pipes(), driver.yard.pool.buffer_bytes()),
+        (driver.yard.pool.idle_pipes(), 0)
+    );
 }
 
 fn half_closes(from_client: bool) {
@@ -244,13 +247,16 @@ fn slow_reader_stops_the_sender_and_costs_one_carrier() {
         });
         assert!(!sender.is_finished() && before < 32 << 20, "{before} bytes went nowhere");
         assert_eq!(driver.connections[0].as_ref().unwrap().carriers(), 1);
-        assert_eq!((driver.pool.pipes(), driver.pool.idle_pipes(), driver.pool.buffer_bytes()), (1, 0, 0));
+        assert_eq!(
+            (driver.yard.pool.pipes(), driver.yard.pool.idle_pipes(), driver.yard.pool.buffer_bytes()),
+            (1, 0, 0)
+        );
         let reader = reads_all(server.try_clone().unwrap());
         server.shutdown(Shutdown::Write).unwrap();
         assert!(driver.run_until(|driver| !driver.endings.is_empty()));
         sender.join().unwrap();
         assert!(reader.join().unwrap() == bytes);
-        assert_eq!((driver.pool.pipes(), driver.pool.idle_pipes()), (2, 2));
+        assert_eq!((driver.yard.pool.pipes(), driver.yard.pool.idle_pipes()), (2, 2));
     });
 }
 
@@ -272,8 +278,10 @@ fn a_thousand_idle_connections_hold_no_carrier_and_all_work() {
             };
             assert!(driver.run_until(all_delivered));
             let held: usize = driver.connections.iter().flatten().map(SplicedConnection::carriers).sum();
-            assert_eq!((held, driver.pool.buffer_bytes()), (0, 0));
-            assert!(driver.pool.pipes() <= 4 && driver.pool.pipes() == driver.pool.idle_pipes());
+            assert_eq!((held, driver.yard.pool.buffer_bytes()), (0, 0));
+            assert!(
+                driver.yard.pool.pipes() <= 4 && driver.yard.pool.pipes() == driver.yard.pool.idle_pipes()
+            );
             for (number, (_, server)) in ends.iter_mut().enumerate() {
                 let mut bytes = [0; 4];
                 server.read_exact(&mut bytes).unwrap();

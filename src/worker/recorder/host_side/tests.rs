@@ -21,7 +21,9 @@ impl Reader {
 
     fn sees(&mut self, happening: Happening, bytes: &[u8]) {
         let told = &mut self.told;
-        self.side.handle(FLOW, &happening, bytes, self.as_on_wire, |direction, packet| {
+        let all = (bytes, bytes.len());
+        self.side.handle(FLOW, &happening, all, self.as_on_wire, |direction, packet, len| {
+            assert_eq!(len, packet.len());
             let sliced = SlicedPacket::from_ip(packet).unwrap();
             let read = ip::parse(packet).unwrap();
             assert_eq!(read.bytes.len(), packet.len());
@@ -160,4 +162,24 @@ fn datagrams_and_echoes_have_the_addresses_of_the_socket() {
     assert_eq!(reader.told[0].4[4..], [0x9c, 0x40, 0, 1, 9, 9], "the identifier is the socket's");
     reader.sees(Happening::Echo { local, peer, from: End::Ours, hop_limit: 63 }, &[8, 0]);
     assert_eq!(reader.told.len(), 1);
+}
+
+#[test]
+fn bytes_that_are_only_counted_have_their_place() {
+    let mut side = HostSide::default();
+    let mut lens = Vec::new();
+    for (happening, bytes, len) in [
+        (Happening::Met { local: at("192.0.2.9:40000"), peer: at("198.51.100.7:80") }, &b""[..], 0),
+        (Happening::Sent(End::Ours), b"abc", 70_000),
+        (Happening::Sent(End::Ours), b"xyz", 3),
+    ] {
+        side.handle(FLOW, &happening, (bytes, len), false, |_, packet, original| {
+            let sequence = u32::from_be_bytes(packet[24..28].try_into().unwrap());
+            let total = u16::from_be_bytes(packet[2..4].try_into().unwrap());
+            assert_eq!(usize::from(total), original);
+            lens.push((sequence, packet.len(), original));
+        });
+    }
+    let ours: Vec<_> = lens.into_iter().filter(|(_, _, original)| *original > 40).collect();
+    assert_eq!(ours, [(1, 43, 65_040), (65_001, 40, 5_040), (70_001, 43, 43)]);
 }
