@@ -89,6 +89,11 @@ impl Stack {
 
     pub(super) fn link_view(&self) -> Result<LinkView, DropReason> {
         let ethernet = self.neighbor.ethernet()?;
-        Ok(LinkView { ethernet, mtu: self.config.link.mtu, offload: self.offload })
+        Ok(LinkView {
+            ethernet,
+            mtu: self.config.link.mtu,
+            offload: self.offload,
+            has_bottleneck: self.has_bottleneck,
+        })
     }
 }

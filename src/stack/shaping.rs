@@ -264,6 +264,12 @@ fn class_of_rule(rule: RuleMark) -> Option<ClassId> {
 }
 
 impl Stack {
+    /// Tells whether the link toward the container is slow on purpose: then connections begin as on any way through the
+    /// world, and not with all that the container takes.
+    pub fn expect_bottleneck(&mut self, has_bottleneck: bool) {
+        self.has_bottleneck = has_bottleneck;
+    }
+
     /// Limits what the container may carry from now on.
     pub fn limit_rates(&mut self, limits: RateLimits) {
         self.shaping.limits = limits;

@@ -137,3 +137,30 @@ fn a_bad_link_delays_loses_and_becomes_good_again() {
         instance.end();
     });
 }
+
+#[test]
+fn the_rate_of_a_wire_carries_what_its_frames_hold() {
+    sealed(|ground| {
+        ground.needs(&["curl"]);
+        http(ground.world_listener(WORLD4, 80));
+        let mut instance = Instance::new(ground, &["--impair", "rate=20mbit"]);
+        let len = 5_000_000;
+        let down = format!("curl -sS --max-time 100 http://{WORLD4}/bytes/{len} | wc -c");
+        let up = format!(
+            "head -c {len} /dev/zero | curl -sS --max-time 100 -T - -H 'Transfer-Encoding:' -H 'Content-Length: {len}' http://{WORLD4}/"
+        );
+        // Of a frame of 1 514 bytes 1 460 are payload.
+        let due = Duration::from_secs_f64(len as f64 * 8.0 / 20e6 * 1_514.0 / 1_460.0);
+        for (way, line) in [("down", &down), ("up", &up)] {
+            let (said, took) = instance.does(line);
+            assert!(said.contains(&len.to_string()), "{said}");
+            let megabits = len as f64 * 8.0 / 1e6 / took.as_secs_f64();
+            println!(
+                "figures: 5 MB {way} at 20mbit of a wire: {took:?}, {megabits:.2} Mbit/s; {due:?} is due"
+            );
+            // What the queue holds of an upload has been sent, and is paid for by whoever waits for the answer.
+            assert!(took > due.mul_f64(0.99), "{took:?}");
+        }
+        instance.end();
+    });
+}

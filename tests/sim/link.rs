@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use netferry::stack::boundary::FrameSink;
+use netferry::stack::impair::ImpairedWay;
 use netferry::wire::vnet_header::{Offload, VNET_HEADER_LEN};
 
 use crate::clock::{Duration, EventQueue, Instant, ms};
@@ -117,6 +118,8 @@ pub struct Link {
     pub strike_at: Option<u64>,
     /// Frames that were.
     pub struck: usize,
+    /// A bad link on purpose, as the driver makes it: toward the core and toward the guest.
+    pub impaired: Option<(ImpairedWay, ImpairedWay)>,
     /// What the core may not do.
     pub violations: Vec<String>,
     /// The only addresses that belong on this link: ours, and the container's.
@@ -145,6 +148,7 @@ impl Link {
             super_joins: 0,
             strike_at: None,
             struck: 0,
+            impaired: None,
             violations: Vec::new(),
             macs,
             prng: Prng::new(seed, "link"),
@@ -166,7 +170,7 @@ impl Link {
                 ready.push(([0; VNET_HEADER_LEN], flip(frame, &mut self.prng)));
             } else {
                 joiner.push(frame, self.offload, &mut ready);
-                if !self.joins {
+                if !self.joins || self.impaired.is_some() {
                     joiner.flush(&mut ready);
                 }
             }
@@ -175,6 +179,10 @@ impl Link {
         for (header, frame) in ready {
             self.super_joins += u64::from(header[1] != 0);
             let len = frame.len();
+            if let Some((up, _)) = &mut self.impaired {
+                up.admit(&header, &frame, now);
+                continue;
+            }
             self.to_core.send((header, frame), len, &self.up, &mut self.prng, now);
         }
     }
@@ -186,17 +194,30 @@ impl Link {
 
     /// The next frame that has arrived at the core.
     pub fn arrived_at_core(&mut self, now: Instant) -> Option<HeadedFrame> {
+        if let Some((up, _)) = &mut self.impaired
+            && let Some(block) = up.poll(now)
+        {
+            let (header, frame) = block.split_first_chunk().expect("a header in front");
+            return Some((*header, frame.to_vec()));
+        }
         self.to_core.queue.pop_due(now)
     }
 
     /// The next frame that has arrived at the guest.
     pub fn arrived_at_guest(&mut self, now: Instant) -> Option<Vec<u8>> {
+        if let Some((_, down)) = &mut self.impaired
+            && let Some(block) = down.poll(now)
+        {
+            return Some(block[VNET_HEADER_LEN..].to_vec());
+        }
         self.to_guest.queue.pop_due(now)
     }
 
     /// When a frame arrives next on either end.
     pub fn next_at(&self) -> Option<Instant> {
-        [self.to_core.queue.next_at(), self.to_guest.queue.next_at()].into_iter().flatten().min()
+        let ways = self.impaired.as_ref().map(|(up, down)| [up.poll_timeout(), down.poll_timeout()]);
+        let ways = ways.into_iter().flatten();
+        ways.chain([self.to_core.queue.next_at(), self.to_guest.queue.next_at()]).flatten().min()
     }
 
     /// What the core sent since `from`, read.
@@ -291,6 +312,10 @@ impl FrameSink for Link {
             self.sent_down.push_back((self.now, frame.clone()));
             let damaged = self.prng.chance(self.down.corruption);
             let frame = if damaged { flip(frame, &mut self.prng) } else { frame };
+            if let Some((_, down)) = &mut self.impaired {
+                down.admit(&[0; VNET_HEADER_LEN], &frame, self.now);
+                continue;
+            }
             let frame_len = frame.len();
             self.to_guest.send(frame, frame_len, &self.down, &mut self.prng, self.now);
         }

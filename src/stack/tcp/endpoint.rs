@@ -52,6 +52,8 @@ pub struct LinkView {
     pub mtu: u16,
     /// What may be left to the container's kernel.
     pub offload: Offload,
+    /// It is slow on purpose.
+    pub has_bottleneck: bool,
 }
 
 impl LinkView {
@@ -233,6 +235,9 @@ impl Endpoint {
         let usual = if is_ipv6 { 1_220 } else { 536 };
         let announced = segment.max_segment_size.map_or(usual, |announced| announced.max(64));
         self.sender.segment_bytes = announced.min(most).into();
+        if link.has_bottleneck {
+            self.sender.begin_slowly();
+        }
         let shift = segment.window_shift();
         if shift.is_none() {
             self.receiver.never_shift();

@@ -9,6 +9,7 @@ mod dns;
 mod echo;
 mod hook;
 mod hostile;
+mod impair;
 mod isolation;
 mod limits;
 mod link_layer;

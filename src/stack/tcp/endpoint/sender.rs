@@ -1,8 +1,8 @@
 //! What of our bytes the container has, how much more it may get, and when something is to be sent again.
 //!
 //! RFC 9293 (windows, probes), RFC 6298 (retransmission timer), RFC 5681 and RFC 6675 (loss recovery by duplicate and
-//! selective acknowledgements). The link is one hop long and has no competitors, so the window begins wide open; a loss
-//! halves it all the same, because a queue somewhere was too short.
+//! selective acknowledgements), RFC 6937 (how much is sent meanwhile). The link is one hop long and has no competitors, so the window begins wide open, unless it is
+//! slow on purpose; a loss halves it all the same, because a queue somewhere was too short.
 
 use super::queue::ByteQueue;
 use super::sequence::{Ranges, is_at_most, is_before, later};
@@ -16,6 +16,8 @@ const LEAST_RTO: Duration = Duration::from_millis(200);
 const LONGEST_RTO: Duration = Duration::from_secs(60);
 /// RFC 6298 §5.7: when the SYN had to be sent again, whatever was the reason.
 const RTO_AFTER_LOST_SYN: Duration = Duration::from_secs(3);
+/// RFC 6928 §2.
+const INITIAL_SEGMENTS: u32 = 10;
 /// RFC 5681 §3.2, RFC 6675 §2.
 const DUPLICATES: u32 = 3;
 
@@ -64,6 +66,10 @@ pub struct Sender {
     recovery: Option<u32>,
     /// Up to here gaps were repaired in this recovery.
     repaired: u32,
+    /// What may be sent in this recovery, as much has arrived.
+    credit: u32,
+    /// Bytes that had arrived when that was last counted: those acknowledged, and those held beyond.
+    arrived: u32,
     smoothed: Option<(Duration, Duration)>,
     rto: Duration,
     backoff: u32,
@@ -96,6 +102,8 @@ impl Sender {
             held: Ranges::default(),
             recovery: None,
             repaired: initial,
+            credit: 0,
+            arrived: initial,
             smoothed: None,
             rto: INITIAL_RTO,
             backoff: 0,
@@ -104,6 +112,11 @@ impl Sender {
             timer: None,
             retransmissions: 0,
         }
+    }
+
+    /// Begins as through a bottleneck (RFC 6928), and slowly finds out how much it takes.
+    pub fn begin_slowly(&mut self) {
+        self.congestion_window = INITIAL_SEGMENTS * self.segment_bytes;
     }
 
     /// The number behind everything that was sent.
@@ -141,6 +154,7 @@ impl Sender {
         self.next = acknowledgement;
         self.highest = acknowledgement;
         self.repaired = acknowledgement;
+        self.arrived = acknowledgement;
         if self.smoothed.is_none() && self.backoff > 0 {
             self.rto = RTO_AFTER_LOST_SYN;
         }
@@ -240,19 +254,44 @@ impl Sender {
         }
     }
 
-    /// Begins to repair once there is no other explanation.
+    /// Begins to repair once there is no other explanation. To be called for each acknowledgement.
     pub fn look_for_loss(&mut self) {
-        if self.recovery.is_some() || self.is_settled() || self.next != self.highest {
-            return;
+        let now = self.unacknowledged.wrapping_add(self.held.total());
+        let arrived = if is_before(self.arrived, now) { now.wrapping_sub(self.arrived) } else { 0 };
+        self.arrived = now;
+        // RFC 6582 §3.2: what is sent again after a timeout may be there already, and is repeated for that.
+        if self.recovery.is_none() && !self.is_settled() && self.next == self.highest {
+            let is_lost =
+                self.duplicates >= DUPLICATES || self.held.total() > DUPLICATES * self.segment_bytes;
+            if is_lost {
+                self.recovery = Some(self.highest);
+                self.repaired = self.unacknowledged;
+                self.slow_start_threshold = self.halved();
+                self.congestion_window = self.slow_start_threshold;
+                self.measured = None;
+                self.credit = self.segment_bytes;
+            }
         }
-        let is_lost = self.duplicates >= DUPLICATES || self.held.total() > DUPLICATES * self.segment_bytes;
-        if is_lost {
-            self.recovery = Some(self.highest);
-            self.repaired = self.unacknowledged;
-            self.slow_start_threshold = self.halved();
-            self.congestion_window = self.slow_start_threshold;
-            self.measured = None;
+        if self.recovery.is_some() {
+            self.earn(arrived);
         }
+    }
+
+    /// RFC 6937 §3: for what has arrived something else may be sent, so that no queue gets longer by it; half as much while
+    /// there is more on its way than is to be.
+    fn earn(&mut self, arrived: u32) {
+        let missing = match self.held.last_end() {
+            // What is not held before that is lost, unless it is on its way again.
+            Some(end) if is_before(self.repaired, end) => {
+                end.wrapping_sub(self.repaired).saturating_sub(self.held.total_after(self.repaired))
+            }
+            Some(_) | None => 0,
+        };
+        let sent = self.next.wrapping_sub(self.unacknowledged);
+        let on_its_way = sent.saturating_sub(self.held.total()).saturating_sub(missing);
+        let earned = if on_its_way > self.slow_start_threshold { arrived / 2 } else { arrived };
+        let most = self.slow_start_threshold.max(2 * self.segment_bytes);
+        self.credit = self.credit.saturating_add(earned).min(most);
     }
 
     /// A queue on the way is getting long (RFC 3168 §6.1.2): as after a loss, but nothing is repaired.
@@ -294,7 +333,10 @@ impl Sender {
             Some((first, end)) if first == self.next => end.wrapping_sub(first) as usize,
             Some(_) | None => usize::MAX,
         };
-        let allowed = (self.window.min(self.congestion_window) as usize).saturating_sub(offset);
+        let allowed = match self.recovery {
+            Some(_) => (self.window as usize).saturating_sub(offset).min(self.credit as usize),
+            None => (self.window.min(self.congestion_window) as usize).saturating_sub(offset),
+        };
         // A closed window is probed with one byte whenever the timer has said so.
         let allowed = if allowed == 0 && offset == 0 && self.may_probe { 1 } else { allowed };
         let mut len = unsent.min(allowed).min(most).min(until_held);
@@ -328,9 +370,14 @@ impl Sender {
             None => return None,
         };
         let offset = first.wrapping_sub(self.unacknowledged) as usize;
-        let allowed = (self.window as usize).saturating_sub(offset).min(most);
-        let len =
-            (end.wrapping_sub(first) as usize).min(allowed).min(self.queue.len().saturating_sub(offset));
+        let gap = (end.wrapping_sub(first) as usize).min(self.queue.len().saturating_sub(offset));
+        let credit = self.credit as usize;
+        // No crumbs: the rest of it will be earned.
+        if credit < gap.min(self.segment_bytes as usize) {
+            return None;
+        }
+        let allowed = (self.window as usize).saturating_sub(offset).min(most).min(credit);
+        let len = gap.min(allowed);
         let is_last = offset + len == self.queue.len();
         let fin = is_last && self.has_sent_fin();
         (len > 0 || fin).then_some(Turn { sequence: first, len, fin, is_repair: true })
@@ -351,6 +398,9 @@ impl Sender {
         let end = turn.sequence.wrapping_add(turn.len as u32 + u32::from(turn.fin));
         if turn.fin {
             self.fin = Some(end.wrapping_sub(1));
+        }
+        if self.recovery.is_some() {
+            self.credit = self.credit.saturating_sub(turn.len as u32);
         }
         if turn.is_repair || is_before(turn.sequence, self.highest) {
             // Karn: what was sent twice measures nothing.

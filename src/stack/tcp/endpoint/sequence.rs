@@ -108,6 +108,20 @@ impl Ranges {
         self.ranges.iter().map(|(first, end)| end.wrapping_sub(*first)).sum()
     }
 
+    /// Numbers in all of them that are not before `sequence`.
+    pub fn total_after(&self, sequence: u32) -> u32 {
+        let part = |(first, end): &(u32, u32)| {
+            let first = later(*first, sequence);
+            if is_before(first, *end) { end.wrapping_sub(first) } else { 0 }
+        };
+        self.ranges.iter().map(part).sum()
+    }
+
+    /// The number behind all of them.
+    pub fn last_end(&self) -> Option<u32> {
+        self.ranges.last().map(|(_, end)| *end)
+    }
+
     /// The ranges, the one around `latest` first, as RFC 2018 §4 wants them told.
     pub fn told(&self, latest: u32, blocks: &mut [(u32, u32)]) -> usize {
         let around =
