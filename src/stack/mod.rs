@@ -156,8 +156,8 @@ pub struct Stack {
     scratch: Box<[u8]>,
     turns: Turns,
     shaping: Shaping,
-    /// The link has a bottleneck, on purpose.
-    has_bottleneck: bool,
+    /// What a bottleneck of the link holds, in bytes, where it has one on purpose.
+    bottleneck: Option<u32>,
     /// What may go where; none where everything may.
     policy: Option<Box<Policy>>,
     /// The user's own say, before any rule.
@@ -214,7 +214,7 @@ impl Stack {
             scratch: Box::default(),
             turns: Turns::default(),
             shaping: Shaping::new(RandomState::with_seeds(d, c, b, a)),
-            has_bottleneck: false,
+            bottleneck: None,
             policy: None,
             hook: None,
             recent: Recent::default(),

@@ -93,7 +93,7 @@ impl Stack {
             ethernet,
             mtu: self.config.link.mtu,
             offload: self.offload,
-            has_bottleneck: self.has_bottleneck,
+            bottleneck: self.bottleneck,
         })
     }
 }

@@ -21,8 +21,9 @@ use super::shape::{ClassId, Scheduler};
 use super::spliced::{Heading, Lane, SplicedId};
 use super::udp::Pending;
 use super::{Flow, Stack, Unread, forward};
-use crate::config::RateLimits;
 use crate::config::limits::Limits;
+use crate::config::rate::Rate;
+use crate::config::{Impairments, RateLimits};
 
 /// What a flow may move now, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,10 +265,12 @@ fn class_of_rule(rule: RuleMark) -> Option<ClassId> {
 }
 
 impl Stack {
-    /// Tells whether the link toward the container is slow on purpose: then connections begin as on any way through the
-    /// world, and not with all that the container takes.
-    pub fn expect_bottleneck(&mut self, has_bottleneck: bool) {
-        self.has_bottleneck = has_bottleneck;
+    /// Tells how bad the link is on purpose. Through a slow one connections toward the container begin as on any way through the
+    /// world, and none has more on its way than the way with its queue holds: what is more would only be lost.
+    pub fn expect_bottleneck(&mut self, how: &Impairments) {
+        // Less a tenth: of headers, and of what is acknowledged only later.
+        let held = |rate: Rate| rate.bytes_in(how.down.queue + how.down.delay + how.up.delay) * 9 / 10;
+        self.bottleneck = how.down.rate.map(|rate| u32::try_from(held(rate)).unwrap_or(u32::MAX));
     }
 
     /// Limits what the container may carry from now on.

@@ -177,7 +177,7 @@ impl Worker {
 
     /// Makes the link a bad one from now on, or a better one.
     pub fn impair(&mut self, how: Impairments) {
-        self.stack.expect_bottleneck(how.down.rate.is_some());
+        self.stack.expect_bottleneck(&how);
         self.link.impair(how, self.config.limits.impair, self.impair_seed);
     }
 

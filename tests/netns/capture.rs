@@ -63,6 +63,10 @@ pub fn tshark(ground: &Ground, capture: &str, filter: &str, fields: &[&str]) -> 
     for check in ["ip", "tcp", "udp"] {
         tshark.args(["-o", &format!("{check}.check_checksum:TRUE")]);
     }
+    // Ports of bytes without a meaning, in which a reader may find any.
+    for port in ["tcp.port==4040", "tcp.port==4041", "udp.port==4042", "udp.port==4043"] {
+        tshark.args(["-d", &format!("{port},data")]);
+    }
     fields.iter().for_each(|field| {
         tshark.args(["-e", field]);
     });

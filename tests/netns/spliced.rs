@@ -18,7 +18,7 @@ use crate::servers::{http, read_body, write_body};
 use crate::slirp4netns::{container, inside};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const SPLICED: [&str; 7] = ["-t", "8080:80", "-T", "7000:7001", "-u", "5300:53", "--host-lo-to-ns-lo"];
+const SPLICED: [&str; 7] = ["-t", "4040:4041", "-T", "7000:7001", "-u", "4042:4043", "--host-lo-to-ns-lo"];
 
 /// Takes all that each client sends, and gives all of it back then.
 const SINK_AND_SOURCE: &str = "\
@@ -27,7 +27,7 @@ def serve(c):
     data = bytearray()
     while d := c.recv(1 << 20): data += d
     c.sendall(data); c.close()
-s = socket.create_server(('127.0.0.1', 80)); print('listening', flush=True)
+s = socket.create_server(('127.0.0.1', 4041)); print('listening', flush=True)
 while True: threading.Thread(target=serve, args=(s.accept()[0],)).start()";
 
 /// The name of the only instance, and where it is asked.
@@ -51,7 +51,7 @@ fn sink_and_source(ground: &Ground, container: &Running) -> Running {
 }
 
 fn connect() -> TcpStream {
-    let stream = TcpStream::connect_timeout(&SocketAddr::new(LOOPBACK, 8080), SOON).unwrap();
+    let stream = TcpStream::connect_timeout(&SocketAddr::new(LOOPBACK, 4040), SOON).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream
 }
@@ -90,7 +90,7 @@ fn a_capture_sees_what_is_spliced_on_both_sides_and_what_it_saw_is_what_arrived(
         forward(ground, &container, &SPLICED);
         http(TcpListener::bind("127.0.0.1:7001").unwrap());
         let _sink = sink_and_source(ground, &container);
-        let _datagrams = server(ground, &container, DATAGRAMS, &["127.0.0.1/53"]);
+        let _datagrams = server(ground, &container, DATAGRAMS, &["127.0.0.1/4043"]);
         // One is there before, with bytes on their way.
         let mut early = connect();
         early.write_all(b"before").unwrap();
@@ -118,10 +118,10 @@ fn a_capture_sees_what_is_spliced_on_both_sides_and_what_it_saw_is_what_arrived(
         let socket_of_client = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket_of_client.set_read_timeout(Some(SOON)).unwrap();
         for size in [0, 1, 1_400, 9_000] {
-            socket_of_client.send_to(&vec![7; size], "127.0.0.1:5300").unwrap();
+            socket_of_client.send_to(&vec![7; size], "127.0.0.1:4042").unwrap();
             assert_eq!(socket_of_client.recv(&mut [0; 10_000]).unwrap(), size);
         }
-        let refused = || TcpStream::connect_timeout(&SocketAddr::new(LOOPBACK, 8080), SOON);
+        let refused = || TcpStream::connect_timeout(&SocketAddr::new(LOOPBACK, 4040), SOON);
         drop(refused());
         eventually("all but the early one have ended", || {
             flows().as_array().unwrap().iter().filter(|flow| flow["protocol"] == "tcp").count() == 1
@@ -141,7 +141,7 @@ fn a_capture_sees_what_is_spliced_on_both_sides_and_what_it_saw_is_what_arrived(
         let name =
             tshark(ground, &all, &format!("tcp.srcport == {client}"), &["frame.comment"])[0][0].clone();
         assert!(name.starts_with("flow s"), "{name}");
-        for (side, port) in [("host", 8080), ("container", 80)] {
+        for (side, port) in [("host", 4040), ("container", 4041)] {
             let of = |rest: &str| {
                 format!("frame.comment == \"{name}\" && frame.interface_name == \"{side}\" && {rest}")
             };
@@ -159,7 +159,7 @@ fn a_capture_sees_what_is_spliced_on_both_sides_and_what_it_saw_is_what_arrived(
                 tshark(ground, &all, &format!("{comment} && tcp.flags.syn == 1"), &["tcp.srcport"]);
             assert!(handshake.is_empty(), "{handshake:?}");
         }
-        for (side, port) in [("host", 5300), ("container", 53)] {
+        for (side, port) in [("host", 4042), ("container", 4043)] {
             for end in ["srcport", "dstport"] {
                 let filter = format!("frame.interface_name == \"{side}\" && udp.{end} == {port}");
                 let lens: Vec<_> = tshark(ground, &all, &filter, &["udp.length"]).concat();
@@ -210,7 +210,7 @@ fn rates_hold_for_what_is_spliced_and_are_lifted_while_it_flows() {
         let container = container(ground);
         forward(ground, &container, &SPLICED);
         let _sink = sink_and_source(ground, &container);
-        let _datagrams = server(ground, &container, DATAGRAMS, &["127.0.0.1/53"]);
+        let _datagrams = server(ground, &container, DATAGRAMS, &["127.0.0.1/4043"]);
         let (id, _) = instance(ground);
         let shape = |rates: &str| run(ground.netferry(&["shape", &id, rates])).expect_success();
         shape("down=40mbit,up=80mbit");
@@ -263,7 +263,7 @@ fn rates_hold_for_what_is_spliced_and_are_lifted_while_it_flows() {
 fn datagrams_wait_within_bounds(ground: &Ground, id: &str) {
     run(ground.netferry(&["shape", id, "down=8kbit"])).expect_success();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.connect("127.0.0.1:5300").unwrap();
+    socket.connect("127.0.0.1:4042").unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     // Where the socket of the relay has no room the kernel drops what comes: little at a time.
     for number in 0..400 {

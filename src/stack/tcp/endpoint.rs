@@ -52,8 +52,8 @@ pub struct LinkView {
     pub mtu: u16,
     /// What may be left to the container's kernel.
     pub offload: Offload,
-    /// It is slow on purpose.
-    pub has_bottleneck: bool,
+    /// What its bottleneck holds, where it is slow on purpose.
+    pub bottleneck: Option<u32>,
 }
 
 impl LinkView {
@@ -182,6 +182,7 @@ impl Endpoint {
         now: Instant,
         deliver: impl FnOnce(&[u8]) -> usize,
     ) {
+        self.sender.bottleneck = link.bottleneck;
         match self.state {
             State::Closed => {}
             State::Listen => {
@@ -235,7 +236,7 @@ impl Endpoint {
         let usual = if is_ipv6 { 1_220 } else { 536 };
         let announced = segment.max_segment_size.map_or(usual, |announced| announced.max(64));
         self.sender.segment_bytes = announced.min(most).into();
-        if link.has_bottleneck {
+        if link.bottleneck.is_some() {
             self.sender.begin_slowly();
         }
         let shift = segment.window_shift();

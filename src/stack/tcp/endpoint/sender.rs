@@ -53,6 +53,8 @@ pub struct Sender {
     granted_by: (u32, u32),
     /// Largest payload of one segment on the wire.
     pub segment_bytes: u32,
+    /// What the link holds, if it is slow on purpose.
+    pub bottleneck: Option<u32>,
     /// Our half is to end behind the queue.
     pub is_closing: bool,
     /// The number of our FIN, once it was sent.
@@ -94,6 +96,7 @@ impl Sender {
             most_window: 0,
             granted_by: (0, 0),
             segment_bytes: 536,
+            bottleneck: None,
             is_closing: false,
             fin: None,
             congestion_window: u32::try_from(capacity).unwrap_or(u32::MAX).max(64 << 10),
@@ -319,6 +322,11 @@ impl Sender {
         self.congestion_window = self.congestion_window.saturating_add(more).min(most);
     }
 
+    fn congestion_limit(&self) -> u32 {
+        let held = self.bottleneck.map_or(u32::MAX, |held| held.max(4 * self.segment_bytes));
+        self.congestion_window.min(held)
+    }
+
     /// What to send now, in a segment or super-segment of up to `most` bytes; nothing if it is not the time.
     pub fn turn(&self, most: usize) -> Option<Turn> {
         if self.recovery.is_some()
@@ -335,7 +343,7 @@ impl Sender {
         };
         let allowed = match self.recovery {
             Some(_) => (self.window as usize).saturating_sub(offset).min(self.credit as usize),
-            None => (self.window.min(self.congestion_window) as usize).saturating_sub(offset),
+            None => (self.window.min(self.congestion_limit()) as usize).saturating_sub(offset),
         };
         // A closed window is probed with one byte whenever the timer has said so.
         let allowed = if allowed == 0 && offset == 0 && self.may_probe { 1 } else { allowed };
