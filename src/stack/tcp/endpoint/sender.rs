@@ -230,6 +230,8 @@ impl Sender {
                     self.repaired = acknowledgement;
                 }
                 self.repaired = later(self.repaired, acknowledgement);
+                let arrived = self.count_arrived();
+                self.earn(arrived);
             }
             Some(_) => {
                 self.recovery = None;
@@ -259,9 +261,7 @@ impl Sender {
 
     /// Begins to repair once there is no other explanation. To be called for each acknowledgement.
     pub fn look_for_loss(&mut self) {
-        let now = self.unacknowledged.wrapping_add(self.held.total());
-        let arrived = if is_before(self.arrived, now) { now.wrapping_sub(self.arrived) } else { 0 };
-        self.arrived = now;
+        let arrived = self.count_arrived();
         // RFC 6582 §3.2: what is sent again after a timeout may be there already, and is repeated for that.
         if self.recovery.is_none() && !self.is_settled() && self.next == self.highest {
             let is_lost =
@@ -278,6 +278,14 @@ impl Sender {
         if self.recovery.is_some() {
             self.earn(arrived);
         }
+    }
+
+    /// Bytes that have arrived since the last call.
+    fn count_arrived(&mut self) -> u32 {
+        let now = self.unacknowledged.wrapping_add(self.held.total());
+        let arrived = if is_before(self.arrived, now) { now.wrapping_sub(self.arrived) } else { 0 };
+        self.arrived = now;
+        arrived
     }
 
     /// RFC 6937 §3: for what has arrived something else may be sent, so that no queue gets longer by it; half as much while
