@@ -5,6 +5,8 @@
 //! for long is closed, and the one that is silent longest gives way when there are too many. Joined runs
 //! of datagrams stay joined (see [`crate::sys::socket::datagram`]).
 
+mod paced;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,7 +18,7 @@ use slab::Slab;
 use tracing::debug;
 
 use super::eye::{Eye, Known};
-use super::pacing::{Moved, Pace, Pacing};
+use super::pacing::{Pace, Pacing};
 use super::{Judge, is_worth_telling};
 use crate::config::PublishRule;
 use crate::config::limits::{HOOK_DATAGRAMS, Limits, MAX_FRAME_BYTES};
@@ -25,7 +27,6 @@ use crate::stack::flow::FlowProtocol;
 use crate::stack::forward::splice;
 use crate::stack::hook::QuestionId;
 use crate::stack::policy::judge::{Judged, Spliced};
-use crate::stack::shape::ClassId;
 use crate::stack::spliced::{Heading, Lane, SplicedId, SplicedKind};
 use crate::stack::stats::Traffic;
 use crate::sys::socket::datagram::Received;
@@ -314,74 +315,6 @@ impl Datagrams {
         exchange.held[place].push_back(Held { payload: payload.into(), arrived });
         let lane = Lane { id: exchange.id(slot), heading: relay.way.heading(is_of_client) };
         self.pacing.note(&mut exchange.pace, lane);
-    }
-
-    /// From now on what comes waits for a turn, or for none.
-    pub fn pace(&mut self, is_on: bool) {
-        self.pacing.set(is_on);
-    }
-
-    /// Whether somebody is to be asked for.
-    #[must_use]
-    pub fn is_behind(&self) -> bool {
-        self.pacing.asking() > 0
-    }
-
-    /// Those that wait for a turn.
-    pub fn pacing_mut(&mut self) -> &mut Pacing {
-        &mut self.pacing
-    }
-
-    /// Datagrams that found no room to wait since the last call.
-    pub fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
-    }
-
-    /// What an exchange shares a rate with, if it is there; `find` tells it the first time.
-    pub fn class(&mut self, id: SplicedId, find: impl FnOnce(&Spliced) -> ClassId) -> Option<ClassId> {
-        let exchange = self.exchanges.get_mut(id.slot as usize)?;
-        let Exchange { generation, what, pace, .. } = exchange;
-        (*generation == id.generation).then(|| pace.class(|| find(what)))
-    }
-
-    /// Other rules are in force.
-    pub fn forget_classes(&mut self) {
-        self.exchanges.iter_mut().for_each(|(_, exchange)| exchange.pace.forget_class());
-    }
-
-    /// A turn: sends what waits one way until so many bytes have left.
-    pub fn move_within(&mut self, lane: Lane, most: usize) -> Moved {
-        let known = self.exchanges.get_mut(lane.id.slot as usize);
-        let Some(exchange) = known.filter(|exchange| exchange.generation == lane.id.generation) else {
-            return Moved::default();
-        };
-        let Some(relay) = self.relays.get_mut(&exchange.relay) else { return Moved::default() };
-        exchange.pace.begin_turn(lane.heading);
-        let is_of_client = relay.way.heading(true) == lane.heading;
-        let place = usize::from(!is_of_client);
-        let mut bytes = 0;
-        while bytes < most
-            && let Some(held) = exchange.held[place].pop_front()
-        {
-            bytes += held.payload.len();
-            exchange.send(relay, is_of_client, &held.payload, &held.arrived);
-        }
-        self.held_bytes -= bytes;
-        let has_more = !exchange.held[place].is_empty();
-        if has_more {
-            exchange.pace.wait(lane.heading);
-        }
-        Moved { bytes, has_more }
-    }
-
-    /// It may have another turn outside of all rates.
-    pub fn ask_again(&mut self, lane: Lane) {
-        if let Some(exchange) = self.exchanges.get_mut(lane.id.slot as usize)
-            && exchange.generation == lane.id.generation
-        {
-            exchange.pace.begin_turn(lane.heading);
-            self.pacing.note(&mut exchange.pace, lane);
-        }
     }
 
     /// The exchange of a client who has said something for the first time, if it may be; none while the user's hook is asked.

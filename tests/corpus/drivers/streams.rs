@@ -31,7 +31,7 @@ pub fn tcp(input: &[u8]) {
     let offload = bytes.pick(&[Offload::ALL, Offload::NONE]);
     let mut link = Link::new(1, offload, 1_500, (GATEWAY_MAC, CONTAINER_MAC));
     let ethernet = Ethernet { source: MacAddr(GATEWAY_MAC), destination: MacAddr(CONTAINER_MAC) };
-    let view = LinkView { ethernet, mtu: 1_500, offload };
+    let view = LinkView { ethernet, mtu: 1_500, offload, bottleneck: None };
     let is_passive = bytes.flag();
     let mut endpoint = match is_passive {
         true => Endpoint::accept(remote, container, MEMORY, 7),
