@@ -217,10 +217,9 @@ fn rates_hold_for_what_is_spliced_and_are_lifted_while_it_flows() {
         // 4 MB, less what is saved up: 50 ms.
         let (there, back) = exchange(&connect(), 4_000_000);
         println!("figures: spliced, 4 MB at 40mbit: {there:?}, at 80mbit: {back:?}");
-        assert!(
-            there > Duration::from_millis(740) && back > Duration::from_millis(340),
-            "{there:?} {back:?}"
-        );
+        assert!(there > Duration::from_millis(740), "{there:?}");
+        // Whoever looks late sees a shorter way back, and a longer one there.
+        assert!(there + back > Duration::from_millis(1_080), "{there:?} {back:?}");
         // What has begun under one rate goes on under another, and under none.
         shape("down=4mbit");
         let slow = connect();

@@ -61,7 +61,7 @@ impl Pacing {
     }
 
     /// The next that is to be asked for.
-    pub fn next(&mut self) -> Option<Lane> {
+    pub fn take_next(&mut self) -> Option<Lane> {
         self.asking.pop_front()
     }
 
@@ -120,7 +120,7 @@ impl Loopback {
     }
 
     pub(in crate::worker) fn next_asking(&mut self) -> Option<Lane> {
-        self.streams.pacing_mut().next().or_else(|| self.datagrams.pacing_mut().next())
+        self.streams.pacing_mut().take_next().or_else(|| self.datagrams.pacing_mut().take_next())
     }
 
     pub(in crate::worker) fn class(
