@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::ground::{FAR4, Ground, PYTHON, SCRATCH, WORLD4, cannot_run, sealed};
-use crate::process::{Running, SOON, Stream, start};
+use crate::process::{Running, SOON, Stream, run, start};
 use crate::servers::{echo, http, serve_streams};
 
 /// What the relay may use, sockets of the kernel included.
@@ -197,6 +197,22 @@ fn resident_bytes(pid: i32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) << 10
 }
 
+/// What became of packets that went no further, and what the buffers hold.
+fn metrics(ground: &Ground, pid: i32) -> Vec<String> {
+    let told = run(ground.netferry(&["metrics", &pid.to_string()])).stdout;
+    let of_interest = |line: &&str| {
+        let names = ["netferry_drops_total", "netferry_tcp_", "netferry_flows{", "netferry_flows_evicted"];
+        names.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0")
+    };
+    let shorten = |line: &str| {
+        let labels = line
+            .split(['{', ',', '}'])
+            .filter(|part| !part.starts_with("instance_id") && !part.starts_with("container"));
+        labels.collect::<Vec<_>>().join(" ")
+    };
+    told.lines().filter(of_interest).map(shorten).collect()
+}
+
 /// Lets `script` loose, which has the frames of [`FRAMES`] at hand, or the API.
 fn withstands(ground: &Ground, name: &str, script: &str) {
     serve_streams(ground.world_listener(WORLD4, 7), echo);
@@ -241,6 +257,7 @@ fn withstands(ground: &Ground, name: &str, script: &str) {
     let flood = flood.finish(limit).expect_success();
     let resident = resident_bytes(relay.pid());
     let sent: u64 = flood.stdout.trim().trim_start_matches("sent ").parse().unwrap();
+    println!("figures: {name}: {}", metrics(ground, relay.pid()).join(", "));
     println!(
         "figures: {name}: {} a second, {} MiB in the group at most, {} MiB resident; {}",
         sent / seconds,
