@@ -131,6 +131,9 @@ pub const CAPTURE_TURN_BYTES: usize = 16 << 20;
 /// Flows that have ended whose last packets a capture still knows by name.
 pub const CAPTURE_ENDED_FLOWS: usize = 4_096;
 
+/// Flows that are looked at for one to be given up where there is no memory for another.
+pub const EVICTION_LOOKS: usize = 64;
+
 /// Handshakes of the container that come to nothing, a second, which never keep others waiting.
 pub const FRUITLESS_PER_SECOND: u32 = 1_000;
 

@@ -486,6 +486,22 @@ impl<T> FlowTable<T> {
             .then(|| FlowId { slot, generation: self.generations[slot as usize] })
     }
 
+    /// Flows of the kind of `protocol` that have been silent for at least `idle`, the longest silent first.
+    pub fn silent_longest(
+        &self,
+        protocol: FlowProtocol,
+        now: Instant,
+        idle: Duration,
+    ) -> impl Iterator<Item = (FlowId, &T)> {
+        let entry = |slot: u32| Some((slot, self.entries.get(slot as usize)?));
+        let by_age = std::iter::successors(entry(self.ages[list_of(protocol)].oldest), move |(_, older)| {
+            entry(older.newer)
+        });
+        let silent = by_age.take_while(move |(_, entry)| entry.last_active + idle <= now);
+        silent
+            .map(|(slot, entry)| (FlowId { slot, generation: self.generations[slot as usize] }, &entry.body))
+    }
+
     /// Every flow, oldest slot first.
     pub fn ids(&self) -> impl Iterator<Item = FlowId> + '_ {
         self.entries.iter().map(|(slot, _)| {

@@ -19,6 +19,7 @@ mod opening;
 pub mod overheard;
 mod queries;
 pub mod relay;
+mod room;
 pub mod time_wait;
 pub mod turns;
 

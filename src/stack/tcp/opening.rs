@@ -248,7 +248,7 @@ impl Stack {
             self.close_tcp(oldest.ok_or(DropReason::HalfOpenLimit)?, CloseKind::Reset);
         }
         self.make_room(FlowProtocol::Tcp, now, io)?;
-        self.memory.buffer_for_one_more().ok_or(DropReason::MemoryLimit)
+        self.buffer_for_newcomer(now, io)
     }
 
     /// RFC 6528 §3: a clock of four microseconds, and for each pair of endpoints another place on it, which nobody can

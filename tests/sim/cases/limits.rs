@@ -5,7 +5,7 @@ use std::time::Duration;
 use netferry::stack::boundary::{Action, CloseKind, HostError};
 use netferry::stack::drop_reason::DropReason;
 
-use crate::app::{Ending, Script};
+use crate::app::{Ending, Reading, Script};
 use crate::clock::{ms, secs};
 use crate::host::{DatagramPeer, Target};
 use crate::packet::{Ip, SYN, TCP, UDP, tcp, udp};
@@ -204,6 +204,31 @@ fn buffer_memory_is_bounded_and_the_flow_that_does_not_fit_is_refused() {
     assert!(world.drops(DropReason::MemoryLimit) >= 1);
     assert!(world.most_buffer_bytes <= 64 << 10);
     (0..5).for_each(|place| world.guest.abort(crate::guest::StreamId(place)));
+    world.finish();
+}
+
+#[test]
+fn a_connection_whose_bytes_nobody_takes_gives_way_where_memory_is_short_and_one_that_rests_does_not() {
+    let mut world = World::new(Settings::default().with(|config| {
+        config.limits.tcp_buffer_total_bytes = 128 << 10;
+        config.limits.tcp_buffer_min_bytes = 8 << 10;
+    }));
+    open_idle(&mut world, 1..=1);
+    for number in 2..=9 {
+        let host = Target::running(Script::host(u64::from(number), 10_000_000).ending(Ending::Never));
+        let script = Script::container(u64::from(number), 10).ending(Ending::Never).reading(Reading::Never);
+        world.connect(target(number), script, host);
+        world.run_for(ms(500));
+    }
+    assert!(world.drops(DropReason::MemoryLimit) >= 1, "all of it is taken");
+    assert_eq!(world.stack.stats().evicted(), 0, "and nobody has been silent for long");
+    // Whoever was refused asks again, and so does somebody new.
+    world.run_for(secs(60));
+    open_idle(&mut world, 10..=10);
+    world.run_until(secs(60), "somebody new", |world| world.host.connections_to(target(10)).count() == 1);
+    assert!(world.stack.stats().evicted() >= 1 && world.most_buffer_bytes <= 128 << 10);
+    assert!(world.peer(target(1)).closed.is_none(), "what holds nothing is no gain");
+    (0..10).for_each(|place| world.guest.abort(crate::guest::StreamId(place)));
     world.finish();
 }
 
