@@ -113,7 +113,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         Place::Tap(descriptor) => {
             let ports = Ports::bind(plan, &facts.link)?;
             let tap = Tap::from_fd(descriptor, tap_features(plan))?;
-            (ports, Coming::Here(vec![tap.into()]), None, None)
+            (ports, Coming::Here(Device::from(tap).into()), None, None)
         }
         Place::Guest(path) => {
             let ports = Ports::bind(plan, &facts.link)?;
@@ -121,7 +121,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
             announce(plan, what, &facts, &ports.rules, inherited.ready.take());
             let socket = guest(&listener, signals.as_ref(), inherited.exit.as_ref())?;
             let Some(socket) = socket else { return Ok(0) };
-            (ports, Coming::Here(vec![socket.into()]), None, None)
+            (ports, Coming::Here(Device::from(socket).into()), None, None)
         }
     };
     let rules = ports.rules.clone();
@@ -145,7 +145,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         || plan.capture.is_some()
         || plan.conditions.recording.is_some()
         || plan.audit.is_some();
-    let coming = if makes_files { Coming::Here(coming.devices(plan)?) } else { coming };
+    let coming = if makes_files { Coming::Here(coming.arrive(plan)?) } else { coming };
     let capture = open_capture(plan)?;
     let audit = policy::open_audit(plan, facts.drifted.as_ref())?;
     let api = plan.api_socket.as_deref().map(|path| Server::bind("--api-socket", path)).transpose()?;
@@ -153,7 +153,8 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     let opened = recording::open(plan)?;
     let hook = hook::start(plan)?;
     let sandboxed = confine(plan, userns)?;
-    let mut worker = ports.into_worker(plan, &facts, coming.devices(plan)?, capture)?.with_audit(audit);
+    let Arrived { devices, setter } = coming.arrive(plan)?;
+    let mut worker = ports.into_worker(plan, &facts, devices, capture)?.with_audit(audit);
     worker = hook::join(worker, hook)?;
     if let Some(paths) = loopback {
         worker = worker.with_loopback(paths, &plan.forwarding)?;
@@ -169,6 +170,8 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
         announcer.ready().doing("go to the background")?;
     }
     let (worker, recorded) = recording::begin(opened, worker)?;
+    // Its memory was taken down while all this was made.
+    setter.map(|setter| setter.wait()).transpose().doing("wait for the set-up process")?;
     let confined = confine_calls(plan, calls(plan), sandboxed)?;
     let writing = recorded.map(|recorded| recorded.write(confined)).transpose().doing("start a thread")?;
     if !matches!(what.target, AttachTarget::Bess(_)) {
@@ -218,17 +221,29 @@ fn wait_until_told(exit: Option<&OwnedFd>) -> Result<u8, RunError> {
 
 /// Where the device comes from.
 enum Coming {
-    Here(Vec<Device>),
+    Here(Arrived),
     FromChild(SettingUp),
 }
 
 impl Coming {
     /// Waits for it, where it is not there yet.
-    fn devices(self, plan: &Plan) -> Result<Vec<Device>, RunError> {
+    fn arrive(self, plan: &Plan) -> Result<Arrived, RunError> {
         match self {
-            Coming::Here(devices) => Ok(devices),
-            Coming::FromChild(setting_up) => setting_up.devices(plan),
+            Coming::Here(arrived) => Ok(arrived),
+            Coming::FromChild(setting_up) => setting_up.arrive(plan),
         }
+    }
+}
+
+/// The device, and the child that has set it up and is about to end, to be waited for.
+struct Arrived {
+    devices: Vec<Device>,
+    setter: Option<Child>,
+}
+
+impl From<Device> for Arrived {
+    fn from(device: Device) -> Arrived {
+        Arrived { devices: vec![device], setter: None }
     }
 }
 
@@ -256,13 +271,10 @@ impl SettingUp {
     }
 
     /// Waits for the end of its work.
-    fn devices(self, plan: &Plan) -> Result<Vec<Device>, RunError> {
+    fn arrive(self, plan: &Plan) -> Result<Arrived, RunError> {
         let SettingUp { child, line } = self;
         match receive_devices(plan, &line) {
-            Ok(devices) => {
-                child.wait().doing("wait for the set-up process")?;
-                Ok(devices)
-            }
+            Ok(devices) => Ok(Arrived { devices, setter: Some(child) }),
             Err(error) => {
                 drop(line);
                 end(child);
