@@ -151,11 +151,15 @@ impl<T> Bridge<T> {
     }
 }
 
-/// Who has no address yet asks for one, or whether anybody else has it, and tells which groups it listens to.
+/// Who has no address yet asks for one, or whether anybody else has it, and tells which groups it listens to; none of it in
+/// fragments (RFC 6980 §5).
 fn may_have_no_source(packet: &Packet<'_>) -> bool {
     match packet.source {
         IpAddr::V4(_) => super::is_for_server(packet),
-        IpAddr::V6(_) => packet.protocol == protocol::ICMPV6 && packet.destination.is_multicast(),
+        IpAddr::V6(_) => {
+            let is_whole = packet.fragment.is_none();
+            is_whole && packet.protocol == protocol::ICMPV6 && packet.destination.is_multicast()
+        }
     }
 }
 
