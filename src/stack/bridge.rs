@@ -237,6 +237,10 @@ impl<T> Bridge<T> {
         if !destination.is_unicast() {
             return self.find_group(from, link, &frame, now);
         }
+        // Who has no address yet asks all, and only the gateway is to answer.
+        if matches!(&frame.body, Body::Ip(packet) if packet.source.is_unspecified()) {
+            return Err(DropReason::SpoofedSource);
+        }
         match self.stations.get(&destination.0).filter(|holder| holder.is_fresh(now)) {
             Some(holder) => self.toward(from, holder.port),
             None => self.to_others(false),
