@@ -33,12 +33,14 @@ pub fn tcp(input: &[u8]) {
     let ethernet = Ethernet { source: MacAddr(GATEWAY_MAC), destination: MacAddr(CONTAINER_MAC) };
     let view = LinkView { ethernet, mtu: 1_500, offload, bottleneck: None };
     let is_passive = bytes.flag();
+    // Where the container's stream begins. As long as its SYN waits for an answer another may take its place.
+    let (mut start, mut is_held) = (START, is_passive);
     let mut endpoint = match is_passive {
         true => Endpoint::accept(remote, container, MEMORY, 7),
         false => Endpoint::connect(remote, container, MEMORY, 7),
     };
     let mut now = Instant::ZERO;
-    let (mut ours, mut theirs, mut taken) = (7_u32, START.wrapping_add(1), 0_u32);
+    let (mut ours, mut theirs, mut taken) = (7_u32, start.wrapping_add(1), 0_u32);
     let mut take = |got: &[u8], most: usize| {
         let count = got.len().min(most);
         for byte in &got[..count] {
@@ -47,12 +49,12 @@ pub fn tcp(input: &[u8]) {
         }
         count
     };
-    // The container's first SYN, which says where its stream begins.
+    // The container's first SYN.
     if !is_passive {
         endpoint.poll_transmit(&view, now, &mut link);
         ours = ours_after(&mut link, now);
     }
-    let first = packet::tcp((5_000, 80), START, ours, if is_passive { 0x02 } else { 0x12 }, &[]);
+    let first = packet::tcp((5_000, 80), start, ours, if is_passive { 0x02 } else { 0x12 }, &[]);
     let first = wire::parse(&first).expect("a SYN");
     endpoint.handle_segment(&first, false, &view, now, |_| 0);
     for _ in 0..MAX_STEPS {
@@ -76,7 +78,7 @@ pub fn tcp(input: &[u8]) {
                 let options = bytes.chunk();
                 let options = &options[..options.len().min(40) & !3];
                 let len = if flags & 2 == 0 { usize::from(bytes.word() % 4_000) } else { 0 };
-                let first = sequence.wrapping_sub(START.wrapping_add(1));
+                let first = sequence.wrapping_sub(start.wrapping_add(1));
                 let payload: Vec<u8> =
                     (0..len).map(|place| pattern(first.wrapping_add(place as u32))).collect();
                 let mut segment = packet::tcp((5_000, 80), sequence, acknowledgement, flags, &[]);
@@ -85,6 +87,9 @@ pub fn tcp(input: &[u8]) {
                 segment.extend(options);
                 segment.extend(payload);
                 let Ok(parsed) = wire::parse(&segment) else { continue };
+                if is_held && flags & 2 != 0 {
+                    (start, theirs) = (sequence, sequence.wrapping_add(1));
+                }
                 let most = usize::from(bytes.word());
                 endpoint.limit_memory(MEMORY * 2, 2_048);
                 endpoint.handle_segment(&parsed, bytes.byte() == 3, &view, now, |got| take(got, most));
@@ -96,7 +101,10 @@ pub fn tcp(input: &[u8]) {
                 count
             }),
             8 if bytes.byte() > 200 => endpoint.close(),
-            8 => endpoint.release_syn_ack(),
+            8 => {
+                endpoint.release_syn_ack();
+                is_held = false;
+            }
             9 if bytes.byte() > 230 => endpoint.abort(),
             9 => endpoint.probe(),
             _ => now += Duration::from_millis(1 << (bytes.byte() % 17)),
