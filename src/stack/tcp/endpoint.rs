@@ -39,6 +39,8 @@ const NEAR: Duration = Duration::from_millis(2);
 /// The most that such a container may have on its way. A transfer gains nothing by more: it would wait in the link's queue,
 /// and whoever shares the link would wait behind it.
 const NEAR_WINDOW_BYTES: usize = 768 << 10;
+/// The same while somebody exchanges short messages beside it.
+const SHARED_WINDOW_BYTES: usize = 256 << 10;
 
 /// Header bytes of TCP without options.
 const TCP_HEADER_LEN: usize = tcp::MIN_HEADER_LEN;
@@ -125,6 +127,8 @@ pub struct Endpoint {
     ecn: Ecn,
     challenges: Challenges,
     owed: Owed,
+    /// Nothing but a TAP lies between.
+    is_near: bool,
     /// The link took no more.
     is_behind: bool,
     /// When empty rings are to be given up.
@@ -166,6 +170,7 @@ impl Endpoint {
             ecn: Ecn::default(),
             challenges: Challenges::default(),
             owed: Owed::default(),
+            is_near: false,
             is_behind: false,
             release_at: None,
         }
@@ -324,8 +329,15 @@ impl Endpoint {
 
     fn syn_acknowledged(&mut self, acknowledgement: u32, now: Instant) {
         self.sender.syn_acknowledged(acknowledgement, now);
-        if self.sender.round_trip().is_some_and(|round_trip| round_trip <= NEAR) {
-            self.receiver.limit_window(NEAR_WINDOW_BYTES);
+        self.is_near = self.sender.round_trip().is_some_and(|round_trip| round_trip <= NEAR);
+        self.share_link(false);
+    }
+
+    /// What the container may have on its way when it is near: less beside an exchange of short messages, which waits for
+    /// all that is in the link's queue before it.
+    pub fn share_link(&mut self, with_exchange: bool) {
+        if self.is_near {
+            self.receiver.limit_window(if with_exchange { SHARED_WINDOW_BYTES } else { NEAR_WINDOW_BYTES });
         }
     }
 

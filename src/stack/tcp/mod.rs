@@ -156,6 +156,7 @@ impl Stack {
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
         let handshake = tcp.handshake();
         self.memory.limit(tcp);
+        tcp.endpoint.share_link(self.turns.has_exchange(now));
         let mut turn = self.turns.begin(&mut self.scratch, now);
         (turn.most, turn.most_up) = (turn.most.min(allowance.down), allowance.up);
         let mut sent = Traffic::default();

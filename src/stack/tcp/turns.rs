@@ -40,9 +40,14 @@ impl Turns {
     /// The turn of a flow that has it now.
     #[must_use]
     pub fn begin<'a>(&self, scratch: &'a mut [u8], now: Instant) -> Turn<'a> {
-        let has_exchange = self.exchange_until.is_some_and(|until| now < until);
-        let most = if has_exchange { SMALL_BYTES } else { LARGE_BYTES };
+        let most = if self.has_exchange(now) { SMALL_BYTES } else { LARGE_BYTES };
         Turn { most, moved: 0, most_up: usize::MAX, moved_up: 0, scratch }
+    }
+
+    /// Whether somebody exchanges short messages now.
+    #[must_use]
+    pub fn has_exchange(&self, now: Instant) -> bool {
+        self.exchange_until.is_some_and(|until| now < until)
     }
 
     /// It is over.
@@ -70,6 +75,8 @@ mod tests {
         assert_eq!(most(&turns, start), SMALL_BYTES);
         turns.end(LARGE_BYTES, start + Duration::from_millis(1));
         assert_eq!(most(&turns, start + Duration::from_millis(4)), SMALL_BYTES);
+        assert!(turns.has_exchange(start + Duration::from_millis(4)));
+        assert!(!turns.has_exchange(start + EXCHANGE_LASTS));
         assert_eq!(most(&turns, start + EXCHANGE_LASTS), LARGE_BYTES);
     }
 }

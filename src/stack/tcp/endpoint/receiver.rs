@@ -61,9 +61,9 @@ impl Receiver {
         self.shift = 0;
     }
 
-    /// Grants no larger window from now on, whatever there is room for.
+    /// Grants no larger window from now on, whatever there is room for; what was granted stays so.
     pub fn limit_window(&mut self, bytes: usize) {
-        self.largest_window = self.largest_window.min(bytes);
+        self.largest_window = self.queue.capacity().min(bytes);
     }
 
     /// What our SYN says of the shift.
@@ -215,8 +215,10 @@ mod tests {
         receiver.queue.write_ahead(0, &[0; 100 << 10]);
         receiver.queue.extend(100 << 10);
         assert_eq!(usize::from(receiver.window_field()) << WINDOW_SHIFT, 412 << 10, "what waits counts");
-        receiver.limit_window(1 << 20);
         receiver.grant(512 << 10);
+        receiver.limit_window(256 << 10);
         assert_eq!(usize::from(receiver.window_field()) << WINDOW_SHIFT, 512 << 10, "a window never shrinks");
+        receiver.limit_window(2 << 20);
+        assert_eq!(usize::from(receiver.window_field()) << WINDOW_SHIFT, 924 << 10, "the buffer bounds it");
     }
 }
