@@ -8,6 +8,7 @@
 
 mod checks;
 mod ports;
+mod virtual_machines;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use self::checks::{
     namespace_path, netmask, per_family,
 };
 use self::ports::{Direction, Families};
+use self::virtual_machines::VirtualMachines;
 use super::values::{self, ValueError, malformed, unusable};
 use super::{
     Announcement, Attach, AttachTarget, CliError, Collisions, Conditions, Configuration, Confinement,
@@ -266,43 +268,6 @@ struct Cli {
     /// A command, or the process whose namespace is served.
     #[arg(hide = true, trailing_var_arg = true)]
     operands: Vec<OsString>,
-}
-
-/// Options that mean something for virtual machines only.
-#[derive(Debug, clap::Args)]
-struct VirtualMachines {
-    #[arg(short = 's', long, hide = true)]
-    socket: Option<String>,
-    #[arg(short = 'F', long, hide = true)]
-    fd: Option<String>,
-    #[arg(long, hide = true)]
-    vhost_user: bool,
-    #[arg(long, hide = true)]
-    print_capabilities: bool,
-    #[arg(long, hide = true)]
-    repair_path: Option<String>,
-    #[arg(long, hide = true)]
-    migrate_exit: bool,
-    #[arg(long, hide = true)]
-    migrate_no_linger: bool,
-    #[arg(short = '1', long, hide = true)]
-    one_off: bool,
-}
-
-impl VirtualMachines {
-    fn given(&self) -> Option<&'static str> {
-        let given = [
-            ("--socket", self.socket.is_some()),
-            ("--fd", self.fd.is_some()),
-            ("--vhost-user", self.vhost_user),
-            ("--print-capabilities", self.print_capabilities),
-            ("--repair-path", self.repair_path.is_some()),
-            ("--migrate-exit", self.migrate_exit),
-            ("--migrate-no-linger", self.migrate_no_linger),
-            ("--one-off", self.one_off),
-        ];
-        given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
-    }
 }
 
 pub(super) fn parse(args: Vec<OsString>) -> Result<Plan, CliError> {
