@@ -23,6 +23,7 @@ mod paced;
 mod past_link;
 pub mod recorder;
 mod requests;
+mod rest;
 mod scarcity;
 mod sockets;
 mod spin;
@@ -51,6 +52,7 @@ use self::link::{Link, LinkRead};
 use self::loopback::{Loopback, LoopbackPaths};
 use self::mailbox::{Letter, Mailbox};
 use self::recorder::Recorder;
+use self::rest::Rest;
 use self::scarcity::Scarcity;
 use self::sockets::{Noticed, Sockets};
 use self::spin::Spin;
@@ -170,6 +172,7 @@ pub struct Worker {
     /// A source has asked for the end: the exit status, and until when what is under way may arrive.
     finish: Option<(u8, Instant)>,
     spin: Spin,
+    rest: Rest,
     /// The way to the other containers of a network.
     port: Option<Port>,
     /// Those who watch, if there are any.
@@ -232,6 +235,7 @@ impl Worker {
             freebind: false,
             finish: None,
             spin: Spin::default(),
+            rest: Rest::default(),
             port: None,
             recorder: None,
             own_capture: None,
@@ -348,6 +352,7 @@ impl Worker {
             }
             self.serve_observers();
             self.write_audit();
+            self.give_back_memory();
             if let Some(reason) = self.end_of_turn() {
                 return Ok(reason);
             }
@@ -372,6 +377,7 @@ impl Worker {
                 let waited = self.now - began;
                 if !events.is_empty() {
                     self.spin.learn(waited);
+                    self.rest.note_work(self.now);
                     return Ok(());
                 }
                 if waited >= longest.into() {
@@ -383,6 +389,9 @@ impl Worker {
         self.now = self.clock.now();
         if is_pausing {
             self.spin.learn(self.now - began);
+        }
+        if !events.is_empty() || !is_pausing {
+            self.rest.note_work(self.now);
         }
         outcome
     }
@@ -417,6 +426,7 @@ impl Worker {
             self.stack.poll_timeout(),
             self.link.poll_timeout(),
             self.scarcity.poll_timeout(),
+            self.rest.poll_timeout(),
             look_again,
             control,
             loopback,

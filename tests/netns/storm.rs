@@ -3,10 +3,11 @@
 //! `NETFERRY_STORM` sets another number. The host allows itself two descriptors a connection here, of which the
 //! hard limit decides: below that the storm is smaller, and said to be.
 
-use std::env;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -173,6 +174,33 @@ fn a_burst_of_clients_of_a_published_port_is_answered_to_the_last() {
     });
 }
 
+/// Their memory is a few MiB.
+const PASSING_CLIENTS: u64 = 5_000;
+
+#[test]
+fn what_a_storm_has_held_is_given_back_after_it() {
+    sealed(|ground| {
+        let count = size_of_storm().min(PASSING_CLIENTS);
+        let script = format!("{SERVER}serve('0.0.0.0', 80)");
+        let mut server = start(ground.netferry(&["run", "-p", "8080:80", "--", PYTHON, "-c", &script]));
+        server.wait_for(Stream::Out, "listening");
+        let before = memory(server.pid());
+        let clients = in_world(ground, &format!("{CLIENTS}storm('{HOST4}', 8080, {count}, 30)"));
+        assert_all_answered(&clients.finish(PATIENCE).expect_success().stdout, count);
+        let loaded = memory(server.pid());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // Without it nine tenths stay.
+        while memory(server.pid()) > before + (loaded - before) / 4 {
+            assert!(Instant::now() < deadline, "{before} KiB before, {loaded}, {} now", memory(server.pid()));
+            sleep(Duration::from_millis(100));
+        }
+        println!(
+            "{before} KiB before, {loaded} with {count} connections, {} after them",
+            memory(server.pid())
+        );
+    });
+}
+
 /// More than there may be handshakes in all; what one port may not have of them waits in the host's queue.
 const HUNG_CLIENTS: usize = 4_500;
 
@@ -201,6 +229,22 @@ fn clients_of_a_server_that_hangs_wait_and_leave_the_other_ports_alone() {
         let said = server.so_far(Stream::Err);
         assert!(!said.contains("refused"), "{said}");
     });
+}
+
+/// What all processes of the program that `pid` runs hold of memory that could leak, in KiB.
+fn memory(pid: i32) -> u64 {
+    let program = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let ours = program(&pid.to_string()).expect("it runs");
+    let mut sum = 0;
+    for entry in fs::read_dir("/proc").expect("proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        if program(&pid).as_ref() == Some(&ours) {
+            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
+            sum += line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
+        }
+    }
+    sum
 }
 
 /// A python program of the world.
