@@ -51,6 +51,7 @@ use crate::config::{Forwarding, LocalClients, PortForwarding, PublishRule};
 use crate::control::ControlError;
 use crate::observe::audit::AuditError;
 use crate::observe::capture::{Capture, CaptureError};
+use crate::observe::file;
 use crate::observe::log;
 use crate::observe::log_file::LogFile;
 use crate::observe::panics;
@@ -245,7 +246,7 @@ pub fn run(plan: Plan) -> Result<u8, RunError> {
     if let Some(path) = &plan.process.pid_file {
         let written = std::fs::write(path, format!("{}\n", std::process::id()));
         written.map_err(|source| {
-            remove_if_empty(path);
+            file::remove_if_empty(path);
             RunError::PidFile { path: path.clone(), source }
         })?;
     }
@@ -443,16 +444,7 @@ fn end(child: Child) {
 
 /// The file that frames are recorded in, if they are.
 fn open_capture(plan: &Plan) -> Result<Option<Capture>, RunError> {
-    let open = |path| Capture::create(path).inspect_err(|_| remove_if_empty(path));
-    Ok(plan.capture.as_deref().map(open).transpose()?)
-}
-
-/// Takes a file away that was made, and then had no room for what was to be in it.
-fn remove_if_empty(path: &Path) {
-    if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
-        // The error that is told is the first one.
-        let _ = std::fs::remove_file(path);
-    }
+    Ok(plan.capture.as_deref().map(Capture::create).transpose()?)
 }
 
 /// Gives up the files that are not needed any more, as far as asked. Nothing may be opened afterwards that does not belong to

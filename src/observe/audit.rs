@@ -2,14 +2,16 @@
 //!
 //! The file is opened for writing without waiting, and what it does not take at once (a pipe whose reader is slow) waits
 //! in a buffer of its own. A line that finds no room is lost and counted, as is one that the file refuses (a full disk); the user is told
-//! of the first.
+//! of the first. Of a line that a full disk has begun to take nothing stays; a pipe keeps the beginning, and the next line begins anew.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
+
+use super::file;
 
 /// Bytes that wait for the file.
 const MAX_WAITING_BYTES: usize = 256 << 10;
@@ -20,6 +22,20 @@ const MAX_WAITING_BYTES: usize = 256 << 10;
 pub struct AuditError {
     path: PathBuf,
     source: io::Error,
+}
+
+/// Where lines go.
+pub trait Outlet: Write {
+    /// Cuts off the last `count` bytes that were written; an error where that cannot be.
+    fn take_back(&mut self, count: usize) -> io::Result<()>;
+}
+
+impl Outlet for File {
+    fn take_back(&mut self, count: usize) -> io::Result<()> {
+        let back = i64::try_from(count).map_err(io::Error::other)?;
+        let kept = self.seek(SeekFrom::Current(-back))?;
+        self.set_len(kept)
+    }
 }
 
 /// An audit's file.
@@ -36,7 +52,7 @@ pub struct AuditFile<W = File> {
 }
 
 impl AuditFile {
-    /// Makes the file, or empties it.
+    /// Makes the file, or empties it; there is none where there is no room for it.
     pub fn create(path: &Path) -> Result<AuditFile, AuditError> {
         AuditFile::open(path).map(AuditFile::new)
     }
@@ -46,11 +62,11 @@ impl AuditFile {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NONBLOCK);
         let failed = |source| AuditError { path: path.to_owned(), source };
-        options.open(path).map_err(failed)
+        file::create(path, &options).map_err(failed)
     }
 }
 
-impl<W: Write> AuditFile<W> {
+impl<W: Outlet> AuditFile<W> {
     /// What [`AuditFile::open`] has opened.
     #[must_use]
     pub fn new(file: W) -> AuditFile<W> {
@@ -89,12 +105,16 @@ impl<W: Write> AuditFile<W> {
         (self.written, self.begins_anew) = (0, false);
     }
 
-    /// What waits is lost. Where a line was cut in the middle, the next begins anew.
+    /// What waits is lost. A line that was cut in the middle is taken back; where it cannot be, the next begins anew.
     fn give_up(&mut self, why: &str) {
         let rest = &self.waiting[self.written..];
         let is_separator_left = self.begins_anew && self.written == 0;
         let lines = rest.iter().filter(|byte| **byte == b'\n').count() - usize::from(is_separator_left);
-        self.begins_anew = is_separator_left || (self.written > 0 && self.waiting[self.written - 1] != b'\n');
+        let taken = &self.waiting[..self.written];
+        let whole = taken.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let begun = taken.len() - whole;
+        let is_cut = begun > 0 && self.file.take_back(begun).is_err();
+        self.begins_anew = is_separator_left || is_cut;
         self.waiting.clear();
         self.written = 0;
         if self.begins_anew {
@@ -121,6 +141,23 @@ mod tests {
         taken: Vec<u8>,
         room: usize,
         then: io::ErrorKind,
+        gives_back: bool,
+    }
+
+    impl Disk {
+        fn with_room(room: usize, then: io::ErrorKind) -> Disk {
+            Disk { taken: Vec::new(), room, then, gives_back: true }
+        }
+    }
+
+    impl Outlet for Disk {
+        fn take_back(&mut self, count: usize) -> io::Result<()> {
+            if !self.gives_back {
+                return Err(io::ErrorKind::NotSeekable.into());
+            }
+            self.taken.truncate(self.taken.len() - count);
+            Ok(())
+        }
     }
 
     impl Write for Disk {
@@ -140,19 +177,36 @@ mod tests {
 
     #[test]
     fn a_full_disk_loses_lines_and_tells_their_number() {
-        let mut file = AuditFile::new(Disk { taken: Vec::new(), room: 8, then: io::ErrorKind::StorageFull });
-        for line in ["first", "second", "third"] {
-            file.write(line);
+        let cases =
+            [(true, &b"first\n"[..], &b"first\nfourth\n"[..]), (false, b"first\nse", b"first\nse\nfourth\n")];
+        for (gives_back, full, again) in cases {
+            let mut file =
+                AuditFile::new(Disk { gives_back, ..Disk::with_room(8, io::ErrorKind::StorageFull) });
+            for line in ["first", "second", "third"] {
+                file.write(line);
+            }
+            assert_eq!((&file.file.taken[..], file.lost()), (full, 2));
+            file.file.room = 100;
+            file.write("fourth");
+            assert_eq!(&file.file.taken[..], again, "it begins on a line of its own");
         }
-        assert_eq!((&file.file.taken[..], file.lost()), (&b"first\nse"[..], 2));
-        file.file.room = 100;
-        file.write("fourth");
-        assert_eq!(&file.file.taken[..], b"first\nse\nfourth\n", "it begins on a line of its own");
+    }
+
+    #[test]
+    fn a_file_keeps_whole_lines_and_what_it_had_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit");
+        std::fs::write(&path, "before\n").unwrap();
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(b"whole\nha").unwrap();
+        file.take_back(2).unwrap();
+        file.write_all(b"last\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\nwhole\nlast\n");
     }
 
     #[test]
     fn a_slow_reader_gets_what_fits_and_the_rest_is_counted() {
-        let mut file = AuditFile::new(Disk { taken: Vec::new(), room: 10, then: io::ErrorKind::WouldBlock });
+        let mut file = AuditFile::new(Disk::with_room(10, io::ErrorKind::WouldBlock));
         let line = "x".repeat(999);
         (0..1_000).for_each(|_| file.write(&line));
         assert!(file.waiting.len() <= MAX_WAITING_BYTES);

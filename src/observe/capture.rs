@@ -4,18 +4,22 @@
 //! whoever sends the frame on, the record has it completed, so that no reader takes it for wrong. A file that
 //! cannot be written any more ends the capture, with one warning, and never the network.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
+use super::file;
 use crate::wire::segmentation::complete_checksum;
 
 /// Longer than any frame.
 const SNAP_LEN: u32 = 262_144;
 
 const LINKTYPE_ETHERNET: u32 = 1;
+
+/// Records are handed to the kernel when there is as much as this, or the driver has nothing else to do.
+const FLUSHED_BYTES: usize = 64 << 10;
 
 /// Why there is no capture.
 #[derive(Debug, thiserror::Error)]
@@ -28,17 +32,23 @@ pub struct CaptureError {
 /// A file that frames are recorded in.
 #[derive(Debug)]
 pub struct Capture {
-    file: Option<BufWriter<File>>,
+    file: Option<File>,
+    /// Bytes of the file.
+    len: u64,
+    /// Whole records that are not in it yet.
+    waiting: Vec<u8>,
     /// Time zero of the instants given, in microseconds since 1970.
     epoch_micros: u64,
     scratch: Vec<u8>,
 }
 
 impl Capture {
-    /// Makes the file, or empties it.
+    /// Makes the file, or empties it. Where it cannot be begun for want of room there is none.
     pub fn create(path: &Path) -> Result<Capture, CaptureError> {
         let failed = |source| CaptureError { path: path.to_owned(), source };
-        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        let file = file::create(path, &options).map_err(failed)?;
         let mut header = Vec::with_capacity(24);
         header.extend(0xa1b2_c3d4_u32.to_le_bytes());
         header.extend(2_u16.to_le_bytes());
@@ -46,8 +56,10 @@ impl Capture {
         header.extend([0; 8]);
         header.extend(SNAP_LEN.to_le_bytes());
         header.extend(LINKTYPE_ETHERNET.to_le_bytes());
-        file.write_all(&header).and_then(|()| file.flush()).map_err(failed)?;
-        Ok(Capture { file: Some(file), epoch_micros: 0, scratch: Vec::new() })
+        let mut capture =
+            Capture { file: Some(file), len: 0, waiting: header, epoch_micros: 0, scratch: Vec::new() };
+        capture.write_down().map_err(failed)?;
+        Ok(capture)
     }
 
     /// Tells it the time since 1970 at which the instants of [`Capture::record`] begin.
@@ -57,7 +69,9 @@ impl Capture {
 
     /// Records a frame that passed `now_micros` after the beginning, with its virtio-net header.
     pub fn record(&mut self, now_micros: u64, header: &[u8], frame: &[u8]) {
-        let Some(file) = &mut self.file else { return };
+        if self.file.is_none() {
+            return;
+        }
         let time = self.epoch_micros.saturating_add(now_micros);
         // The format has 32 bits for seconds, unsigned: good until 2106.
         let seconds = u32::try_from(time / 1_000_000).unwrap_or(u32::MAX);
@@ -70,23 +84,27 @@ impl Capture {
         self.scratch.clear();
         self.scratch.extend_from_slice(&frame[..len as usize]);
         complete_checksum(header, &mut self.scratch);
-        let written = file.write_all(&record).and_then(|()| file.write_all(&self.scratch));
-        self.end_if_failed(written);
+        self.waiting.extend_from_slice(&record);
+        self.waiting.extend_from_slice(&self.scratch);
+        if self.waiting.len() >= FLUSHED_BYTES {
+            self.flush();
+        }
     }
 
     /// Hands what was recorded to the kernel.
     pub fn flush(&mut self) {
-        if let Some(file) = &mut self.file {
-            let flushed = file.flush();
-            self.end_if_failed(flushed);
-        }
-    }
-
-    fn end_if_failed(&mut self, written: io::Result<()>) {
-        if let Err(error) = written {
+        if let Err(error) = self.write_down() {
             warn!("frames are recorded no longer: {error}");
             self.file = None;
         }
+    }
+
+    /// All that waits or, where the disk is full, none of it, so that the file ends with a whole record.
+    fn write_down(&mut self) -> io::Result<()> {
+        let Some(file) = self.file.as_mut().filter(|_| !self.waiting.is_empty()) else { return Ok(()) };
+        let written = file::write_whole(file, &mut self.len, &self.waiting);
+        self.waiting.clear();
+        written
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod capture;
+pub mod file;
 pub mod log;
 pub mod log_file;
 pub mod metrics;

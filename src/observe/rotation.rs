@@ -4,11 +4,11 @@
 //! one is full the next is begun, over what it had. They are opened at the start, because whoever has given up the file system
 //! cannot open one later; FILE is the first, FILE.1 the next, and the times in them tell which is the newest.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use super::pcapng;
+use super::{file, pcapng};
 
 /// Why there is no file.
 #[derive(Debug, thiserror::Error)]
@@ -58,19 +58,29 @@ impl Files {
     /// Makes `count` files, at least one, of `most` bytes each, or empties them.
     ///
     /// # Errors
-    /// The first that cannot be made.
+    /// The first that cannot be made, or has no room on its disk; then none is left.
     pub fn create(path: &Path, count: usize, most: Option<u64>) -> Result<Files, FileError> {
-        let ring = (0..count.max(1)).map(|place| {
-            let path = match place {
-                0 => path.to_owned(),
-                place => PathBuf::from(format!("{}.{place}", path.display())),
-            };
-            File::create(&path).map_err(|source| FileError { path, source })
-        });
-        let ring = ring.collect::<Result<Vec<_>, _>>()?;
+        let path_of = |place: usize| match place {
+            0 => path.to_owned(),
+            place => PathBuf::from(format!("{}.{place}", path.display())),
+        };
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        let mut ring = Vec::new();
+        for place in 0..count.max(1) {
+            let path = path_of(place);
+            match file::create(&path, &options) {
+                Ok(file) => ring.push(file),
+                Err(source) => {
+                    (0..place).for_each(|made| file::remove_if_empty(&path_of(made)));
+                    return Err(FileError { path, source });
+                }
+            }
+        }
         Ok(Files { ring, current: 0, most: most.unwrap_or(u64::MAX), len: 0, front: Vec::new() })
     }
 
+    /// Writes a block, whole or, where the disk is full, not at all.
     fn block(&mut self, block: &[u8]) -> io::Result<()> {
         if pcapng::is_preamble(block) {
             self.front.extend_from_slice(block);
@@ -79,12 +89,10 @@ impl Files {
             let file = &mut self.ring[self.current];
             file.rewind()?;
             file.set_len(0)?;
-            file.write_all(&self.front)?;
-            self.len = self.front.len() as u64;
+            self.len = 0;
+            file::write_whole(file, &mut self.len, &self.front)?;
         }
-        self.ring[self.current].write_all(block)?;
-        self.len += block.len() as u64;
-        Ok(())
+        file::write_whole(&mut self.ring[self.current], &mut self.len, block)
     }
 }
 

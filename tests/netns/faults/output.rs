@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 
-use super::{FACES, Face, eventually, serve_world};
+use super::{Agent, FACES, Face, eventually, serve_world};
 use crate::ground::{Ground, PYTHON, SUBJECT, sealed};
 use crate::process::{Stream, start, start_with_errors_to};
 
@@ -126,7 +126,106 @@ fn a_full_disk_costs_the_log_and_the_capture_and_nothing_else() {
         served.end();
         let log = log();
         assert!(log.lines().all(|line| line.starts_with("netferry: ")), "a line was cut\n{log}");
-        assert!(fs::metadata(disk.join("pcap")).unwrap().len() > 24);
+        assert!(whole_records(&fs::read(disk.join("pcap")).unwrap(), 24, |record| word(record, 8) + 16) > 0);
+    });
+}
+
+/// The little-endian number at a place.
+fn word(bytes: &[u8], place: usize) -> usize {
+    u32::from_le_bytes(bytes[place..place + 4].try_into().unwrap()) as usize
+}
+
+/// How many records follow the front of a capture, each as long as it says; the last one, too, is all there.
+#[track_caller]
+fn whole_records(bytes: &[u8], front: usize, len: impl Fn(&[u8]) -> usize) -> usize {
+    let (mut at, mut count) = (front, 0);
+    while at < bytes.len() {
+        at += len(&bytes[at..]);
+        count += 1;
+    }
+    assert_eq!(at, bytes.len(), "the last of {count} records is cut");
+    count
+}
+
+#[test]
+fn a_full_disk_ends_captures_with_a_whole_packet_and_nothing_else() {
+    sealed(|ground| {
+        serve_world(ground);
+        let disk = small_disk();
+        let mut served = Face::Run.serve(ground, &["--pcap", "/mnt/small/own"]);
+        let mut agent = served.agent(ground);
+        agent.expect("connect('old')", "connected");
+        // Its own, and one that somebody asks for.
+        let relay = served.relay.pid().to_string();
+        let asked =
+            |name: &str| start(ground.netferry(&["capture", &relay, "-w", &format!("/mnt/small/{name}")]));
+        let capture = asked("asked");
+        eventually("it has begun", || fs::metadata(disk.join("asked")).is_ok_and(|file| file.len() > 0));
+        agent.expect("echo('old', 300000)", "echoed");
+        let outcome = capture.finish(crate::process::SOON).expect_code(1);
+        assert_eq!(outcome.stderr, "netferry: cannot write: No space left on device (os error 28)\n");
+        let told = "netferry: packets are captured no longer: No space left on device (os error 28)";
+        served.relay.wait_for(Stream::Err, told);
+        agent.expect("echo('old', 300000)", "echoed");
+        agent.expect("connect('new')", "connected");
+        let outcome = asked("late").finish(crate::process::SOON).expect_code(1);
+        let refused =
+            "netferry: cannot write a capture to /mnt/small/late: No space left on device (os error 28); ";
+        assert!(outcome.stderr.starts_with(refused), "{outcome}");
+        assert!(!disk.join("late").exists());
+        drop(agent);
+        assert_eq!(served.end().stderr.matches("captured no longer").count(), 1);
+        for name in ["own", "asked"] {
+            let bytes = fs::read(disk.join(name)).unwrap();
+            assert!(whole_records(&bytes, 0, |block| word(block, 4)) > 3, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_full_disk_costs_the_audit_lines_and_nothing_else() {
+    sealed(|ground| {
+        serve_world(ground);
+        let disk = small_disk();
+        for face in [Face::Run, Face::Attach] {
+            let mut served = face.serve(ground, &["--audit", "/mnt/small/audit"]);
+            let mut agent = served.agent(ground);
+            agent.expect("connect('old')", "connected");
+            fill(disk);
+            let visit = |agent: &mut Agent, ports: std::ops::Range<u16>| {
+                for port in ports {
+                    let what =
+                        format!("datagrams('one', '198.51.100.7', {port}) + str(held['one'].send(b'x'))");
+                    agent.expect(&what, "open1");
+                }
+            };
+            visit(&mut agent, 8_000..8_150);
+            let told = "netferry: lines of the audit are lost: No space left on device (os error 28)";
+            served.relay.wait_for(Stream::Err, told);
+            agent.expect("echo('old', 300000)", "echoed");
+            agent.expect("connect('new')", "connected");
+            // Room again: who comes now is written down.
+            fs::remove_file(disk.join("filling")).unwrap();
+            visit(&mut agent, 9_000..9_005);
+            drop(agent);
+            // With the status that it has without an audit.
+            assert_eq!(served.end().stderr.matches("lines of the audit are lost").count(), 1, "{face:?}");
+            let text = fs::read_to_string(disk.join("audit")).unwrap();
+            let lines: Vec<serde_json::Value> = text
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+                .collect();
+            let is_new = |port: u16| lines.iter().any(|line| line["event"] == "new" && line["port"] == port);
+            assert!(is_new(7_000) && is_new(8_000) && !is_new(8_149) && is_new(9_004), "{text}");
+            let last = lines.last().unwrap();
+            let lost = last["lines"].as_u64().unwrap();
+            assert!(last["event"] == "lost" && lost > 50, "{last}");
+            let written = lines.iter().filter(|line| line["event"] == "new").count() as u64;
+            assert_eq!(written + lost, 1 + 150 + 5, "each is written or lost");
+            crate::process::run(ground.netferry(&["audit", "suggest", "/mnt/small/audit"]))
+                .expect_success()
+                .expect_stdout("198.51.100.7");
+        }
     });
 }
 
@@ -148,6 +247,18 @@ fn a_disk_that_is_full_from_the_beginning_is_an_error_and_leaves_nothing() {
             outcome.stderr.contains("cannot write the process id to /mnt/small/pid: No space left"),
             "{outcome}"
         );
+        let rotated = ["--pcap", "/mnt/small/ring", "--capture-files", "3", "--capture-size", "1M"];
+        for (options, told) in [
+            (
+                &["--audit", "/mnt/small/audit"][..],
+                "cannot write the audit to /mnt/small/audit: No space left",
+            ),
+            (&rotated, "cannot write a capture to /mnt/small/ring: No space left on device"),
+        ] {
+            let options = [&["run"], options, &["--", "true"]].concat();
+            let outcome = start(ground.netferry(&options)).finish(crate::process::SOON).expect_code(1);
+            assert!(outcome.stderr.contains(told), "{outcome}");
+        }
         ground.assert_nothing_left(&before);
         let left: Vec<_> = fs::read_dir(disk).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["filling"]);
