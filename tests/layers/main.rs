@@ -5,6 +5,7 @@
 //! rule also has a test on a sample that breaks it, so that a rule that no longer sees anything fails.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod clocks;
 mod conformance;
 mod dependencies;
 mod samples;

@@ -187,6 +187,15 @@ def echo(name, size=1, timeout=20):
     return 'echoed' if got == data else 'wrong bytes'
 def asks(name, timeout=1):
     s = held[name]; s.settimeout(timeout); s.send(b'x'); return s.recv(100).decode().strip()
+def pings(name, address='198.51.100.7'):
+    six = ':' in address
+    s = held[name] = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM, 58 if six else 1)
+    s.setsockopt(*((41, 25, 1) if six else (0, 11, 1))); s.connect((address, 0)); return 'open'
+def echoes(name, timeout=1):
+    s = held[name]; s.settimeout(timeout); mark = os.urandom(8)
+    s.send(bytes([128 if s.family == socket.AF_INET6 else 8, 0, 0, 0, 0, 0, 0, 1]) + mark)
+    while s.recv(100)[8:] != mark: pass
+    return 'answered'
 def until(wanted, what, timeout=20):
     deadline = time.monotonic() + timeout
     while True:

@@ -15,6 +15,8 @@ fn hold(agent: &mut Agent) {
         agent.expect(&format!("echo('old{suffix}')"), "echoed");
         agent.expect(&format!("datagrams('flow{suffix}', '{address}')"), "open");
         works(agent, &format!("asks('flow{suffix}')"), "from ");
+        agent.expect(&format!("pings('ping{suffix}', '{address}')"), "open");
+        works(agent, &format!("echoes('ping{suffix}')"), "answered");
     }
 }
 
@@ -23,6 +25,13 @@ fn works(agent: &mut Agent, what: &str, wanted: &str) {
     let quoted = wanted.replace('\'', "");
     let answer = agent.ask(&format!("until('{quoted}', \"{what}\")"));
     assert!(answer.contains(wanted), "{what}: {answer}");
+}
+
+#[track_caller]
+fn pings_go_on(agent: &mut Agent) {
+    for ping in ["ping4", "ping6"] {
+        works(agent, &format!("echoes('{ping}')"), "answered");
+    }
 }
 
 /// What the host had of its own, and loses with its link.
@@ -35,6 +44,7 @@ fn give_back(ground: &Ground) {
 #[test]
 fn a_link_of_the_host_that_goes_down_is_told_and_all_go_on_when_it_is_up_again() {
     sealed(|ground| {
+        ground.allow_ping();
         serve_world(ground);
         for face in FACES {
             let served = face.serve(ground, &[]);
@@ -44,8 +54,8 @@ fn a_link_of_the_host_that_goes_down_is_told_and_all_go_on_when_it_is_up_again()
             for address in ["198.51.100.7", "2001:db8:2::7"] {
                 agent.expect(&format!("connect('new', '{address}')"), "ENETUNREACH");
             }
-            for flow in ["flow4", "flow6"] {
-                works(&mut agent, &format!("asks('{flow}')"), "ENETUNREACH");
+            for flow in ["asks('flow4')", "asks('flow6')", "echoes('ping4')", "echoes('ping6')"] {
+                works(&mut agent, flow, "ENETUNREACH");
             }
             agent.begin("echo('old4', 100000)");
             host_ip(ground, "link set host0 up");
@@ -55,6 +65,7 @@ fn a_link_of_the_host_that_goes_down_is_told_and_all_go_on_when_it_is_up_again()
             for (flow, from) in [("flow4", "from 203.0.113.1:"), ("flow6", "from [2001:db8:1::1]:")] {
                 works(&mut agent, &format!("asks('{flow}')"), from);
             }
+            pings_go_on(&mut agent);
             for address in ["198.51.100.7", "2001:db8:2::7"] {
                 works(&mut agent, &format!("connect('new', '{address}')"), "connected");
             }
@@ -68,6 +79,7 @@ fn a_link_of_the_host_that_goes_down_is_told_and_all_go_on_when_it_is_up_again()
 #[test]
 fn a_route_of_the_host_that_is_gone_is_told_until_it_is_back() {
     sealed(|ground| {
+        ground.allow_ping();
         serve_world(ground);
         let served = Face::Run.serve(ground, &[]);
         let mut agent = served.agent(ground);
@@ -89,6 +101,7 @@ fn a_route_of_the_host_that_is_gone_is_told_until_it_is_back() {
 #[test]
 fn flows_leave_from_the_address_that_the_host_has_now() {
     sealed(|ground| {
+        ground.allow_ping();
         serve_world(ground);
         for face in FACES {
             let served = face.serve(ground, &[]);
@@ -107,6 +120,7 @@ fn flows_leave_from_the_address_that_the_host_has_now() {
             for (flow, from) in [("flow4", "from 203.0.113.9:"), ("flow6", "from [2001:db8:1::9]:")] {
                 works(&mut agent, &format!("asks('{flow}')"), from);
             }
+            pings_go_on(&mut agent);
             for address in ["198.51.100.7", "2001:db8:2::7"] {
                 agent.expect(&format!("connect('new', '{address}')"), "connected");
                 agent.expect("echo('new', 100000)", "echoed");

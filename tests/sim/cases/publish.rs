@@ -174,3 +174,52 @@ fn a_client_of_a_published_port_on_loopback_is_answered_there() {
     assert!(world.sent_packets().all(|ip| ip.destination == CONTAINER));
     world.finish_within(secs(301));
 }
+
+#[test]
+fn a_client_who_comes_by_two_ports_of_one_server_from_one_port_of_his_is_let_in_once() {
+    let published =
+        Settings::default().publishing(Tcp, at("0.0.0.0:8080"), 80).publishing(Tcp, at("0.0.0.0:8081"), 80);
+    let published = published.publishing(Udp, at("0.0.0.0:5353"), 53).publishing(Udp, at("0.0.0.0:5354"), 53);
+    let mut world = World::new(published);
+    let (client, local) = (at("198.51.100.9:33333"), "192.0.2.7".parse().unwrap());
+    let stream = world.guest.listen(80, Script::container(1, 5_000));
+    world.client_connects(0, client, Script::host(1, 5_000)).unwrap();
+    // The container could not tell the two connections apart, and a client who is shown as he is has no other port.
+    assert_eq!(world.client_connects(1, client, Script::host(2, 10)), None);
+    assert_eq!(world.rejected, [DropReason::EndpointsTaken]);
+    world.run_until(secs(20), "both ends", World::all_ended);
+    world.assert_exchanged(stream, world.peer(client));
+    let server = world.guest.udp_bind(53);
+    for (listener, question) in [(2, &b"first"[..]), (3, b"other"), (2, b"second")] {
+        world.host.send_to_listener(ListenerId(listener), client, local, question);
+        world.run_for(ms(10));
+    }
+    assert_eq!(world.guest.udp_received(server), [(client, b"first".to_vec()), (client, b"second".to_vec())]);
+    assert_eq!(world.drops(DropReason::EndpointsTaken), 2);
+    world.finish_within(secs(301));
+}
+
+#[test]
+fn clients_that_all_look_alike_are_given_ports_as_long_as_one_is_found() {
+    // Each by a port of the host of its own, from the same port of loopback.
+    let listeners = 300;
+    let settings = (0..listeners).fold(Settings::default(), |settings, number| {
+        settings.publishing(Tcp, SocketAddr::from(([0, 0, 0, 0], 8_000 + number)), 80)
+    });
+    let mut world = World::new(settings);
+    // The container's side is silent, so that all of them stay.
+    world.link.up.loss = 1_000;
+    let let_in = (0..listeners).filter(|number| {
+        let client = SocketAddr::from(([127, 0, 0, 1 + (*number % 200) as u8], 40_000));
+        let script = Script::host(1, 10).ending(Ending::Never);
+        world.client_connects(u32::from(*number), client, script).is_some()
+    });
+    assert_eq!(let_in.count(), 256, "the ports that are tried");
+    assert_eq!(world.drops(DropReason::EndpointsTaken), u64::from(listeners) - 256);
+    let refused = usize::from(listeners) - 256;
+    assert!(
+        world.rejected.len() == refused
+            && world.rejected.iter().all(|why| *why == DropReason::EndpointsTaken)
+    );
+    world.finish_within(secs(300));
+}
