@@ -117,3 +117,21 @@ impl Stack {
         self.handshakes.of_port(listener)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_suspected_once_and_no_more_of_them_than_may_wait() {
+        let mut errands = Errands::default();
+        for port in 0..2 * SUSPECTS as u16 {
+            let server = SocketAddr::from(([10, 0, 2, 100], port));
+            errands.suspect(server);
+            errands.suspect(server);
+        }
+        assert_eq!(errands.suspects.len(), SUSPECTS);
+        let ports: Vec<u16> = errands.suspects.iter().map(SocketAddr::port).collect();
+        assert_eq!(ports, (0..SUSPECTS as u16).collect::<Vec<_>>());
+    }
+}

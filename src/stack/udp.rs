@@ -253,12 +253,10 @@ impl Stack {
         let first = how.segment_bytes.map_or(payload.len(), |each| payload.len().min(each.get().into()));
         body.sent = Sent::of(packet, &payload[..first]);
         if let Some(exchange) = &mut body.dns {
-            exchange.ask(
-                payload,
-                how,
-                limits.dns_pending_per_flow,
-                now + self.config.timeouts.dns_try.into(),
-            );
+            let deadline = now + self.config.timeouts.dns_try.into();
+            if let Err(reason) = exchange.ask(payload, how, limits.dns_pending_per_flow, deadline) {
+                self.stats.record(reason);
+            }
         }
         if self.shaping.is_on()
             && body.dns.is_none()

@@ -452,7 +452,13 @@ fn a_flood_is_bounded_by_frames_and_by_bytes() {
     let flood = |bytes: usize, micros: u64| {
         let mut budget = FloodBudget::new(ZERO);
         (0..100_000)
-            .filter(|number| budget.take(bytes, ZERO + Duration::from_micros(number * micros)).is_ok())
+            .filter(|number| match budget.take(bytes, ZERO + Duration::from_micros(number * micros)) {
+                Ok(()) => true,
+                Err(reason) => {
+                    assert_eq!(reason, DropReason::FloodLimit);
+                    false
+                }
+            })
             .count() as u64
     };
     assert_eq!(flood(60, 0), FLOOD_BURST);

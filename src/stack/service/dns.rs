@@ -11,6 +11,7 @@
 use std::net::SocketAddr;
 
 use super::super::boundary::{DatagramSend, Instant};
+use super::super::drop_reason::DropReason;
 
 /// Rounds over all resolvers before a query is given up.
 const ROUNDS: usize = 2;
@@ -75,16 +76,27 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Keeps a query until it is answered; the oldest gives way beyond `limit`.
-    pub fn ask(&mut self, message: &[u8], how: DatagramSend, limit: usize, deadline: Instant) {
-        let Some(&identifier) = message.first_chunk() else { return };
+    /// Keeps a query until it is answered; beyond `limit` the oldest gives way, and waits no more.
+    ///
+    /// # Errors
+    /// That one did.
+    pub fn ask(
+        &mut self,
+        message: &[u8],
+        how: DatagramSend,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<(), DropReason> {
+        let Some(&identifier) = message.first_chunk() else { return Ok(()) };
         // A client that repeats itself is still one query.
         self.waiting.retain(|query| query.identifier != identifier);
-        if self.waiting.len() >= limit {
+        let is_full = self.waiting.len() >= limit;
+        if is_full {
             self.waiting.remove(0);
         }
         self.waiting.push(Query { identifier, message: message.into(), how });
         self.deadline.get_or_insert(deadline);
+        if is_full { Err(DropReason::DnsPendingLimit) } else { Ok(()) }
     }
 
     /// The query that `message` answers, if one still waits; it then waits no more.
@@ -157,7 +169,7 @@ mod tests {
     #[test]
     fn an_answer_is_delivered_once_and_strangers_never() {
         let mut exchange = Exchange::default();
-        exchange.ask(b"\x12\x34query", HOW, 4, Instant::from_secs(1));
+        exchange.ask(b"\x12\x34query", HOW, 4, Instant::from_secs(1)).unwrap();
         assert_eq!(exchange.take_answered(b"\x99\x99"), None);
         assert_eq!(exchange.take_answered(b"\x12"), None);
         assert_eq!(exchange.take_answered(b"\x12\x34answer").as_deref(), Some(&b"\x12\x34query"[..]));
@@ -169,7 +181,8 @@ mod tests {
     fn waiting_queries_are_bounded_and_the_oldest_gives_way() {
         let mut exchange = Exchange::default();
         for identifier in 0..6u8 {
-            exchange.ask(&[0, identifier], HOW, 4, Instant::from_secs(1));
+            let asked = exchange.ask(&[0, identifier], HOW, 4, Instant::from_secs(1));
+            assert_eq!(asked.is_ok(), identifier < 4);
         }
         assert_eq!(exchange.unanswered().count(), 4);
         assert!(exchange.take_answered(&[0, 1]).is_none());

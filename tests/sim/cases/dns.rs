@@ -148,6 +148,24 @@ fn queries_on_one_socket_are_each_answered() {
 }
 
 #[test]
+fn more_queries_than_may_wait_cost_the_oldest_and_nobody_elses() {
+    let mut world = World::usual();
+    // The first says nothing, so that all wait for the second.
+    world.host.datagram_peers.insert(at(SECOND), resolves(2));
+    let (many, one) = (world.guest.udp_bind(7_000), world.guest.udp_bind(7_001));
+    world.guest.udp_send(one, forwarders()[0], &query(99));
+    for identifier in 1..=6 {
+        world.guest.udp_send(many, forwarders()[0], &query(identifier));
+    }
+    world.run_for(secs(5));
+    let expected: Vec<_> = (3..=6).map(|identifier| (forwarders()[0], answer(identifier, 2))).collect();
+    assert_eq!(world.guest.udp_received(many), expected);
+    assert_eq!(world.guest.udp_received(one), [(forwarders()[0], answer(99, 2))]);
+    assert_eq!(world.drops(DropReason::DnsPendingLimit), 2);
+    world.finish_within(secs(301));
+}
+
+#[test]
 fn a_query_over_tcp_reaches_the_first_resolver() {
     for forwarder in forwarders() {
         let mut world = World::usual();
