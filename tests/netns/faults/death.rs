@@ -186,6 +186,57 @@ fn a_command_whose_messenger_is_killed_still_ends_when_it_is_told_to() {
     });
 }
 
+/// A confined relay may send no signal, which its own death would be to the command, from Linux 6.12 on.
+fn death_is_no_signal() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    version >= (6, 12)
+}
+
+/// Everybody who could end the command is killed at the same moment, with the janitor or without.
+fn is_killed_as_a_whole(ground: &Ground, options: &[&str], with_janitor: bool, goes_on: bool) {
+    let before = ground.belongings();
+    let mut served = Face::Run.serve(ground, options);
+    let mut agent = served.agent(ground);
+    agent.expect("connect('old')", "connected");
+    let others = if with_janitor { beside(&served.relay) } else { vec![messenger_of(&served.relay)] };
+    let killed: Vec<Pid> = others.into_iter().chain([served.relay.pid()]).map(Pid::from_raw).collect();
+    // Who is stopped does not hear of another's end.
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        killed.iter().for_each(|pid| kill(*pid, signal).unwrap());
+    }
+    eventually("the relay has ended", || !served.relay.is_running());
+    eventually("nobody of it is left", || beside(&served.relay).is_empty());
+    std::net::TcpListener::bind("0.0.0.0:8080").expect("the port has been given back");
+    if goes_on {
+        agent.expect("until(\"['lo']\", '[name for _, name in socket.if_nameindex()]')", "['lo']");
+        agent.expect("connect('new')", "ENETUNREACH");
+        kill(Pid::from_raw(served.container), Signal::SIGKILL).expect("it is there");
+    }
+    drop(agent);
+    // Whoever started us is told by the status.
+    served.relay.finish(SOON).expect_signal(Signal::SIGKILL);
+    // The file of a control socket whose janitor was killed as well goes when the next one looks for instances.
+    crate::process::run(ground.netferry(&["ps"])).expect_success();
+    // What the agent was asked is ours.
+    let asked = fs::read_dir(SCRATCH).unwrap().map(|entry| entry.unwrap().path());
+    asked.for_each(|path| fs::remove_file(path).unwrap());
+    ground.assert_nothing_left(&before);
+}
+
+#[test]
+fn a_command_whose_network_is_killed_as_a_whole_goes_on_without_one_where_nobody_may_end_it() {
+    sealed(|ground| {
+        serve_world(ground);
+        let published = ["-p", "8080:80"];
+        for with_janitor in [false, true] {
+            is_killed_as_a_whole(ground, &published, with_janitor, death_is_no_signal());
+        }
+        is_killed_as_a_whole(ground, &[&published[..], &["--no-sandbox"]].concat(), true, false);
+    });
+}
+
 #[test]
 fn a_process_in_the_container_that_is_killed_takes_the_ways_past_the_link_and_nothing_else() {
     sealed(|ground| {
