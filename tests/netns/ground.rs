@@ -247,7 +247,8 @@ pub fn find_program(program: &str) -> Option<PathBuf> {
 impl Ground {
     /// Builds host and world around this process, which [`seal`] started.
     pub fn build() -> Ground {
-        assert_eq!(std::process::id(), 1, "the ground is only built in its own PID namespace");
+        let is_ours = std::process::id() == 1 || nix::unistd::getppid().as_raw() == 1;
+        assert!(is_ours, "the ground is only built in its own PID namespace");
         let privilege = match env::var(SEALED).as_deref() {
             Ok("Root") => Privilege::Root,
             _ => Privilege::User,
@@ -439,7 +440,7 @@ pub struct Belongings {
     files: Vec<PathBuf>,
 }
 
-/// Living processes of this PID namespace but PID 1, as "pid command".
+/// Living processes of this PID namespace but PID 1 and the calling one, as "pid command".
 pub fn processes() -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("proc").flatten() {
@@ -449,7 +450,7 @@ pub fn processes() -> Vec<String> {
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
         let command = stat.split_once(' ').and_then(|(_, rest)| rest.rsplit_once(") ")).map(|(name, _)| name);
-        if pid != 1 && state != Some('Z') {
+        if ![1, std::process::id()].contains(&pid) && state != Some('Z') {
             found.push(format!("{pid} {})", command.unwrap_or_default()));
         }
     }

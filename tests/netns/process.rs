@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -112,6 +113,8 @@ impl Collected {
 /// A program that runs; killed when dropped.
 pub struct Running {
     child: Child,
+    /// Its end was seen: its number may be somebody else's by now.
+    has_ended: AtomicBool,
     started: Instant,
     out: Collected,
     err: Collected,
@@ -124,7 +127,7 @@ pub fn start(mut command: Command) -> Running {
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let out = Collected::from(child.stdout.take().expect("piped"));
     let err = Collected::from(child.stderr.take().expect("piped"));
-    Running { child, started: Instant::now(), out, err }
+    Running { child, has_ended: AtomicBool::new(false), started: Instant::now(), out, err }
 }
 
 /// The same, but what it writes to standard error goes elsewhere.
@@ -134,7 +137,8 @@ pub fn start_with_errors_to(mut command: Command, errors: impl Into<Stdio>) -> R
     command.stdout(Stdio::piped()).stderr(errors);
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let out = Collected::from(child.stdout.take().expect("piped"));
-    Running { child, started: Instant::now(), out, err: Collected::from(std::io::empty()) }
+    let err = Collected::from(std::io::empty());
+    Running { child, has_ended: AtomicBool::new(false), started: Instant::now(), out, err }
 }
 
 /// Runs `command` to its end.
@@ -152,7 +156,13 @@ impl Running {
     /// Whether it has not ended.
     #[allow(dead_code, reason = "not every suite that includes this file asks")]
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("own child").is_none()
+        self.ended().is_none()
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().expect("own child");
+        self.has_ended.store(status.is_some(), Ordering::Relaxed);
+        status
     }
 
     /// What it has written so far.
@@ -169,7 +179,7 @@ impl Running {
         let deadline = Instant::now() + SOON;
         loop {
             // Asked first: what it wrote before its end is then surely looked at.
-            let ended = self.child.try_wait().expect("own child");
+            let ended = self.ended();
             if ended.is_some() {
                 thread::sleep(Duration::from_millis(50));
             }
@@ -195,8 +205,11 @@ impl Running {
         std::io::Write::write_all(input, format!("{line}\n").as_bytes()).expect("it listens");
     }
 
-    /// Sends it `signal`.
+    /// Sends it `signal`, unless it is known to have ended; [`Running::finish`] tells how.
     pub fn signal(&self, signal: Signal) {
+        if self.has_ended.load(Ordering::Relaxed) {
+            return;
+        }
         kill(Pid::from_raw(self.pid()), signal).expect("own child");
     }
 
@@ -205,7 +218,7 @@ impl Running {
     pub fn finish(mut self, limit: Duration) -> Outcome {
         let deadline = Instant::now() + limit;
         let status = loop {
-            if let Some(status) = self.child.try_wait().expect("own child") {
+            if let Some(status) = self.ended() {
                 break status;
             }
             if Instant::now() > deadline {

@@ -3,13 +3,16 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream, UdpSocket};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::ground::{Ground, HOST4, HOST6, PYTHON, WORLD4, WORLD6};
 use crate::instances::{Instance, NETWORK, SERVER, api_socket, enter, hold};
@@ -137,7 +140,7 @@ pub fn members(ground: &Ground, _: &[Instance], end: End) -> Tally {
         let outcome = fetching.finish(PATIENCE).expect_success();
         assert_eq!(outcome.stdout, sum, "another body: {outcome}");
         serving.signal(Signal::SIGTERM);
-        serving.finish(PATIENCE);
+        serving.finish(PATIENCE).expect_code(128 + Signal::SIGTERM as i32);
         killed.signal(Signal::SIGKILL);
         killed.finish(PATIENCE).expect_signal(Signal::SIGKILL);
         if tally.rounds % 8 == 0 {
@@ -152,12 +155,43 @@ pub fn members(ground: &Ground, _: &[Instance], end: End) -> Tally {
     tally
 }
 
-/// Published through the API, used, and withdrawn: both protocols, both families.
+/// What is published through the API.
+const PORTS: Range<u16> = 7300..7500;
+
+/// Published through the API, used, and withdrawn: both protocols, both families. A port that is still there after something
+/// went wrong is withdrawn, so that what is found once is not found in every shift that follows.
 pub fn ports(ground: &Ground, _: &[Instance], end: End) -> Tally {
+    // What was asked for last time may have been done after nobody waited any more.
+    withdraw_rest();
+    let outcome = catch_unwind(AssertUnwindSafe(|| publish_and_withdraw(ground, end)));
+    outcome.unwrap_or_else(|panic| {
+        // What went wrong first is what is told.
+        let _ = catch_unwind(withdraw_rest);
+        resume_unwind(panic)
+    })
+}
+
+fn withdraw_rest() {
+    let listed: Value = serde_json::from_str(&ask(r#"{"execute":"list_hostfwd"}"#)).expect("JSON");
+    let entries = listed["return"]["entries"].as_array().expect("a list");
+    for entry in entries {
+        let port = entry["host_port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        if port.is_some_and(|port| PORTS.contains(&port)) {
+            withdraw(&entry["id"].to_string());
+        }
+    }
+}
+
+fn withdraw(id: &str) {
+    let removed = ask(&format!(r#"{{"execute":"remove_hostfwd","arguments":{{"id":{id}}}}}"#));
+    assert_eq!(removed, r#"{"return":{}}"#, "of {id}");
+}
+
+fn publish_and_withdraw(ground: &Ground, end: End) -> Tally {
     let mut tally = Tally::default();
     while !end.has_come() {
         let round = tally.rounds;
-        let port = 7300 + u16::try_from(round % 200).expect("small");
+        let port = PORTS.start + u16::try_from(round % 200).expect("small");
         let (udp, six) = (round % 2 == 1, round % 4 >= 2);
         let (proto, host, client): (_, IpAddr, IpAddr) = match (udp, six) {
             (false, false) => ("tcp", HOST4.into(), WORLD4.into()),
@@ -178,8 +212,7 @@ pub fn ports(ground: &Ground, _: &[Instance], end: End) -> Tally {
         } else {
             tally.bytes += greet(ground.dial_from_world(host, port).expect("it is published"));
         }
-        let removed = ask(&format!(r#"{{"execute":"remove_hostfwd","arguments":{{"id":{id}}}}}"#));
-        assert_eq!(removed, r#"{"return":{}}"#, "of {id}");
+        withdraw(id);
         if !udp {
             let kind = ground.dial_from_world(host, port).map(drop).map_err(|error| error.kind());
             assert_eq!(kind, Err(std::io::ErrorKind::ConnectionRefused), "it was withdrawn");

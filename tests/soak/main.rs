@@ -40,12 +40,13 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::{WaitStatus, wait};
 
 use ground::{FAR4, Ground, WORLD4, WORLDS, is_sealed, seal};
 use instances::{FACES, Instance};
@@ -87,11 +88,33 @@ fn main() -> ExitCode {
         let status = sealed.status().expect("setpriv and unshare (util-linux) start");
         return ground::verdict_of("soak", status);
     }
+    if std::process::id() == 1 {
+        return bury_orphans(Command::new(env::current_exe().expect("a path")).args(words));
+    }
     let seconds =
         env::var("NETFERRY_SOAK_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
     let report = soak(&Ground::build(), Duration::from_secs(seconds.unwrap_or(25)));
     println!("{report}");
     if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Ends of processes that lost their parents come to the first process of a PID namespace. It does nothing else, as it could
+/// not tell them from children that somebody waits for; `soak` is its only child.
+#[expect(clippy::zombie_processes, reason = "the loop waits for it, among others")]
+fn bury_orphans(soak: &mut Command) -> ExitCode {
+    let soak = soak.spawn().expect("this program starts");
+    loop {
+        match wait().expect("there is a child at least") {
+            WaitStatus::Exited(pid, code) if pid.as_raw().cast_unsigned() == soak.id() => {
+                return u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from);
+            }
+            WaitStatus::Signaled(pid, signal, _) if pid.as_raw().cast_unsigned() == soak.id() => {
+                println!("the soak was ended by {signal}");
+                return ExitCode::FAILURE;
+            }
+            _ => {}
+        }
+    }
 }
 
 fn soak(ground: &Ground, length: Duration) -> Report {

@@ -8,8 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netferry::config::Limits;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 
 use crate::activities::{ACTIVITIES, Activity, Place};
 use crate::ground::{Ground, PYTHON};
@@ -115,7 +113,6 @@ pub fn work(ground: &Ground, instances: &[Instance], baseline: &[Sample], length
         (outcome.most, outcome.processes) = watcher.join().expect("it only looks");
     });
     settle(instances, baseline, &mut outcome);
-    bury_orphans(instances);
     outcome
 }
 
@@ -246,21 +243,6 @@ fn settle(instances: &[Instance], baseline: &[Sample], outcome: &mut Outcome) {
             return;
         }
         thread::sleep(Duration::from_millis(200));
-    }
-}
-
-/// Ends of processes that lost their parents come to us, who are the first process here. All of our own have been waited for.
-fn bury_orphans(instances: &[Instance]) {
-    for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let words: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        let is_orphan = words.len() > 1 && words[0] == "Z" && words[1] == "1";
-        if is_orphan && instances.iter().all(|instance| instance.relay.pid() != pid) {
-            let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
-        }
     }
 }
 
