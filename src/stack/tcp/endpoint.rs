@@ -267,7 +267,13 @@ impl Endpoint {
         let flags = segment.flags;
         if self.state == State::SynReceived && flags.contains(Flags::SYN) && !flags.contains(Flags::RST) {
             let is_repeated = segment.sequence.wrapping_add(1) == self.receiver.expected;
-            if is_repeated && flags.contains(Flags::ACK) && !self.is_held {
+            let acknowledges = flags.contains(Flags::ACK);
+            if self.is_held && acknowledges {
+                // RFC 9293 §3.10.7.2, second check: nothing was said yet.
+                self.refuse(segment);
+                return;
+            }
+            if is_repeated && acknowledges {
                 // Both opened at once: this acknowledges ours.
                 self.owed.acknowledgement |= self.handle_acknowledgement(segment, now);
                 return;

@@ -33,7 +33,8 @@ pub fn tcp(input: &[u8]) {
     let ethernet = Ethernet { source: MacAddr(GATEWAY_MAC), destination: MacAddr(CONTAINER_MAC) };
     let view = LinkView { ethernet, mtu: 1_500, offload, bottleneck: None };
     let is_passive = bytes.flag();
-    // Where the container's stream begins. As long as its SYN waits for an answer another may take its place.
+    // Where the container's stream begins. As long as its SYN waits for an answer another may take its place, one that
+    // acknowledges nothing.
     let (mut start, mut is_held) = (START, is_passive);
     let mut endpoint = match is_passive {
         true => Endpoint::accept(remote, container, MEMORY, 7),
@@ -87,7 +88,7 @@ pub fn tcp(input: &[u8]) {
                 segment.extend(options);
                 segment.extend(payload);
                 let Ok(parsed) = wire::parse(&segment) else { continue };
-                if is_held && flags & 2 != 0 {
+                if is_held && flags & 0x12 == 0x02 {
                     (start, theirs) = (sequence, sequence.wrapping_add(1));
                 }
                 let most = usize::from(bytes.word());

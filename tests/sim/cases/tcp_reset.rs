@@ -200,6 +200,33 @@ fn an_acknowledgement_of_what_was_never_sent_is_reset_while_the_handshake_goes_o
 }
 
 #[test]
+fn a_syn_that_acknowledges_something_is_reset_while_nothing_was_said_and_the_held_one_stays() {
+    // RFC 9293 §3.10.7.2, second check: nothing was sent yet, so that it is of another connection.
+    let mut world = World::usual();
+    let mut peer = RawPeer::new(&mut world, at(TARGET));
+    world.host.targets.insert(at(TARGET), Target::running(idle()).after(ms(500)));
+    let got = peer.ask(&mut world, &peer.shape(SYN).acknowledging(0).options(USUAL));
+    assert!(got.is_empty(), "{got:?}");
+    for sequence in [peer.next, peer.next + 70_000] {
+        let stray = peer.shape(SYN | ACK).at(sequence).acknowledging(77);
+        let got = peer.ask(&mut world, &stray);
+        assert_eq!(got.len(), 1, "at {sequence}");
+        assert_eq!((got[0].flags(), got[0].sequence()), (RST, 77), "{got:?}");
+        assert!(peer.ask(&mut world, &as_reset(&stray)).is_empty(), "a reset is not answered");
+    }
+    assert_eq!(world.stack.flow_count(), 1);
+    world.run_for(ms(500));
+    let got = peer.take(&mut world);
+    assert_eq!(got.len(), 1, "{got:?}");
+    assert_eq!((got[0].flags() & 0x3f, got[0].acknowledgement()), (SYN | ACK, peer.next + 1));
+    (peer.next, peer.expected) = (peer.next + 1, got[0].end());
+    peer.put(&mut world, &peer.shape(ACK));
+    peer.say(&mut world, &pattern(0, 10));
+    assert_eq!(world.peer(at(TARGET)).app.received, 10);
+    peer.reset(world);
+}
+
+#[test]
 fn a_syn_in_the_window_is_asked_about_and_changes_nothing() {
     // RFC 5961 §4.2: wherever it lies.
     for (state, stand) in STANDS {
