@@ -5,7 +5,7 @@
 //! go straight back to it. Everything is edge-triggered: what a budget leaves undone is remembered here and
 //! done next turn without waiting, so one busy source never starves the others.
 //!
-//! The clock is read here and nowhere else, once a turn.
+//! The clock is read here and nowhere else, once a turn, and more often in a long one.
 
 mod accept;
 pub mod answer;
@@ -15,6 +15,7 @@ mod crew;
 mod desk;
 mod fault;
 pub mod hook;
+mod intake;
 mod link;
 pub mod loopback;
 pub mod mailbox;
@@ -48,6 +49,7 @@ use self::clock::Clock;
 use self::crew::Member;
 use self::desk::Desk;
 use self::hook::Hook;
+use self::intake::{Intake, TurnEnd};
 use self::link::{Link, LinkRead};
 use self::loopback::{Loopback, LoopbackPaths};
 use self::mailbox::{Letter, Mailbox};
@@ -73,8 +75,6 @@ pub use self::sockets::Listener;
 
 /// Readiness events taken from the kernel at once; more wait there.
 const EVENTS_PER_TURN: usize = 512;
-/// Frames read before the others get their turn.
-const FRAMES_PER_TURN: usize = 32;
 /// Bytes of frames read before the others get their turn.
 const FRAME_BYTES_PER_TURN: usize = 256 << 10;
 /// Actions carried out before the others get their turn.
@@ -150,6 +150,7 @@ pub struct Worker {
     read_buffer: Box<[u8]>,
     /// The link has not said "nothing more" since its last event.
     is_link_ready: bool,
+    intake: Intake,
     /// Actions are left from the last turn.
     is_behind: bool,
     /// Published TCP ports that have not said "nothing more" since their last event, each once.
@@ -221,6 +222,7 @@ impl Worker {
             now,
             read_buffer: Link::read_buffer(),
             is_link_ready: true,
+            intake: Intake::default(),
             is_behind: false,
             ready_listeners: VecDeque::new(),
             scarcity: Scarcity::default(),
@@ -503,25 +505,31 @@ impl Worker {
 
     /// Reads frames until there are none or the others must have their turn.
     fn read_link(&mut self) {
-        if !self.is_link_ready {
-            return;
+        if self.is_link_ready {
+            self.stack.note_crowd(self.intake.is_crowded());
+            let end = self.read_frames();
+            self.is_link_ready = end != TurnEnd::Drained;
+            self.intake.learn(end);
         }
-        let mut bytes = 0;
-        for _ in 0..FRAMES_PER_TURN {
-            if bytes >= FRAME_BYTES_PER_TURN {
-                return;
-            }
+    }
+
+    fn read_frames(&mut self) -> TurnEnd {
+        let (mut bytes, is_crowded) = (0, self.intake.is_crowded());
+        let began = if is_crowded { self.clock.now() } else { self.now };
+        for number in 1..=self.intake.most() {
             match self.link.read(&mut self.read_buffer) {
                 LinkRead::Frame(len) => {
                     bytes += len;
                     self.take_frame(len);
                 }
-                LinkRead::Blocked | LinkRead::Gone => {
-                    self.is_link_ready = false;
-                    return;
-                }
+                LinkRead::Blocked | LinkRead::Gone => return TurnEnd::Drained,
+            }
+            let is_late = || is_crowded && self.clock.now() - began >= Intake::LONGEST;
+            if bytes >= FRAME_BYTES_PER_TURN || (number % Intake::LOOK == 0 && is_late()) {
+                return TurnEnd::Long;
             }
         }
+        TurnEnd::Full
     }
 
     fn expire(&mut self) {

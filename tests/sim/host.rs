@@ -136,6 +136,8 @@ pub struct SimHost {
     pub strike_at: Option<u64>,
     /// Calls that have panicked.
     pub struck: usize,
+    /// Calls that were to send bytes of a stream.
+    pub stream_sends: usize,
     outbox: VecDeque<HostEvent>,
     sockets: HashMap<FlowId, Socket>,
     dead: HashSet<FlowId>,
@@ -167,6 +169,7 @@ impl SimHost {
             stream_reads: 0,
             strike_at: None,
             struck: 0,
+            stream_sends: 0,
             outbox: VecDeque::new(),
             sockets: HashMap::new(),
             dead: HashSet::new(),
@@ -408,6 +411,7 @@ impl SimHost {
     }
 
     fn send_stream_unharmed(&mut self, flow: FlowId, bytes: &[u8]) -> StreamWrite {
+        self.stream_sends += 1;
         let Some(place) = self.stream("send_stream", flow) else { return StreamWrite::Blocked };
         if bytes.is_empty() {
             self.violations.push(format!("send_stream of {flow:?} of nothing"));

@@ -77,7 +77,7 @@ impl Stack {
             return self.open_from_container(key, packet, &segment, None, &link, now, io);
         };
         let active_before = self.flows.touch(flow, now);
-        let is_paced = self.shaping.is_up_limited(flow);
+        let is_paced = self.shaping.is_up_limited(flow) || self.turns.gathers(segment.payload.len());
         self.flows.count_up(flow, packet.bytes.len());
         let Some((_, body)) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
         match body {
@@ -114,6 +114,11 @@ impl Stack {
             }
             Flow::Udp(_) | Flow::Echo(_) => Err(DropReason::NoFlow),
         }
+    }
+
+    /// More frames wait than the driver takes at once, or no longer.
+    pub fn note_crowd(&mut self, is_crowded: bool) {
+        self.turns.is_crowded = is_crowded;
     }
 
     /// Puts a flow into the queue of those to be advanced at the next flush.

@@ -98,7 +98,7 @@ pub struct TcpFlow {
     host_shut: bool,
     /// The container's FIN has been received.
     container_finished: bool,
-    /// Its rate toward the host is limited: nothing leaves but in a turn.
+    /// Nothing leaves toward the host but in a turn: its rate is limited, or there is very much to do.
     pub is_paced: bool,
     /// Questions whether the container is still there since it last said something.
     pub probes: u8,

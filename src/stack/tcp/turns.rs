@@ -3,6 +3,9 @@
 //! Large turns cost less for each byte: fewer calls, fewer acknowledgements toward the host's peer, and a reader that
 //! is woken for more. But whoever exchanges short messages beside a transfer waits for as long as a turn takes. So turns
 //! are large, and become small for a while when a short message has passed.
+//!
+//! The other way, what the container sends goes to the host from the frame it came in; unless more frames wait than the
+//! link takes at once. Then small segments wait for the turn of their flow, so that one call carries many of them.
 
 use crate::stack::boundary::{Duration, Instant};
 
@@ -12,6 +15,8 @@ const LARGE_BYTES: usize = 512 << 10;
 const SMALL_BYTES: usize = 32 << 10;
 /// What a turn moves at most that is taken for a short message.
 const MESSAGE_BYTES: usize = 4 << 10;
+/// Payload of a segment that is worth a call of its own, however many frames wait.
+const WORTHWHILE_BYTES: usize = 1 << 10;
 /// An exchange is taken to go on for this long.
 const EXCHANGE_LASTS: Duration = Duration::from_millis(5);
 
@@ -34,6 +39,8 @@ pub struct Turn<'a> {
 #[derive(Debug, Default)]
 pub struct Turns {
     exchange_until: Option<Instant>,
+    /// More frames wait on the link than it takes at once.
+    pub is_crowded: bool,
 }
 
 impl Turns {
@@ -48,6 +55,12 @@ impl Turns {
     #[must_use]
     pub fn has_exchange(&self, now: Instant) -> bool {
         self.exchange_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether a segment with so much payload is to wait for the turn of its flow.
+    #[must_use]
+    pub fn gathers(&self, payload_bytes: usize) -> bool {
+        self.is_crowded && payload_bytes < WORTHWHILE_BYTES
     }
 
     /// It is over.

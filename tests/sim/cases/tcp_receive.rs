@@ -20,6 +20,25 @@ fn received(world: &World) -> u64 {
 }
 
 #[test]
+fn small_segments_reach_the_host_in_one_call_while_more_frames_wait_than_a_turn_takes() {
+    for (is_crowded, bytes, calls) in [(false, 10, 8), (true, 10, 1), (true, 1_400, 8)] {
+        let (mut world, mut peer) = RawPeer::connected(listener());
+        world.stack.note_crowd(is_crowded);
+        let before = world.host.stream_sends;
+        for number in 0..8 {
+            peer.put(&mut world, &peer.shape(ACK).with(&pattern(number * bytes, bytes)));
+            peer.next += bytes as u32;
+        }
+        world.run_for(ms(0));
+        let got = peer.take(&mut world);
+        assert_eq!((got.len(), got[0].acknowledgement()), (1, peer.next), "one for all");
+        assert_eq!(received(&world), 8 * bytes as u64);
+        assert_eq!(world.host.stream_sends - before, calls, "crowded: {is_crowded}, {bytes} bytes each");
+        peer.reset(world);
+    }
+}
+
+#[test]
 fn bytes_out_of_order_wait_for_those_before_and_are_told_of() {
     // RFC 9293 §3.10.7.4, SHLD-31; RFC 2018 §4: the block that came last is told first.
     let (mut world, mut peer) = RawPeer::connected(listener());
