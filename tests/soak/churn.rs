@@ -165,16 +165,22 @@ pub fn ports(ground: &Ground, _: &[Instance], end: End) -> Tally {
     withdraw_rest();
     let outcome = catch_unwind(AssertUnwindSafe(|| publish_and_withdraw(ground, end)));
     outcome.unwrap_or_else(|panic| {
-        // What went wrong first is what is told.
-        let _ = catch_unwind(withdraw_rest);
+        // What went wrong first is what is told; and an instance that stood still may have much to do before us.
+        for _ in 0..10 {
+            if catch_unwind(withdraw_rest).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
         resume_unwind(panic)
     })
 }
 
 fn withdraw_rest() {
-    let listed: Value = serde_json::from_str(&ask(r#"{"execute":"list_hostfwd"}"#)).expect("JSON");
-    let entries = listed["return"]["entries"].as_array().expect("a list");
-    for entry in entries {
+    let said = ask(r#"{"execute":"list_hostfwd"}"#);
+    let listed: Value = serde_json::from_str(&said).unwrap_or_default();
+    let entries = listed["return"]["entries"].as_array();
+    for entry in entries.unwrap_or_else(|| panic!("no list: {said}")) {
         let port = entry["host_port"].as_u64().and_then(|port| u16::try_from(port).ok());
         if port.is_some_and(|port| PORTS.contains(&port)) {
             withdraw(&entry["id"].to_string());
