@@ -126,7 +126,8 @@ fn four_workers_serve_what_one_does() {
 fn threads(pid: i32) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
-        let status = std::fs::read_to_string(entry.unwrap().path().join("status")).unwrap();
+        // One may end meanwhile.
+        let Ok(status) = std::fs::read_to_string(entry.unwrap().path().join("status")) else { continue };
         let wanted = ["CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:"];
         let lines = status.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));
         let kind: Vec<String> =
@@ -134,6 +135,18 @@ fn threads(pid: i32) -> BTreeMap<String, usize> {
         *kinds.entry(kind.join(", ")).or_default() += 1;
     }
     kinds
+}
+
+/// The same as soon as there are so many, or when that has been waited for long enough.
+fn threads_once(pid: i32, count: usize) -> BTreeMap<String, usize> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let kinds = threads(pid);
+        if kinds.values().sum::<usize>() == count || Instant::now() > deadline {
+            return kinds;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 #[test]
@@ -145,13 +158,15 @@ fn every_worker_is_confined_and_the_end_of_the_interface_ends_all() {
         command.stdin(input);
         let mut container = start(command);
         container.wait_for(Stream::Out, "up");
-        let kinds = threads(container.pid());
+        // The command may be up before the last of them is.
+        let kinds = threads_once(container.pid(), 3);
         let expected = "CapEff: 0000000000000000, CapBnd: 0000000000000000, NoNewPrivs: 1, Seccomp: 2";
         assert_eq!(kinds, BTreeMap::from([(expected.to_owned(), 3)]));
         line.write_all(b"\n").unwrap();
         container.wait_for(Stream::Out, "without");
         container.wait_for(Stream::Err, "interface was removed");
-        assert_eq!(threads(container.pid()).values().sum::<usize>(), 1, "the others are gone with it");
+        let left = threads_once(container.pid(), 1);
+        assert_eq!(left.values().sum::<usize>(), 1, "the others are gone with it");
         line.write_all(b"\n").unwrap();
         container.finish(SOON).expect_code(5);
     });
