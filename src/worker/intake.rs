@@ -2,8 +2,9 @@
 //!
 //! Few, so that nobody waits for long. But where turn after turn leaves frames behind, the link's queue fills up, and drops
 //! what it has no room for, whoever filled it. So turns grow then: of what is read in one turn, a connection's small
-//! segments go to the host in one call and are acknowledged once, and each costs a fraction of what it does alone. As soon
-//! as nothing is left behind, turns shrink again.
+//! segments go to the host in one call and are acknowledged once, and each costs a fraction of what it does alone. That they
+//! wait for each other pays only where most frames are small: beside a transfer, a short message is not to wait for what
+//! of that is read in the same turn. As soon as nothing is left behind, turns shrink again.
 
 use crate::stack::boundary::Duration;
 
@@ -12,6 +13,9 @@ const FEW: usize = 32;
 /// Frames of the largest turn.
 const MANY: usize = 4_096;
 
+/// Bytes of a frame, in the mean of a turn, up to which it is one of small frames.
+const SMALL_BYTES: usize = 512;
+
 /// How a turn has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TurnEnd {
@@ -19,19 +23,23 @@ pub enum TurnEnd {
     Drained,
     /// It had as many as it may have.
     Full,
-    /// It had as many bytes as it may have, or as much time.
-    Long,
+    /// It had as much time as it may have.
+    Late,
+    /// It had as many bytes as it may have.
+    Bulky,
 }
 
 /// What the last turns were like.
 #[derive(Debug)]
 pub struct Intake {
     frames: usize,
+    /// Most frames of the last turn were small.
+    are_small: bool,
 }
 
 impl Default for Intake {
     fn default() -> Intake {
-        Intake { frames: FEW }
+        Intake { frames: FEW, are_small: false }
     }
 }
 
@@ -51,12 +59,18 @@ impl Intake {
         self.frames > FEW
     }
 
-    /// A turn is over.
-    pub fn learn(&mut self, end: TurnEnd) {
+    /// Whether small segments are to wait for each other in the next.
+    pub fn gathers(&self) -> bool {
+        self.is_crowded() && self.are_small
+    }
+
+    /// A turn of so many frames and bytes is over.
+    pub fn learn(&mut self, end: TurnEnd, frames: usize, bytes: usize) {
+        self.are_small = bytes <= frames * SMALL_BYTES;
         self.frames = match end {
-            TurnEnd::Drained => (self.frames / 2).max(FEW),
+            TurnEnd::Drained | TurnEnd::Bulky => (self.frames / 2).max(FEW),
             TurnEnd::Full => (self.frames * 2).min(MANY),
-            TurnEnd::Long => self.frames,
+            TurnEnd::Late => self.frames,
         };
     }
 }
@@ -68,21 +82,34 @@ mod tests {
     #[test]
     fn turns_grow_while_frames_are_left_behind_and_shrink_after_it() {
         let mut intake = Intake::default();
-        intake.learn(TurnEnd::Drained);
-        assert_eq!((intake.most(), intake.is_crowded()), (FEW, false));
+        intake.learn(TurnEnd::Drained, 1, 80);
+        assert_eq!((intake.most(), intake.is_crowded(), intake.gathers()), (FEW, false, false));
         let sizes: Vec<_> = (0..9)
             .map(|_| {
-                intake.learn(TurnEnd::Full);
+                intake.learn(TurnEnd::Full, intake.most(), 80 * intake.most());
+                assert!(intake.gathers());
                 intake.most()
             })
             .collect();
         assert_eq!(sizes, [64, 128, 256, 512, 1_024, 2_048, MANY, MANY, MANY]);
-        intake.learn(TurnEnd::Long);
-        assert_eq!(intake.most(), MANY);
-        for _ in 0..7 {
+        intake.learn(TurnEnd::Late, 100, 8_000);
+        assert_eq!((intake.most(), intake.gathers()), (MANY, true));
+        for end in [TurnEnd::Drained, TurnEnd::Bulky].into_iter().cycle().take(7) {
             assert!(intake.is_crowded());
-            intake.learn(TurnEnd::Drained);
+            intake.learn(end, 32, 2_000);
         }
         assert!(!intake.is_crowded());
+    }
+
+    #[test]
+    fn nothing_waits_for_others_beside_a_transfer() {
+        let mut intake = Intake::default();
+        // Messages among segments of a transfer.
+        intake.learn(TurnEnd::Full, 32, 8 * 80 + 24 * 8_000);
+        assert!(intake.is_crowded() && !intake.gathers());
+        intake.learn(TurnEnd::Full, 64, 64 * 1_514);
+        assert!(intake.is_crowded() && !intake.gathers());
+        intake.learn(TurnEnd::Full, 128, 128 * 80);
+        assert!(intake.gathers());
     }
 }

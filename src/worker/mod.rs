@@ -506,30 +506,32 @@ impl Worker {
     /// Reads frames until there are none or the others must have their turn.
     fn read_link(&mut self) {
         if self.is_link_ready {
-            self.stack.note_crowd(self.intake.is_crowded());
+            self.stack.note_crowd(self.intake.gathers());
             let end = self.read_frames();
             self.is_link_ready = end != TurnEnd::Drained;
-            self.intake.learn(end);
         }
     }
 
     fn read_frames(&mut self) -> TurnEnd {
-        let (mut bytes, is_crowded) = (0, self.intake.is_crowded());
+        let (mut frames, mut bytes, is_crowded) = (0, 0, self.intake.is_crowded());
         let began = if is_crowded { self.clock.now() } else { self.now };
-        for number in 1..=self.intake.most() {
-            match self.link.read(&mut self.read_buffer) {
-                LinkRead::Frame(len) => {
-                    bytes += len;
-                    self.take_frame(len);
-                }
-                LinkRead::Blocked | LinkRead::Gone => return TurnEnd::Drained,
+        let end = loop {
+            if frames == self.intake.most() {
+                break TurnEnd::Full;
             }
-            let is_late = || is_crowded && self.clock.now() - began >= Intake::LONGEST;
-            if bytes >= FRAME_BYTES_PER_TURN || (number % Intake::LOOK == 0 && is_late()) {
-                return TurnEnd::Long;
+            if bytes >= FRAME_BYTES_PER_TURN {
+                break TurnEnd::Bulky;
             }
-        }
-        TurnEnd::Full
+            let looks = is_crowded && frames % Intake::LOOK == Intake::LOOK - 1;
+            if looks && self.clock.now() - began >= Intake::LONGEST {
+                break TurnEnd::Late;
+            }
+            let LinkRead::Frame(len) = self.link.read(&mut self.read_buffer) else { break TurnEnd::Drained };
+            (frames, bytes) = (frames + 1, bytes + len);
+            self.take_frame(len);
+        };
+        self.intake.learn(end, frames, bytes);
+        end
     }
 
     fn expire(&mut self) {

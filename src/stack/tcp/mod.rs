@@ -116,7 +116,7 @@ impl Stack {
         }
     }
 
-    /// More frames wait than the driver takes at once, or no longer.
+    /// More small frames wait than the driver takes at once, or no longer.
     pub fn note_crowd(&mut self, is_crowded: bool) {
         self.turns.is_crowded = is_crowded;
     }

@@ -39,7 +39,7 @@ pub struct Turn<'a> {
 #[derive(Debug, Default)]
 pub struct Turns {
     exchange_until: Option<Instant>,
-    /// More frames wait on the link than it takes at once.
+    /// More small frames wait on the link than a turn takes.
     pub is_crowded: bool,
 }
 
