@@ -2,9 +2,9 @@
 //!
 //! Few, so that nobody waits for long. But where turn after turn leaves frames behind, the link's queue fills up, and drops
 //! what it has no room for, whoever filled it. So turns grow then: of what is read in one turn, a connection's small
-//! segments go to the host in one call and are acknowledged once, and each costs a fraction of what it does alone. That they
-//! wait for each other pays only where most frames are small: beside a transfer, a short message is not to wait for what
-//! of that is read in the same turn. As soon as nothing is left behind, turns shrink again.
+//! segments go to the host in one call and are acknowledged once, and each costs a fraction of what it does alone. That
+//! pays only where most frames are small: beside a transfer, a short message is not to wait for what of that is read in
+//! the same turn. As soon as nothing is left behind, turns shrink again.
 
 use crate::stack::boundary::Duration;
 
@@ -68,8 +68,8 @@ impl Intake {
     pub fn learn(&mut self, end: TurnEnd, frames: usize, bytes: usize) {
         self.are_small = bytes <= frames * SMALL_BYTES;
         self.frames = match end {
-            TurnEnd::Drained | TurnEnd::Bulky => (self.frames / 2).max(FEW),
-            TurnEnd::Full => (self.frames * 2).min(MANY),
+            TurnEnd::Full if self.are_small => (self.frames * 2).min(MANY),
+            TurnEnd::Drained | TurnEnd::Bulky | TurnEnd::Full => (self.frames / 2).max(FEW),
             TurnEnd::Late => self.frames,
         };
     }
@@ -106,10 +106,12 @@ mod tests {
         let mut intake = Intake::default();
         // Messages among segments of a transfer.
         intake.learn(TurnEnd::Full, 32, 8 * 80 + 24 * 8_000);
+        assert!(!intake.is_crowded() && !intake.gathers());
+        intake.learn(TurnEnd::Full, 32, 32 * 80);
+        assert!(intake.is_crowded() && intake.gathers());
+        intake.learn(TurnEnd::Late, 40, 40 * 1_514);
         assert!(intake.is_crowded() && !intake.gathers());
         intake.learn(TurnEnd::Full, 64, 64 * 1_514);
-        assert!(intake.is_crowded() && !intake.gathers());
-        intake.learn(TurnEnd::Full, 128, 128 * 80);
-        assert!(intake.gathers());
+        assert!(!intake.is_crowded());
     }
 }
