@@ -255,6 +255,8 @@ fn mistake_is_told_in_one_line_that_names_the_help(#[case] words: &[&str], #[cas
 #[case(&["run", "-p", "1-60000"], "--publish: 120000 ports are asked for, each family counted, and 4096 are the limit; publish fewer")]
 #[case(&["run", "--no-ipv6", "-p", "[::1]:80:80"], "--publish [::1]:80:80/tcp: the family of its address is off; give an address of the other, or none for all")]
 #[case(&["run", "--dns=::1", "--dns=::2", "--dns=::3", "--dns=::4", "--dns=::5", "--dns=::6", "--dns=::7", "--dns=::8", "--dns=::9"], "--dns: 9 resolvers are asked for and 8 are the limit; name fewer")]
+#[case(&["run", "--workers", "17"], "--workers 17: give 1 to 16, or auto")]
+#[case(&["run", "--workers", "0"], "--workers 0: give 1 to 16, or auto")]
 #[case(&["run", "--dns", "0.0.0.0"], "--dns 0.0.0.0: no resolver can be there; give its address, and its port if not 53")]
 #[case(&["run", "--dns", "192.0.2.1:0"], "--dns 192.0.2.1:0: no resolver can be there; give its address, and its port if not 53")]
 #[case(&["run", "--ifname", "sixteen-bytes-00"], "--ifname sixteen-bytes-00: 16 bytes are too long for an interface name; use at most 15")]

@@ -23,3 +23,15 @@ impl Challenges {
         may
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_answers_are_half_a_second_apart_however_often_they_are_caused() {
+        let mut challenges = Challenges::default();
+        let given = (0..=1_250).map(Instant::from_millis).filter(|now| challenges.may_answer(*now));
+        assert_eq!(given.map(|at| at.total_millis()).collect::<Vec<_>>(), [0, 500, 1_000]);
+    }
+}

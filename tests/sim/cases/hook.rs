@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use netferry::config::PortProtocol::{Tcp, Udp};
-use netferry::config::limits::{HOOK_DATAGRAMS, HOOK_QUESTIONS};
+use netferry::config::limits::{HOOK_DATAGRAMS, HOOK_NAMES, HOOK_QUESTIONS};
 use netferry::config::rules::Direction;
 use netferry::config::{HookSettings, HookVerdict, OnFailure, Rules};
 use netferry::stack::boundary::{CloseKind, Io, ListenerId};
@@ -442,16 +442,18 @@ fn the_hook_is_told_the_names_that_a_destination_was_found_by_and_not_asked_abou
     let mut world = asking(Settings::default(), OnFailure::Deny);
     world.host.datagram_peers.insert(resolver, DatagramPeer::Names { address, ttl: 60 });
     let socket = world.guest.udp_bind(5_353);
-    for name in ["one.example.org", "two.example.org"] {
+    let names: Vec<String> = (0..HOOK_NAMES + 2).map(|number| format!("n{number}.example.org")).collect();
+    for name in &names {
         let query = netferry::wire::dns_answer::query(7, name, netferry::wire::dns_answer::A).unwrap();
         world.guest.udp_send(socket, SocketAddr::new(DNS.into(), 53), &query);
         world.run_for(ms(1_500));
     }
-    assert_eq!((world.guest.udp_received(socket).len(), questions(&mut world).len()), (2, 0));
+    assert_eq!((world.guest.udp_received(socket).len(), questions(&mut world).len()), (names.len(), 0));
     let stream = world.guest.connect(server, Script::container(1, 10));
     world.run_for(ms(50));
     let asked = questions(&mut world);
-    assert_eq!(asked[0].names, ["two.example.org", "one.example.org"]);
+    let latest: Vec<&String> = names.iter().rev().take(HOOK_NAMES).collect();
+    assert_eq!(asked[0].names.iter().collect::<Vec<_>>(), latest);
     answer(&mut world, asked[0].id, REJECT);
     world.run_for(ms(10));
     assert!(world.guest.app(stream).peer_reset);
