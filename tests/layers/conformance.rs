@@ -81,7 +81,8 @@ fn every_test_that_the_pages_of_faults_and_of_security_name_exists() {
         for name in sentences(&text) {
             count += 1;
             assert!(
-                texts.iter().any(|(_, text)| text.contains(&format!("fn {name}("))),
+                texts.iter().any(|(_, text)| text.contains(&format!("fn {name}("))
+                    || text.contains(&format!("\"{name}\""))),
                 "{page}: no test {name}"
             );
         }

@@ -433,6 +433,35 @@ fn attach_confines_itself_before_it_tells_that_it_is_ready() {
 }
 
 #[test]
+fn a_network_confines_itself_before_its_first_container_and_stays_so_with_it() {
+    sealed(|ground| {
+        run(ground.netferry(&["network", "create", "lab"])).expect_success();
+        let network = crate::bridge::daemon();
+        // Going to the background takes more than serving does: who is answered is answered from behind the filter.
+        crate::bridge::inspect(ground, "lab");
+        assert_fully_confined(network, &["etc"]);
+        let words = ["run", "--network", "lab", "--", "sh", "-c", "echo started; exec sleep 60"];
+        let mut member = start(ground.netferry(&words));
+        member.wait_for(Stream::Out, "started");
+        assert_fully_confined(network, &["etc"]);
+        // The thread that serves the container was made after all that, and has all of it.
+        let threads: Vec<String> = fs::read_dir(format!("/proc/{network}/task"))
+            .unwrap()
+            .map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap())
+            .collect();
+        assert!(threads.len() > 1, "{threads:?}");
+        for thread in &threads {
+            for line in ["CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+                assert!(thread.contains(line), "{thread}");
+            }
+        }
+        member.signal(Signal::SIGTERM);
+        member.finish(SOON).expect_code(143);
+        run(ground.netferry(&["network", "rm", "--force", "lab"])).expect_success();
+    });
+}
+
+#[test]
 fn pasta_confines_itself_and_the_process_in_the_container() {
     sealed(|ground| {
         let before = ground.belongings();
