@@ -26,10 +26,11 @@ use crate::config::rate::Rate;
 const BURST: std::time::Duration = std::time::Duration::from_millis(50);
 /// At least so much, or a slow rate would not let one super-segment through.
 const LEAST_BURST_BYTES: usize = 16 << 10;
-/// What the turns of a second share, a two-hundredth each, between the size of a packet and that of a super-segment.
+/// What the turns of a second share, a two-hundredth each, between the size of a packet and what a flow reads in a turn
+/// ([`super::tcp::turns`]).
 const TURNS_PER_SECOND: u64 = 200;
 const LEAST_QUANTUM_BYTES: i64 = 1_514;
-const LARGEST_QUANTUM_BYTES: i64 = 64 << 10;
+const LARGEST_QUANTUM_BYTES: i64 = 512 << 10;
 
 /// A rate, and what of it has not been used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,11 +178,18 @@ impl<K: Copy + Eq + Hash> Scheduler<K> {
 
     /// How many bytes `key` may move at once; where none, it is noted, and its turn comes.
     pub fn ask(&mut self, key: K, class: ClassId, now: Instant) -> usize {
-        if self.waiting == 0 && self.available(class, now) > 0 {
-            return self.quantum_bytes(class);
+        let at_once = self.at_once(class, now);
+        if at_once == 0 {
+            self.note(key, class, true);
         }
-        self.note(key, class, true);
-        0
+        at_once
+    }
+
+    /// The same of one that is not noted.
+    #[must_use]
+    pub fn at_once(&self, class: ClassId, now: Instant) -> usize {
+        let may = self.waiting == 0 && self.available(class, now) > 0;
+        if may { self.quantum_bytes(class) } else { 0 }
     }
 
     /// Pays for what `key` moved, in its turn or in spite of it, and notes it if it could move more.
@@ -192,7 +200,10 @@ impl<K: Copy + Eq + Hash> Scheduler<K> {
         if let Some(bucket) = self.classes.get_mut(&class).and_then(|class| class.bucket.as_mut()) {
             bucket.take(bytes, now);
         }
-        if let Some(member) = self.members.get_mut(&key) {
+        // What it moves while nobody waits it takes from nobody.
+        if self.waiting > 0
+            && let Some(member) = self.members.get_mut(&key)
+        {
             member.deficit = member.deficit.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         if has_more {

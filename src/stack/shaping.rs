@@ -121,6 +121,23 @@ impl Shaping {
         self.is_on && self.up.is_limited(self.class_of(flow))
     }
 
+    /// How many bytes of a flow may go straight to the host: all where there is no rate; where there is, a turn's, while
+    /// nobody waits for one.
+    pub(super) fn up_at_once(&self, flow: FlowId, now: Instant) -> usize {
+        if !self.is_on {
+            return usize::MAX;
+        }
+        let class = self.class_of(flow);
+        if self.up.is_limited(class) { self.up.at_once(class, now) } else { usize::MAX }
+    }
+
+    /// Pays for them.
+    pub(super) fn pay_up_at_once(&mut self, flow: FlowId, bytes: usize, now: Instant) {
+        if self.is_on && bytes > 0 {
+            self.up.pay(flow.into(), self.class_of(flow), bytes, false, now);
+        }
+    }
+
     /// Whether what it is sent has to.
     pub(super) fn is_down_limited(&self, unread: Unread) -> bool {
         self.is_on && self.down.is_limited(self.class_of_unread(unread))

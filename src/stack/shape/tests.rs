@@ -163,6 +163,23 @@ fn requests_without_end_do_not_starve_transfers() {
 }
 
 #[test]
+fn what_was_moved_while_nobody_waited_is_owed_to_nobody() {
+    let mut crowd = Crowd::new(Some("80mbit")).with(1, 0, 1_000).with(2, 0, 1_000);
+    let class = ClassId::default();
+    // It has had a turn, and is in the round.
+    crowd.turns.pay(1, class, 1_000, true, crowd.now);
+    assert_eq!(crowd.turns.poll(crowd.now), Some((1, 50_000)));
+    for _ in 0..1_000 {
+        crowd.now += Duration::from_millis(10);
+        assert_eq!(crowd.turns.at_once(class, crowd.now), 50_000);
+        crowd.turns.pay(1, class, 50_000, false, crowd.now);
+    }
+    crowd.run(Duration::from_secs(1));
+    let (first, second) = (crowd.moved[&1], crowd.moved[&2]);
+    assert!(is_near(first, second, 20), "{first} {second}");
+}
+
+#[test]
 fn a_class_keeps_to_its_own_rate_and_leaves_the_rest() {
     let mut crowd = Crowd::new(Some("80mbit")).with(1, 0, 0).with(2, 7, 0).with(3, 7, 0).with(4, 8, 0);
     crowd.turns.limit_class(ClassId(7), Some(rate("8mbit")));

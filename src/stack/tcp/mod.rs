@@ -77,7 +77,8 @@ impl Stack {
             return self.open_from_container(key, packet, &segment, None, &link, now, io);
         };
         let active_before = self.flows.touch(flow, now);
-        let is_paced = self.shaping.is_up_limited(flow) || self.turns.gathers(segment.payload.len());
+        let is_gathered = self.turns.gathers(segment.payload.len());
+        let most_direct = if is_gathered { 0 } else { self.shaping.up_at_once(flow, now) };
         self.flows.count_up(flow, packet.bytes.len());
         let Some((_, body)) = self.flows.get_mut(flow) else { return Err(DropReason::NoFlow) };
         match body {
@@ -89,8 +90,10 @@ impl Stack {
                     self.actions.push_back(tcp.keep_host_alive(flow, silence, interval));
                 }
                 self.memory.limit(tcp);
-                tcp.is_paced = is_paced;
-                tcp.handle_segment(flow, &segment, is_marked(packet.traffic_class), &link, now, io.host);
+                tcp.most_direct = most_direct;
+                let is_marked = is_marked(packet.traffic_class);
+                let moved = tcp.handle_segment(flow, &segment, is_marked, &link, now, io.host);
+                self.shaping.pay_up_at_once(flow, moved, now);
                 self.memory.charge(tcp);
                 if !tcp.queued {
                     tcp.queued = true;

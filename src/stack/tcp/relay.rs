@@ -98,8 +98,9 @@ pub struct TcpFlow {
     host_shut: bool,
     /// The container's FIN has been received.
     container_finished: bool,
-    /// Nothing leaves toward the host but in a turn: its rate is limited, or there is very much to do.
-    pub is_paced: bool,
+    /// Bytes that may leave straight from a segment; the others wait in the buffer for a turn: there is a rate, or very much
+    /// to do.
+    pub most_direct: usize,
     /// Questions whether the container is still there since it last said something.
     pub probes: u8,
     /// Until when an answer to the last question may come.
@@ -129,7 +130,7 @@ impl TcpFlow {
             host_finished: false,
             host_shut: false,
             container_finished: false,
-            is_paced: false,
+            most_direct: usize::MAX,
             probes: 0,
             answer_by: Instant::ZERO,
             keeps_alive: false,
@@ -216,7 +217,8 @@ impl TcpFlow {
         self.host_writable = true;
     }
 
-    /// Takes a segment of the container; what it brings goes straight to the host, as far as that takes it.
+    /// Takes a segment of the container; what it brings goes straight to the host, as far as that takes it. How many bytes
+    /// did.
     pub fn handle_segment(
         &mut self,
         flow: FlowId,
@@ -225,20 +227,24 @@ impl TcpFlow {
         link: &LinkView,
         now: Instant,
         host: &mut impl HostIo,
-    ) {
+    ) -> usize {
         self.probes = 0;
         // What the endpoint delivers has followed a handshake, whether that has been noted or not.
         let is_direct = !matches!(self.stage, Stage::Connecting { .. })
             && self.queries.is_none()
             && self.overheard.is_none();
-        let may_write = is_direct && self.host_writable && !self.is_paced;
+        let mut left = if is_direct && self.host_writable { self.most_direct } else { 0 };
+        let most = left;
         let (host_writable, host_failure) = (&mut self.host_writable, &mut self.host_failure);
         self.endpoint.handle_segment(segment, is_marked, link, now, |bytes| {
-            if !may_write {
+            if left == 0 {
                 return 0;
             }
-            match host.send_stream(flow, bytes) {
-                StreamWrite::Bytes(count) => count,
+            match host.send_stream(flow, &bytes[..bytes.len().min(left)]) {
+                StreamWrite::Bytes(count) => {
+                    left -= count;
+                    count
+                }
                 StreamWrite::Blocked => {
                     *host_writable = false;
                     0
@@ -250,6 +256,7 @@ impl TcpFlow {
                 }
             }
         });
+        most - left
     }
 
     /// Writes to the host what the container has sent, as long as the host takes it and the turn lasts.
