@@ -130,10 +130,14 @@ impl Stack {
                 return Explanation { steps, fate: Fate::Dropped(reason), rule: None };
             }
         };
-        let rule =
-            self.explain_hook(&ask, now, &mut steps).or_else(|| self.explain_rule(&ask, now, &mut steps));
+        let by_hook = self.explain_hook(&ask, now, &mut steps);
+        let denied = match by_hook {
+            Some(_) if self.is_hook_gone() => DropReason::HookFailed,
+            Some(_) | None => DropReason::RuleDenied,
+        };
+        let rule = by_hook.or_else(|| self.explain_rule(&ask, now, &mut steps));
         let refused = match rule {
-            Some((_, Verdict::Deny)) => Some(Fate::Dropped(DropReason::RuleDenied)),
+            Some((_, Verdict::Deny)) => Some(Fate::Dropped(denied)),
             Some((_, Verdict::Reject)) => Some(told(
                 DropReason::RuleRejected,
                 match (protocol, routed) {

@@ -427,7 +427,8 @@ fn a_hook_that_has_ended_is_not_waited_for() {
         world.run_for(secs(5));
         let explained = world.stack.explain(FlowProtocol::Tcp, target, None, world.now);
         assert!(explained.steps[1].says.starts_with("the hook has ended"), "{explained:?}");
-        assert_eq!(matches!(explained.fate, Fate::Leaves(_)), passes);
+        let expected = if passes { Fate::Leaves(target) } else { Fate::Dropped(DropReason::HookFailed) };
+        assert_eq!(explained.fate, expected);
         assert_eq!((questions(&mut world).len(), world.drops(DropReason::HookFailed) >= 2), (0, !passes));
         world.guest_is_mute = true;
         world.finish();
