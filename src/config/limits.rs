@@ -83,6 +83,9 @@ pub const HOOK_OUTGOING_BYTES: usize = 1 << 20;
 /// Bytes of answers that are read before the others have their turn.
 pub const HOOK_BYTES_PER_TURN: usize = 64 << 10;
 
+/// Questions of all containers of a network that their hook has yet to answer; of more the oldest gets no answer.
+pub const HOOK_NETWORK_QUESTIONS: usize = 16_384;
+
 /// Destinations that an audit tells apart.
 pub const AUDIT_DESTINATIONS: usize = 8_192;
 
@@ -125,7 +128,14 @@ pub const CAPTURE_OBSERVERS: usize = 8;
 /// Bytes of a capture that wait for its reader; packets beyond that are lost to it.
 pub const CAPTURE_BUFFER_BYTES: usize = 8 << 20;
 
-/// Bytes that one turn may have for captures, on the link and on the host's sockets each.
+/// Bytes that all captures of a worker may have copied in a microsecond: two Gbit/s of a transfer are captured whole, as each of
+/// its bytes is in a capture twice. Packets beyond that are lost to them.
+pub const CAPTURE_BYTES_PER_MICROSECOND: i64 = 500;
+
+/// What they may save up of that.
+pub const CAPTURE_BURST_BYTES: i64 = 64 << 20;
+
+/// Bytes that one turn may have for captures.
 pub const CAPTURE_TURN_BYTES: usize = 16 << 20;
 
 /// Flows that have ended whose last packets a capture still knows by name.

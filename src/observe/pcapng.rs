@@ -28,8 +28,10 @@ const OPTION_FLAGS: u16 = 2;
 const OPTION_RECEIVED: u16 = 4;
 const OPTION_DROPPED: u16 = 5;
 
-/// What there is in front of the packet of an [`ENHANCED_PACKET`], and behind its options.
-const PACKET_OVERHEAD: usize = 28 + 4;
+/// What there is in front of the packet of an [`ENHANCED_PACKET`].
+const PACKET_FRONT: usize = 28;
+/// That, and what is behind its options.
+const PACKET_OVERHEAD: usize = PACKET_FRONT + 4;
 
 /// Bytes of the block that [`statistics`] appends.
 pub const STATISTICS_LEN: usize = 52;
@@ -101,8 +103,9 @@ pub fn preamble(snap_len: u32) -> Vec<u8> {
     out
 }
 
-/// Appends a packet.
-pub fn packet(out: &mut Vec<u8>, packet: &Packet<'_>) {
+/// Appends a packet; its bytes there.
+pub fn packet<'o>(out: &'o mut Vec<u8>, packet: &Packet<'_>) -> &'o mut [u8] {
+    let start = out.len() + PACKET_FRONT;
     block(out, ENHANCED_PACKET, |out| {
         out.extend(packet.interface.to_le_bytes());
         timestamp(out, packet.micros);
@@ -120,6 +123,7 @@ pub fn packet(out: &mut Vec<u8>, packet: &Packet<'_>) {
         option(out, OPTION_FLAGS, &direction.to_le_bytes());
         option(out, OPTION_END, &[]);
     });
+    &mut out[start..start + packet.bytes.len()]
 }
 
 /// Bytes that a packet takes at most, with a comment of so many.

@@ -22,6 +22,18 @@ pub fn is_super_segment(header: &[u8]) -> bool {
     FrameMeta::parse(header).is_ok_and(|meta| meta.segmentation.is_some())
 }
 
+/// Packets that a frame of so many bytes stands for, as far as its header tells.
+#[must_use]
+pub fn pieces(header: &[u8; VNET_HEADER_LEN], len: usize) -> usize {
+    let head_len = usize::from(u16::from_le_bytes([header[2], header[3]]));
+    match FrameMeta::parse(header).ok().and_then(|meta| meta.segmentation) {
+        Some(Segmentation::Tcp { segment_bytes, .. } | Segmentation::Udp { segment_bytes }) => {
+            len.saturating_sub(head_len).div_ceil(segment_bytes.into()).clamp(1, MAX_PIECES)
+        }
+        None => 1,
+    }
+}
+
 /// Calls `each` with every packet that the frame stands for, in its order and complete; `scratch` is room for them.
 pub fn cut(header: &[u8], frame: &[u8], scratch: &mut Vec<u8>, mut each: impl FnMut(&[u8])) {
     let segmentation = FrameMeta::parse(header).ok().and_then(|meta| meta.segmentation);

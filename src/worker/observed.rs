@@ -108,6 +108,10 @@ impl Worker {
     /// The stages put down when things were seen.
     pub(super) fn note_time(&mut self) {
         let micros = self.micros();
+        if let Some(recorder) = &mut self.recorder {
+            let room = recorder.begin_turn(micros);
+            self.port.iter().for_each(|port| port.passed().allow(room));
+        }
         if let Some(watch) = self.sockets.watch_mut() {
             watch.stage.tick(micros);
         }

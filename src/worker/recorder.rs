@@ -4,15 +4,18 @@
 //! turn [`Recorder::drain`] gives it, in its order, a name each ([`names`]), puts packets of the host's side together
 //! ([`host_side`]) and hands them to the observers. An observer is a descriptor with a bounded
 //! buffer in front ([`CAPTURE_BUFFER_BYTES`]): what it is too slow for is lost to it, counted, and told in the
-//! statistics at the end of its stream. Traffic waits for none of them.
+//! statistics at the end of its stream. Traffic waits for none of them, nor do they have more of the worker's time than their
+//! [`Allowance`]: each turn begins with the room that there is, and what has none is not even copied.
 //!
 //! While nobody watches there is no stage, and each place asks one question.
 
+pub mod allowance;
 pub mod host_side;
 pub mod names;
+pub mod outgoing;
 pub mod stage;
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -21,9 +24,11 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
+use self::allowance::Allowance;
 use self::host_side::{Happening, HostSide};
 use self::names::Names;
-use self::stage::{Order, Place, Seen, Sight, Stage, Whose};
+use self::outgoing::Outgoing;
+use self::stage::{Lost, Order, Place, Seen, Sight, Stage, Whose};
 use super::token::Subject;
 use crate::config::limits::{CAPTURE_BUFFER_BYTES, CAPTURE_OBSERVERS};
 use crate::observe::pcapng::{self, CONTAINER, Direction, HOST, Packet};
@@ -56,8 +61,9 @@ struct Observer {
     id: u32,
     stream: UnixStream,
     wish: Wish,
-    waiting: Vec<u8>,
-    written: usize,
+    waiting: Outgoing,
+    /// Copied for it since that was asked last.
+    copied: usize,
     /// By interface.
     received: [u64; 2],
     dropped: [u64; 2],
@@ -70,6 +76,7 @@ struct Observer {
 pub struct Recorder {
     registry: Registry,
     order: Order,
+    allowance: Allowance,
     epoch_micros: u64,
     host: HostSide,
     /// The two sides of what is spliced.
@@ -78,7 +85,6 @@ pub struct Recorder {
     names: Names,
     observers: Vec<Observer>,
     next_id: u32,
-    scratch: Vec<u8>,
     pieces: Vec<u8>,
 }
 
@@ -91,6 +97,7 @@ impl Recorder {
         Recorder {
             registry,
             order: Order::default(),
+            allowance: Allowance::default(),
             epoch_micros,
             host: HostSide::default(),
             spliced_outside: HostSide::default(),
@@ -98,7 +105,6 @@ impl Recorder {
             names,
             observers: Vec::new(),
             next_id: 0,
-            scratch: Vec::new(),
             pieces: Vec::new(),
         }
     }
@@ -124,21 +130,30 @@ impl Recorder {
         let token = Subject::Observer(id).token();
         let interest = Interest::READABLE.add(Interest::WRITABLE);
         self.registry.register(&mut SourceFd(&stream.as_raw_fd()), token, interest)?;
-        let waiting = pcapng::preamble(wish.snap_len);
+        let preamble = pcapng::preamble(wish.snap_len);
         let mut observer = Observer {
             id,
             stream,
             wish,
-            waiting,
-            written: 0,
+            waiting: Outgoing::default(),
+            copied: 0,
             received: [0; 2],
             dropped: [0; 2],
             is_concluded: false,
             is_gone: false,
         };
+        observer.waiting.append(preamble.len(), |out| out.extend_from_slice(&preamble));
         observer.flush();
         self.observers.push(observer);
         Ok(id)
+    }
+
+    /// A turn begins: what is put down in it is no more than those who watch have room for, and may have. So many bytes.
+    pub fn begin_turn(&mut self, now_micros: u64) -> usize {
+        let room = self.observers.iter().map(Observer::room).max().unwrap_or(0);
+        let room = room.min(self.allowance.at(now_micros));
+        self.order.begin(room);
+        room
     }
 
     /// Whether nobody watches any more.
@@ -219,14 +234,16 @@ impl Recorder {
             next[place] += 1;
         }
         for (place, stage) in places.iter_mut().enumerate() {
-            let lost = stage.as_deref_mut().map_or(0, Stage::clear);
+            let lost = stage.as_deref_mut().map_or(Lost::default(), Stage::clear);
             let interface = if place == 0 { CONTAINER } else { HOST } as usize;
-            for observer in &mut self.observers {
-                observer.received[interface] += lost;
-                observer.dropped[interface] += lost;
+            for observer in self.observers.iter_mut().filter(|observer| !observer.is_concluded) {
+                observer.lose(interface, if observer.wish.segments { lost.pieces } else { lost.packets });
             }
         }
-        self.observers.iter_mut().for_each(Observer::flush);
+        for observer in &mut self.observers {
+            self.allowance.spend(std::mem::take(&mut observer.copied));
+            observer.flush();
+        }
         self.observers.retain(|observer| !observer.is_gone);
     }
 
@@ -245,31 +262,27 @@ impl Recorder {
         let key = names::key_of_frame(bytes, *direction == Direction::Outbound);
         let flow = key.and_then(|key| self.names.find(&key).or_else(|| stack.flow_between(&key)));
         let key = flow.and_then(|flow| self.names.key(flow)).or(key);
-        let comment = flow.map(|flow| format!("flow {flow}"));
-        let micros = self.epoch_micros + seen.micros;
-        let is_whole = bytes.len() == seen.original_len;
-        self.scratch.clear();
-        self.scratch.extend_from_slice(bytes);
-        if is_whole {
-            segmentation::complete_checksum(header, &mut self.scratch);
+        if !self.observers.iter().any(|observer| observer.wants(key.as_ref(), flow)) {
+            return;
         }
+        let comment = flow.map(|flow| format!("flow {flow}"));
+        let packet = Packet {
+            interface: CONTAINER,
+            micros: self.epoch_micros + seen.micros,
+            direction: *direction,
+            bytes,
+            original_len: seen.original_len,
+            comment: comment.as_deref(),
+        };
+        let is_whole = bytes.len() == seen.original_len;
         let is_super = segmentation::is_super_segment(header);
         for observer in self.observers.iter_mut().filter(|observer| observer.wants(key.as_ref(), flow)) {
-            let mut packet = Packet {
-                interface: CONTAINER,
-                micros,
-                direction: *direction,
-                bytes: &self.scratch,
-                original_len: seen.original_len,
-                comment: comment.as_deref(),
-            };
             if is_super && is_whole && observer.wish.segments {
                 segmentation::cut(header, bytes, &mut self.pieces, |piece| {
                     observer.offer(&Packet { bytes: piece, original_len: piece.len(), ..packet });
                 });
             } else {
-                packet.bytes = &self.scratch;
-                observer.offer(&packet);
+                observer.offer_and(&packet, |copy| segmentation::complete_checksum(header, copy));
             }
         }
     }
@@ -292,9 +305,14 @@ impl Recorder {
         // The streams are those of flows; datagrams of nobody's have no state.
         let stream = flow.unwrap_or(FlowId { slot: u32::MAX, generation: u32::MAX });
         let observers = &mut self.observers;
-        let all = (bytes, seen.original_len);
+        let is_wanted = observers.iter().any(|observer| observer.wants(key.as_ref(), flow));
+        let all = ((is_wanted && !seen.is_missed).then_some(bytes), seen.original_len);
         self.host.handle(stream, happening, all, as_on_wire, |direction, packet, original_len| {
             for observer in observers.iter_mut().filter(|observer| observer.wants(key.as_ref(), flow)) {
+                let Some(packet) = packet else {
+                    observer.lose(HOST as usize, 1);
+                    continue;
+                };
                 observer.offer(&Packet {
                     interface: HOST,
                     micros,
@@ -324,8 +342,14 @@ impl Recorder {
             Place::Container => &mut self.spliced_inside,
             Place::Host => &mut self.spliced_outside,
         };
-        let all = (bytes, seen.original_len);
+        let all = ((!seen.is_missed).then_some(bytes), seen.original_len);
         side.handle(stream, happening, all, as_on_wire, |direction, packet, len| {
+            let wanted = observers.iter_mut().filter(|observer| observer.wants(Some(key), None));
+            let Some(packet) = packet else {
+                let interface = if place == Place::Host { HOST } else { CONTAINER };
+                wanted.for_each(|observer| observer.lose(interface as usize, 1));
+                return;
+            };
             let (interface, direction, bytes, original_len) = match place {
                 Place::Host => (HOST, direction, packet, len),
                 Place::Container => {
@@ -338,7 +362,7 @@ impl Recorder {
                     (CONTAINER, direction.opposite(), framed.as_slice(), ETHERNET_HEADER_LEN + len)
                 }
             };
-            for observer in observers.iter_mut().filter(|observer| observer.wants(Some(key), None)) {
+            for observer in wanted {
                 observer.offer(&Packet {
                     interface,
                     micros,
@@ -384,19 +408,42 @@ impl Observer {
         }
     }
 
+    /// Bytes that it has room for.
+    fn room(&self) -> usize {
+        match self.is_gone || self.is_concluded {
+            true => 0,
+            false => CAPTURE_BUFFER_BYTES.saturating_sub(self.waiting.len()),
+        }
+    }
+
+    fn lose(&mut self, interface: usize, packets: u64) {
+        self.received[interface] += packets;
+        self.dropped[interface] += packets;
+    }
+
     fn offer(&mut self, packet: &Packet<'_>) {
+        self.offer_and(packet, |_| {});
+    }
+
+    /// The same; a copy of all of the packet's bytes is finished by `finish`.
+    fn offer_and(&mut self, packet: &Packet<'_>, finish: impl FnOnce(&mut [u8])) {
         if self.is_gone || self.is_concluded {
             return;
         }
         let interface = packet.interface as usize;
-        self.received[interface] += 1;
         let kept = packet.bytes.len().min(self.wish.snap_len as usize);
         let len = pcapng::packet_len(kept, packet.comment.map_or(0, str::len));
-        if self.waiting.len() - self.written + len > CAPTURE_BUFFER_BYTES {
-            self.dropped[interface] += 1;
+        if len > self.room() {
+            self.lose(interface, 1);
             return;
         }
-        pcapng::packet(&mut self.waiting, &Packet { bytes: &packet.bytes[..kept], ..*packet });
+        self.received[interface] += 1;
+        self.copied += self.waiting.append(len, |out| {
+            let copy = pcapng::packet(out, &Packet { bytes: &packet.bytes[..kept], ..*packet });
+            if kept == packet.original_len {
+                finish(copy);
+            }
+        });
     }
 
     /// Tells what was lost, and that this is the end. It has room for that whatever waits.
@@ -407,32 +454,17 @@ impl Observer {
         for interface in [CONTAINER, HOST] {
             let place = interface as usize;
             let (received, dropped) = (self.received[place], self.dropped[place]);
-            pcapng::statistics(&mut self.waiting, interface, at, received, dropped);
+            self.waiting.append(pcapng::STATISTICS_LEN, |out| {
+                pcapng::statistics(out, interface, at, received, dropped);
+            });
         }
     }
 
     fn flush(&mut self) {
-        while self.written < self.waiting.len() {
-            match self.stream.write(&self.waiting[self.written..]) {
-                Ok(len) => self.written += len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // What comes next must not grow behind what has left.
-                    if self.written > CAPTURE_BUFFER_BYTES / 4 {
-                        self.waiting.drain(..self.written);
-                        self.written = 0;
-                    }
-                    return;
-                }
-                Err(_) => {
-                    self.is_gone = true;
-                    return;
-                }
-            }
+        match self.waiting.write_to(&mut self.stream) {
+            Ok(()) => self.is_gone |= self.is_concluded,
+            Err(error) => self.is_gone |= error.kind() != io::ErrorKind::WouldBlock,
         }
-        self.waiting.clear();
-        self.written = 0;
-        self.is_gone |= self.is_concluded;
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::capture::{SLOW_READER, find_nothing_wrong, tshark};
+use crate::capture::{expect_losses, find_nothing_wrong, slow_reader, tshark};
 use crate::ground::{Ground, PYTHON, SCRATCH, sealed};
 use crate::pasta::eventually;
 use crate::pasta_ports::{DATAGRAMS, enter, forward, server};
@@ -189,19 +189,9 @@ fn a_capture_sees_what_is_spliced_on_both_sides_and_what_it_saw_is_what_arrived(
 }
 
 fn slow_readers_lose_packets_and_nobody_else_does(ground: &Ground, socket: &std::path::Path) {
-    let reader = format!("{SCRATCH}/reader.py");
-    fs::write(&reader, SLOW_READER).expect("scratch");
-    let mut command = ground.user(PYTHON);
-    command.args([&reader, socket.to_str().unwrap()]).stdin(std::process::Stdio::piped());
-    let mut slow = start(command);
-    slow.wait_for(Stream::Out, "watching");
+    let slow = slow_reader(ground, socket);
     exchange(&connect(), 12 << 20);
-    slow.say("go");
-    let said = slow.finish(SOON).expect_success().stdout;
-    let told: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
-    let number = |name: &str| told[name].as_u64().unwrap();
-    assert!(number("dropped") > 0, "{told}");
-    assert_eq!(number("packets") + number("dropped"), number("received"));
+    expect_losses(slow);
 }
 
 #[test]

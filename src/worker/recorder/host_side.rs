@@ -160,16 +160,18 @@ impl HostSide {
     }
 
     /// Gives `each` the packets of what happened, from the IP header on, and how long each was. `bytes` is the payload of it, of
-    /// which only a part may be there where it is a stream's: `len` is how long it was. `as_on_wire` tells whether they are to
-    /// be of a size that a wire carries.
+    /// which only a part may be there where it is a stream's: `len` is how long it was. Where there is none, because nobody has
+    /// room for the packets, none is put together, but each is told. `as_on_wire` tells whether they are to be of a size that
+    /// a wire carries.
     pub fn handle(
         &mut self,
         flow: FlowId,
         happening: &Happening,
-        (bytes, len): (&[u8], usize),
+        (bytes, len): (Option<&[u8]>, usize),
         as_on_wire: bool,
-        mut each: impl FnMut(Direction, &[u8], usize),
+        mut each: impl FnMut(Direction, Option<&[u8]>, usize),
     ) {
+        let whole = bytes.unwrap_or_default();
         match *happening {
             Happening::Began { local, peer, by } => {
                 let stream = Stream {
@@ -209,11 +211,13 @@ impl HostSide {
                 let most = if as_on_wire { WIRE_PAYLOAD } else { LARGEST_PAYLOAD };
                 for start in (0..len).step_by(most) {
                     let part_len = most.min(len - start);
-                    let part = &bytes[start.min(bytes.len())..(start + part_len).min(bytes.len())];
+                    let part = bytes
+                        .map(|bytes| &bytes[start.min(bytes.len())..(start + part_len).min(bytes.len())]);
                     stream.say_part(&mut self.scratch, end, Flags::PSH, (part, part_len), &mut each);
                     let sender = stream.sender(end);
                     if sender.next.wrapping_sub(sender.acknowledged) >= ACKNOWLEDGED_AFTER {
-                        stream.say(&mut self.scratch, end.other(), Flags::default(), &[], &mut each);
+                        let nothing = (bytes.map(|_| &[][..]), 0);
+                        stream.say_part(&mut self.scratch, end.other(), Flags::default(), nothing, &mut each);
                     }
                 }
             }
@@ -240,11 +244,11 @@ impl HostSide {
                 self.streams.remove(&flow);
             }
             Happening::Datagrams { local, peer, from, segment_bytes, hop_limit } => {
-                let size = segment_bytes.map_or(bytes.len(), |size| size.get().into()).max(1);
+                let size = segment_bytes.map_or(whole.len(), |size| size.get().into()).max(1);
                 let (source, destination) = ends(local, peer, from);
                 // Zero bytes are a datagram, too.
-                for start in (0..bytes.len().max(1)).step_by(size) {
-                    let part = &bytes[start..bytes.len().min(start + size)];
+                for start in (0..whole.len().max(1)).step_by(size) {
+                    let part = &whole[start..whole.len().min(start + size)];
                     let header_len = udp::HEADER_LEN;
                     let write = |transport: &mut [u8]| {
                         udp::write_header(transport, source.port(), destination.port(), part.len());
@@ -260,7 +264,7 @@ impl HostSide {
                         (len, len),
                         write,
                     ) {
-                        each(from.direction(), &self.scratch, self.scratch.len());
+                        each(from.direction(), Some(&self.scratch), self.scratch.len());
                     }
                 }
             }
@@ -270,7 +274,7 @@ impl HostSide {
                 // What a ping socket sends gets its identifier from the kernel.
                 let identifier = local.port();
                 let write = |transport: &mut [u8]| {
-                    transport.copy_from_slice(bytes);
+                    transport.copy_from_slice(whole);
                     if transport.len() >= 8 {
                         transport[4..6].copy_from_slice(&identifier.to_be_bytes());
                         transport[2..4].fill(0);
@@ -278,17 +282,17 @@ impl HostSide {
                 };
                 let kind = (if is_ipv6 { protocol::ICMPV6 } else { protocol::ICMP }, Some(2));
                 let between = (source.ip(), destination.ip());
-                if bytes.len() >= 8
+                if whole.len() >= 8
                     && write_packet(
                         &mut self.scratch,
                         between,
                         hop_limit,
                         kind,
-                        (bytes.len(), bytes.len()),
+                        (whole.len(), whole.len()),
                         write,
                     )
                 {
-                    each(from.direction(), &self.scratch, self.scratch.len());
+                    each(from.direction(), Some(&self.scratch), self.scratch.len());
                 }
             }
         }
@@ -303,7 +307,12 @@ impl Stream {
         }
     }
 
-    fn finish(&mut self, scratch: &mut Vec<u8>, end: End, each: &mut impl FnMut(Direction, &[u8], usize)) {
+    fn finish(
+        &mut self,
+        scratch: &mut Vec<u8>,
+        end: End,
+        each: &mut impl FnMut(Direction, Option<&[u8]>, usize),
+    ) {
         if !std::mem::replace(&mut self.sender(end).has_finished, true) {
             self.say(scratch, end, Flags::FIN, &[], each);
             self.say(scratch, end.other(), Flags::default(), &[], each);
@@ -317,19 +326,19 @@ impl Stream {
         end: End,
         flags: Flags,
         payload: &[u8],
-        each: &mut impl FnMut(Direction, &[u8], usize),
+        each: &mut impl FnMut(Direction, Option<&[u8]>, usize),
     ) {
-        self.say_part(scratch, end, flags, (payload, payload.len()), each);
+        self.say_part(scratch, end, flags, (Some(payload), payload.len()), each);
     }
 
-    /// The same, where of the payload only the beginning is there.
+    /// The same, where of the payload only the beginning is there, or nothing is to be put together.
     fn say_part(
         &mut self,
         scratch: &mut Vec<u8>,
         end: End,
         flags: Flags,
-        (payload, payload_len): (&[u8], usize),
-        each: &mut impl FnMut(Direction, &[u8], usize),
+        (payload, payload_len): (Option<&[u8]>, usize),
+        each: &mut impl FnMut(Direction, Option<&[u8]>, usize),
     ) {
         let is_first = flags == Flags::SYN && end == self.by;
         let other = self.sender(end.other());
@@ -340,6 +349,7 @@ impl Stream {
         let occupies = u32::from(flags == Flags::SYN || flags == Flags::FIN);
         // Below 64 KiB.
         sender.next = sequence.wrapping_add(payload_len as u32).wrapping_add(occupies);
+        let Some(payload) = payload else { return each(end.direction(), None, payload_len) };
         let (source, destination) = ends(self.local, self.peer, end);
         let segment = BareSegment {
             source_port: source.port(),
@@ -365,7 +375,7 @@ impl Stream {
         let between = (source.ip(), destination.ip());
         let len = head_len + payload_len;
         if write_packet(scratch, between, 64, kind, (head_len + payload.len(), len), write) {
-            each(end.direction(), scratch, scratch.len() + payload_len - payload.len());
+            each(end.direction(), Some(scratch), scratch.len() + payload_len - payload.len());
         }
     }
 }

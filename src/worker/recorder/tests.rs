@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mio::Poll;
 
 use super::*;
+use crate::config::limits::{CAPTURE_BURST_BYTES, CAPTURE_BYTES_PER_MICROSECOND};
 use crate::stack::boundary::Instant;
 use crate::stack::flow::FlowProtocol;
 use crate::stack::forward::tests::config;
@@ -64,7 +65,12 @@ impl Bench {
     }
 
     fn drain(&mut self) {
+        self.drain_at(0);
+    }
+
+    fn drain_at(&mut self, micros: u64) {
         self.recorder.drain(&mut self.link, &mut self.sockets, None, &self.stack);
+        self.recorder.begin_turn(micros);
     }
 }
 
@@ -171,6 +177,72 @@ fn a_reader_that_does_not_read_loses_packets_that_are_counted_and_costs_bounded_
     assert_eq!((packets.len() as u64 + dropped, told[0]), (all, (all, dropped)));
     let (packets, told) = reader.join().unwrap();
     assert_eq!((packets.len() as u64, told[0]), (all, (all, 0)));
+}
+
+#[test]
+fn what_nobody_has_room_for_is_not_even_copied_and_counted_all_the_same() {
+    let mut bench = Bench::new();
+    let _stuck = bench.watch(all());
+    bench.opens();
+    let began = Happening::Began { local: at("192.0.2.9:5000"), peer: at("192.0.2.1:80"), by: End::Ours };
+    bench.sockets.put(Sight::Socket(Whose::Flow(FLOW), began), &[]);
+    bench.sockets.put(Sight::Socket(Whose::Flow(FLOW), Happening::Established), &[]);
+    let sent = || Sight::Socket(Whose::Flow(FLOW), Happening::Sent(End::Peer));
+    let payload = vec![7; 60_000];
+    let turn = |bench: &mut Bench| {
+        bench.frame(payload.len());
+        bench.sockets.put_stream(sent, &payload);
+        let copied =
+            |stage: &Stage| stage.seen().iter().map(|seen| stage.bytes_of(seen).len()).sum::<usize>();
+        let copied = copied(&bench.link) + copied(&bench.sockets);
+        bench.drain();
+        copied
+    };
+    let full = (0..1_000).position(|_| turn(&mut bench) == 0).expect("its buffer is bounded");
+    assert!(full >= CAPTURE_BUFFER_BYTES / 2 / 70_000, "{full}");
+    let before = bench.recorder.observers[0].dropped;
+    for _ in 0..100 {
+        assert_eq!(turn(&mut bench), 0);
+    }
+    let observer = &bench.recorder.observers[0];
+    assert_eq!(observer.dropped[CONTAINER as usize] - before[CONTAINER as usize], 100);
+    // Each with the acknowledgements between them.
+    let of_host = observer.dropped[HOST as usize] - before[HOST as usize];
+    assert!((100..=200).contains(&of_host), "{of_host}");
+    assert!(observer.waiting.len() <= CAPTURE_BUFFER_BYTES);
+}
+
+#[test]
+fn a_reader_that_keeps_pace_gets_no_more_than_what_captures_may_cost() {
+    let mut bench = Bench::new();
+    let stream = bench.watch(all());
+    let reader = std::thread::spawn(move || read(stream));
+    bench.opens();
+    let burst = CAPTURE_BURST_BYTES as usize / 60_000;
+    for _ in 0..burst + 100 {
+        bench.frame(60_000);
+        bench.drain();
+        while !bench.recorder.observers[0].waiting.is_empty() {
+            std::thread::yield_now();
+            bench.recorder.observers[0].flush();
+        }
+        bench.recorder.begin_turn(0);
+    }
+    let lost = bench.recorder.observers[0].dropped[0];
+    assert!((90..=110).contains(&lost), "{lost}");
+    // A millisecond later there is more to be had.
+    bench.recorder.begin_turn(1_000);
+    for _ in 0..20 {
+        bench.frame(60_000);
+        bench.drain_at(1_000);
+    }
+    bench.recorder.finish_waiting(0, 7);
+    let (packets, told) = reader.join().unwrap();
+    let (received, dropped) = told[0];
+    assert_eq!(packets.len() as u64 + dropped, received);
+    let later = 20 - (dropped - lost);
+    let each_milli = CAPTURE_BYTES_PER_MICROSECOND as u64 * 1_000 / 60_000;
+    assert!((each_milli - 1..=each_milli + 2).contains(&later), "{later} of {each_milli}");
 }
 
 #[test]

@@ -2,10 +2,10 @@
 //!
 //! Such a frame is written to the interface by the worker of who sends it, and never passes that of whom it is for. While somebody
 //! watches there, the sender leaves a copy first, and the receiver's worker takes what there is before it looks at a frame of its own
-//! container: so a question is there before its answer. The copies are bounded; what finds no room is counted. Nobody pays for
-//! it where nobody watches.
+//! container: so a question is there before its answer. There are no more copies than those who watch have room for; what finds none
+//! is counted. Nobody pays for it where nobody watches.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::limits::CAPTURE_TURN_BYTES;
@@ -16,6 +16,8 @@ use crate::worker::mailbox::{Letter, Postbox};
 #[derive(Debug, Default)]
 pub struct Passed {
     is_watched: AtomicBool,
+    /// Bytes that may be copied before they are taken.
+    room: AtomicUsize,
     copies: Mutex<Copies>,
 }
 
@@ -40,6 +42,11 @@ impl Passed {
         self.is_watched.store(true, Ordering::Release);
     }
 
+    /// So many bytes may be copied from now on, before they are taken.
+    pub fn allow(&self, room: usize) {
+        self.room.store(room.min(CAPTURE_TURN_BYTES), Ordering::Relaxed);
+    }
+
     /// And no longer.
     pub fn leave(&self) {
         self.is_watched.store(false, Ordering::Release);
@@ -52,7 +59,7 @@ impl Passed {
             return;
         }
         let mut copies = self.copies();
-        if copies.bytes + read.len() > CAPTURE_TURN_BYTES {
+        if copies.bytes + read.len() > self.room.load(Ordering::Relaxed) {
             copies.lost += 1;
             return;
         }
@@ -93,6 +100,9 @@ mod tests {
         passed.see(b"nobody watches");
         assert_eq!(passed.take(), (Vec::new(), 0));
         passed.watch(mailbox.postbox());
+        passed.see(b"nobody has room");
+        assert_eq!(passed.take(), (Vec::new(), 1));
+        passed.allow(usize::MAX);
         let large = vec![0; CAPTURE_TURN_BYTES - 3];
         for frame in [&b"one"[..], &large, b"!"] {
             passed.see(frame);

@@ -21,8 +21,9 @@ impl Reader {
 
     fn sees(&mut self, happening: Happening, bytes: &[u8]) {
         let told = &mut self.told;
-        let all = (bytes, bytes.len());
+        let all = (Some(bytes), bytes.len());
         self.side.handle(FLOW, &happening, all, self.as_on_wire, |direction, packet, len| {
+            let packet = packet.expect("put together");
             assert_eq!(len, packet.len());
             let sliced = SlicedPacket::from_ip(packet).unwrap();
             let read = ip::parse(packet).unwrap();
@@ -173,7 +174,8 @@ fn bytes_that_are_only_counted_have_their_place() {
         (Happening::Sent(End::Ours), b"abc", 70_000),
         (Happening::Sent(End::Ours), b"xyz", 3),
     ] {
-        side.handle(FLOW, &happening, (bytes, len), false, |_, packet, original| {
+        side.handle(FLOW, &happening, (Some(bytes), len), false, |_, packet, original| {
+            let packet = packet.unwrap();
             let sequence = u32::from_be_bytes(packet[24..28].try_into().unwrap());
             let total = u16::from_be_bytes(packet[2..4].try_into().unwrap());
             assert_eq!(usize::from(total), original);
