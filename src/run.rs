@@ -30,6 +30,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{debug, info, warn};
@@ -219,6 +220,15 @@ pub fn run_on_network(asked: &cli::RunOnNetwork) -> Result<u8, client::ClientErr
     client::network::run(asked)
 }
 
+/// Writes what is told into a file from now on.
+fn keep_log(file: &cli::LogFile, verbosity: Verbosity) -> Result<(), RunError> {
+    let opened = LogFile::create(&file.path, file.max_bytes);
+    let opened = opened.map_err(|source| RunError::LogFile { path: file.path.clone(), source })?;
+    // Whoever keeps a log wants to read what happened.
+    log::install_to_file(level(verbosity.max(Verbosity::Normal)), opened);
+    Ok(())
+}
+
 /// Carries a plan out; the status to exit with.
 pub fn run(plan: Plan) -> Result<u8, RunError> {
     let announcer = if plan.process.background {
@@ -235,12 +245,7 @@ pub fn run(plan: Plan) -> Result<u8, RunError> {
     }
     match &plan.process.log_file {
         None => log::install(level(plan.verbosity)),
-        Some(file) => {
-            let opened = LogFile::create(&file.path, file.max_bytes);
-            let opened = opened.map_err(|source| RunError::LogFile { path: file.path.clone(), source })?;
-            // Whoever keeps a log wants to read what happened.
-            log::install_to_file(level(plan.verbosity.max(Verbosity::Normal)), opened);
-        }
+        Some(file) => keep_log(file, plan.verbosity)?,
     }
     panics::install();
     if let Some(path) = &plan.process.pid_file {
@@ -353,7 +358,7 @@ fn serve_command(
         if plan.host_copy.is_some() { Announcement::Nothing } else { Announcement::StandardError };
     tell_user(plan, announcement, facts, &ports.rules);
     let audit = policy::open_audit(plan, facts.drifted.as_ref())?;
-    let hook = hook::start(plan)?;
+    let hook = hook::start(plan.hook.as_ref(), Stdio::inherit())?;
     let mut worker = ports.into_worker(plan, facts, devices, open_capture(plan)?)?.with_audit(audit);
     worker = hook::join(worker, hook)?;
     if has_loopback(plan) {

@@ -526,12 +526,17 @@ impl LinkOptions {
     }
 
     fn verbosity(&self) -> Verbosity {
-        match self.verbose {
-            0 if self.quiet => Verbosity::Quiet,
-            0 => Verbosity::Normal,
-            1 => Verbosity::Debug,
-            2.. => Verbosity::Trace,
-        }
+        verbosity(self.verbose, self.quiet)
+    }
+}
+
+/// How much is told, by the number of times that more was asked for.
+fn verbosity(more: u8, is_quiet: bool) -> Verbosity {
+    match more {
+        0 if is_quiet => Verbosity::Quiet,
+        0 => Verbosity::Normal,
+        1 => Verbosity::Debug,
+        2.. => Verbosity::Trace,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -151,7 +152,7 @@ pub fn attach(plan: &Plan, what: &Attach, announcer: Option<Announcer>) -> Resul
     let api = plan.api_socket.as_deref().map(|path| Server::bind("--api-socket", path)).transpose()?;
     let observed = Observed::begin(plan, identity)?;
     let opened = recording::open(plan)?;
-    let hook = hook::start(plan)?;
+    let hook = hook::start(plan.hook.as_ref(), Stdio::inherit())?;
     let sandboxed = confine(plan, userns)?;
     let Arrived { devices, setter } = coming.arrive(plan)?;
     let mut worker = ports.into_worker(plan, &facts, devices, capture)?.with_audit(audit);

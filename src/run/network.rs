@@ -9,6 +9,7 @@
 //! opens and configures its TAP there, and hands over the descriptor. It ends by a request or a signal, and with it all that
 //! it had: TAPs, ports, threads.
 
+mod hook;
 pub mod members;
 
 use std::collections::BTreeMap;
@@ -20,8 +21,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use tracing::{debug, info};
 
+use self::hook::Hub;
 use self::members::{Members, Outcome, Terms};
 use super::facts::host_interfaces;
+use super::hook::Started;
 use super::supervise::reaction_to;
 use super::{Doing, RunError};
 use crate::cli::Confinement;
@@ -51,6 +54,8 @@ const RESOLVERS: Token = Token(3);
 const ADDRESSES: Token = Token(4);
 /// Processes of members have tokens from here on.
 const FIRST_PROCESS: usize = 16;
+/// And those who ask the hook from here on.
+const HOOK: Token = Token(usize::MAX / 2);
 
 const EVENTS_PER_TURN: usize = 128;
 
@@ -77,6 +82,7 @@ const FIRST_MEMBER_PATIENCE: Duration = Duration::from_secs(30);
 pub fn serve(
     network: NetworkConfig,
     rules: Rules,
+    hook: Option<Started>,
     confinement: Confinement,
     lifetime: Lifetime,
     requests: Server<Client>,
@@ -120,7 +126,10 @@ pub fn serve(
     info!(network = network.name, "ready");
     let terms = Terms { network, limits, host_addresses, confined, pid, rules };
     let registry = poll.registry().try_clone().doing("watch requests")?;
+    let hub = |started| Hub::new(started, poll.registry().try_clone()?, HOOK);
+    let hook = hook.map(hub).transpose().doing("watch the hook")?;
     let members = Members::new(terms, resolvers.clone(), registry, FIRST_PROCESS, answers.postbox());
+    let members = members.with_hook(hook);
     let clock = Clock::start();
     let now = clock.now();
     let mut serving = Serving {
@@ -202,7 +211,11 @@ impl Serving {
                     SIGNALS => self.take_signals(),
                     RESOLVERS => self.read_resolvers(),
                     ADDRESSES => self.note_lost_addresses(),
-                    process => self.members.process_ended(process),
+                    other => {
+                        if !self.members.note_hook(other) {
+                            self.members.process_ended(other);
+                        }
+                    }
                 }
             }
             while let Some(answer) = self.answers.next_letter() {
@@ -210,6 +223,7 @@ impl Serving {
             }
             self.take_requests();
             self.reply();
+            self.members.serve_hook();
             if self.is_deserted() || self.is_over() {
                 return Ok(());
             }
@@ -217,7 +231,7 @@ impl Serving {
     }
 
     fn patience(&self) -> Option<std::time::Duration> {
-        if self.has_requests {
+        if self.has_requests || self.members.has_hook_to_serve() {
             return Some(std::time::Duration::ZERO);
         }
         let lonely = self.lonely.filter(|_| !self.had_members && !self.requests.has_clients());

@@ -4,20 +4,17 @@
 //! bounds. Once it has closed the stream, or writes what is no line of a reasonable length, it is not asked any more: it is not started
 //! again, since we have given up the means.
 
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+pub mod lines;
+
 use std::os::unix::net::UnixStream;
 
-use mio::Interest;
-use mio::unix::SourceFd;
 use serde_json::{Value, json};
 use tracing::{error, warn};
 
+use self::lines::{Gone, Lines};
 use super::Worker;
 use super::token::Subject;
-use crate::config::limits::{
-    HOOK_ANSWER_BYTES, HOOK_BYTES_PER_TURN, HOOK_LONGEST_LIFETIME, HOOK_OUTGOING_BYTES,
-};
+use crate::config::limits::{HOOK_ANSWER_BYTES, HOOK_LONGEST_LIFETIME};
 use crate::config::{HookSettings, HookVerdict, OnFailure};
 use crate::stack::boundary::{Duration, Io};
 use crate::stack::hook::{Question, QuestionId};
@@ -25,14 +22,10 @@ use crate::stack::hook::{Question, QuestionId};
 /// The hook, as the driver has it.
 pub struct Hook {
     /// Nothing once it is gone.
-    stream: Option<UnixStream>,
+    lines: Option<Lines>,
     settings: HookSettings,
     /// What it is called, for those who ask.
     pub(super) program: String,
-    outgoing: Vec<u8>,
-    incoming: Vec<u8>,
-    /// It has not said "nothing more" since its last event.
-    is_ready: bool,
     /// It has been told of one answer that makes no sense.
     is_told: bool,
 }
@@ -41,84 +34,21 @@ impl Hook {
     /// At the other end of `stream`.
     #[must_use]
     pub fn new(program: String, stream: UnixStream, settings: HookSettings) -> Hook {
-        let (outgoing, incoming) = (Vec::new(), Vec::new());
-        let (stream, is_ready, is_told) = (Some(stream), false, false);
-        Hook { stream, settings, program, outgoing, incoming, is_ready, is_told }
+        let lines = Some(Lines::new(stream, HOOK_ANSWER_BYTES));
+        Hook { lines, settings, program, is_told: false }
+    }
+
+    /// Our end of the stream, of one that nobody asks yet.
+    #[cfg(test)]
+    pub(crate) fn into_stream(self) -> Option<UnixStream> {
+        self.lines.map(Lines::into_stream)
     }
 
     /// Whether something may be there to be read without an event.
     pub(super) fn is_ready(&self) -> bool {
-        self.is_ready && self.stream.is_some()
-    }
-
-    /// Has one more question wait to be sent; whether there is room for it.
-    fn push(&mut self, line: &Value) -> bool {
-        let text = line.to_string();
-        let has_room = self.outgoing.len() + text.len() < HOOK_OUTGOING_BYTES;
-        if has_room {
-            self.outgoing.extend_from_slice(text.as_bytes());
-            self.outgoing.push(b'\n');
-        }
-        has_room
-    }
-
-    /// Sends what waits, as far as it is taken.
-    ///
-    /// # Errors
-    /// Nobody is there.
-    fn send(&mut self) -> Result<(), Gone> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        let mut sent = 0;
-        while sent < self.outgoing.len() {
-            match stream.write(&self.outgoing[sent..]) {
-                Ok(0) => return Err(Gone),
-                Ok(count) => sent += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => return Err(Gone),
-            }
-        }
-        self.outgoing.drain(..sent);
-        Ok(())
-    }
-
-    /// Reads answers, as many as a turn has.
-    ///
-    /// # Errors
-    /// Nobody is there, or nobody who writes lines.
-    fn receive(&mut self) -> Result<Vec<Vec<u8>>, Gone> {
-        let mut lines = Vec::new();
-        let mut room = [0; 4_096];
-        let mut taken = 0;
-        while let Some(stream) = self.stream.as_mut().filter(|_| taken < HOOK_BYTES_PER_TURN) {
-            match stream.read(&mut room) {
-                Ok(0) => return if lines.is_empty() { Err(Gone) } else { Ok(lines) },
-                Ok(count) => {
-                    taken += count;
-                    for part in room[..count].split_inclusive(|byte| *byte == b'\n') {
-                        self.incoming.extend_from_slice(part);
-                        if self.incoming.len() > HOOK_ANSWER_BYTES {
-                            return Err(Gone);
-                        }
-                        if part.ends_with(b"\n") {
-                            lines.push(std::mem::take(&mut self.incoming));
-                        }
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.is_ready = false;
-                    break;
-                }
-                Err(_) => return Err(Gone),
-            }
-        }
-        Ok(lines)
+        self.lines.as_ref().is_some_and(Lines::is_ready)
     }
 }
-
-/// There will be no answers any more.
-struct Gone;
 
 impl Worker {
     /// The same, asking a program of the user's about what begins.
@@ -126,11 +56,8 @@ impl Worker {
     /// # Errors
     /// It cannot be watched.
     pub fn with_hook(mut self, hook: Hook) -> std::io::Result<Worker> {
-        if let Some(stream) = &hook.stream {
-            stream.set_nonblocking(true)?;
-            let descriptor = stream.as_raw_fd();
-            let interest = Interest::READABLE.add(Interest::WRITABLE);
-            self.poll.registry().register(&mut SourceFd(&descriptor), Subject::Hook.token(), interest)?;
+        if let Some(lines) = &hook.lines {
+            lines.watch(self.poll.registry(), Subject::Hook.token())?;
         }
         self.stack.ask_hook_first(hook.settings);
         self.hook = Some(Box::new(hook));
@@ -139,8 +66,8 @@ impl Worker {
 
     /// It has answered, or has room for more questions.
     pub(super) fn note_hook(&mut self) {
-        if let Some(hook) = &mut self.hook {
-            hook.is_ready = true;
+        if let Some(lines) = self.hook.as_mut().and_then(|hook| hook.lines.as_mut()) {
+            lines.note();
         }
     }
 
@@ -149,12 +76,15 @@ impl Worker {
         let Some(mut hook) = self.hook.take() else { return };
         let mut outcome = if hook.is_ready() { self.take_answers(&mut hook) } else { Ok(()) };
         while let Some(question) = self.stack.poll_question() {
-            if hook.stream.is_none() || !hook.push(&self.describe(&question)) {
+            let line = self.describe(&question);
+            if !hook.lines.as_mut().is_some_and(|lines| lines.push(&line)) {
                 self.tell_verdict(question.id, None, Duration::ZERO);
             }
         }
-        outcome = outcome.and_then(|()| hook.send());
-        if outcome.is_err() && hook.stream.take().is_some() {
+        if let Some(lines) = &mut hook.lines {
+            outcome = outcome.and_then(|()| lines.send());
+        }
+        if outcome.is_err() && hook.lines.take().is_some() {
             let becomes = match hook.settings.on_failure {
                 OnFailure::Deny => "what it would be asked about is denied",
                 OnFailure::Pass => "the rules decide alone",
@@ -172,7 +102,8 @@ impl Worker {
     }
 
     fn take_answers(&mut self, hook: &mut Hook) -> Result<(), Gone> {
-        for line in hook.receive()? {
+        let Some(lines) = &mut hook.lines else { return Ok(()) };
+        for line in lines.receive()? {
             match read_answer(&line) {
                 Ok((question, verdict, lifetime)) => self.tell_verdict(question, Some(verdict), lifetime),
                 Err((question, why)) => {
@@ -253,42 +184,5 @@ mod tests {
         ] {
             assert_eq!(read(text).unwrap_err().0, question.map(QuestionId), "{text}");
         }
-    }
-
-    #[test]
-    fn lines_come_in_pieces_and_one_without_an_end_is_the_end() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let mut hook = Hook::new("hook".to_owned(), ours, HookSettings::default());
-        theirs.write_all(b"one\ntw").unwrap();
-        assert_eq!(hook.receive().ok().unwrap(), [b"one\n".to_vec()]);
-        theirs.write_all(b"o\n\n").unwrap();
-        assert_eq!(hook.receive().ok().unwrap(), [b"two\n".to_vec(), b"\n".to_vec()]);
-        theirs.write_all(&vec![b'x'; HOOK_ANSWER_BYTES + 1]).unwrap();
-        assert!(hook.receive().is_err());
-    }
-
-    #[test]
-    fn questions_that_nobody_reads_wait_within_bounds_and_go_out_later() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let mut hook = Hook::new("hook".to_owned(), ours, HookSettings::default());
-        let line = json!({ "names": "x".repeat(1_000) });
-        let mut count = 0;
-        while hook.push(&line) {
-            count += 1;
-        }
-        assert!(hook.outgoing.len() <= HOOK_OUTGOING_BYTES && count > 1_000);
-        theirs.set_nonblocking(true).unwrap();
-        let (mut read, mut room) = (0, vec![0; 64 << 10]);
-        while !hook.outgoing.is_empty() {
-            assert!(hook.send().is_ok());
-            while let Ok(taken) = theirs.read(&mut room) {
-                read += taken;
-            }
-        }
-        assert_eq!(read, count * (line.to_string().len() + 1));
-        drop(theirs);
-        assert!(hook.push(&line) && hook.send().is_err());
     }
 }

@@ -212,6 +212,8 @@ fn the_hook_is_asked_first_on_every_path_and_only_what_it_is_asked_about_waits()
         relay.wait_for(Stream::Err, "has ended: from now on what it would be asked about is denied");
         assert_eq!(attempt(ground, &container, &["tcp/203.0.113.2/80/1"]), ["silence"]);
         assert_eq!(counters(ground)["hook"]["has_ended"], true);
+        let explained = ask(ground, &["explain", "--json", "tcp://203.0.113.2:80"]).expect_code(1);
+        assert!(explained.stdout.contains("hook_failed"), "{explained}");
         kept.signal(Signal::SIGUSR1);
         kept.finish(SOON).expect_success().expect_stdout("there");
         relay.signal(Signal::SIGTERM);
@@ -280,5 +282,62 @@ fn a_hook_that_is_slow_or_dead_fails_as_it_was_asked_for_and_ends_with_us() {
         run(ground.netferry(&["run", "--hook", &plain, "--", "true"]))
             .expect_code(1)
             .expect_stderr("Permission denied");
+    });
+}
+
+#[test]
+fn the_hook_of_a_network_is_one_program_that_all_its_containers_ask() {
+    sealed(|ground| {
+        for port in [80, 81, 86] {
+            serve_streams(ground.world_listener(WORLD4, port), echo);
+        }
+        let missing = ["network", "create", "none", "--hook", "/nowhere/hook"];
+        let missing = run(ground.netferry(&missing)).expect_code(1);
+        missing.expect_stderr("--hook: cannot run /nowhere/hook: No such file");
+        let (program, asked) = hook("shared.py");
+        let log = written("lab.log", "");
+        std::fs::set_permissions(&log, PermissionsExt::from_mode(0o666)).unwrap();
+        let create = format!(
+            "network create lab --subnet 172.17.0.0/16 --hook {program} --hook-timeout 60s --log-file {log} -v \
+             --deny 203.0.113.2:80/tcp"
+        );
+        ask(ground, &create.split(' ').collect::<Vec<_>>()).expect_success();
+        let member = |name: &str| {
+            let container = container(ground);
+            let pid = container.pid().to_string();
+            ask(ground, &["network", "connect", "lab", &pid, "--name", name]).expect_success();
+            container
+        };
+        let (one, two) = (member("one"), member("two"));
+        // Both at once, though each worker begins its numbers anew.
+        let words = ["tcp/203.0.113.2/80/20", "tcp/203.0.113.2/81/1"];
+        for container in [&one, &two] {
+            assert_eq!(attempt(ground, container, &words), ["ok", "silence"]);
+        }
+        let all = noted(&asked);
+        assert_eq!(all.iter().filter(|note| note["pid"].is_u64()).count(), 1, "{all:?}");
+        let host = std::fs::read_link("/proc/self/ns/net").unwrap();
+        assert_eq!(all[0]["net"].as_str(), host.to_str());
+        assert_eq!(all[0]["open"]["2"], "/dev/null", "it keeps nothing of who has made the network");
+        for name in ["lab/one", "lab/two"] {
+            assert!(all.iter().any(|note| note["instance"] == name), "{all:?}");
+            let table = ask(ground, &["rules", "-v", name]).expect_success();
+            assert!(table.stdout.contains(&program), "{table}");
+        }
+        // It ends for all of them, and for those who come later.
+        inside_later(ground, &one, 86).finish(Duration::from_secs(90));
+        wait_until("the end is in the log", || std::fs::read_to_string(&log).unwrap().contains("has ended"));
+        let three = member("three");
+        for (container, name) in [(&one, "lab/one"), (&two, "lab/two"), (&three, "lab/three")] {
+            wait_until("its worker has heard of the end", || {
+                let told =
+                    ask(ground, &["explain", "--json", name, "tcp://203.0.113.2:80"]).expect_code(1).stdout;
+                told.contains("hook_failed")
+            });
+            assert_eq!(attempt(ground, container, &["tcp/203.0.113.2/80/1"]), ["silence"]);
+        }
+        let told = std::fs::read_to_string(&log).unwrap();
+        assert!(told.contains("connected"), "{told}");
+        ask(ground, &["network", "rm", "--force", "lab"]).expect_success();
     });
 }

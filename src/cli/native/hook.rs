@@ -9,8 +9,8 @@ use crate::cli::values::{ValueError, malformed, unusable};
 use crate::config::timeouts::{self, TimeoutError};
 use crate::config::{HookSettings, OnFailure, UdpMapping};
 
-/// Options of `run` and `attach`.
-#[derive(Debug, Args)]
+/// Options of `run`, `attach` and `network create`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct HookOptions {
     /// Ask this program about everything that begins, before any rule.
     ///
@@ -29,7 +29,7 @@ pub struct HookOptions {
     hook_failure: Option<HookFailure>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum HookFailure {
     /// It is dropped, in silence.
     Deny,

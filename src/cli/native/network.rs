@@ -3,14 +3,16 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use super::hook::HookOptions;
 use super::policy::RuleOptions;
 use crate::cli::values::ValueError;
-use crate::config::InterfaceName;
+use crate::cli::{HookPlan, LogFile, Verbosity};
 use crate::config::network::wish::{HostName, NetworkName};
 use crate::config::publish::PublishSpec;
+use crate::config::{InterfaceName, UdpMapping};
 
 /// The interface of a container on a network.
 pub const DEFAULT_INTERFACE: &str = "eth0";
@@ -68,7 +70,7 @@ impl Network {
     /// What clap leaves unjudged.
     pub(super) fn check(&self) -> Result<(), ValueError> {
         match &self.action {
-            NetworkAction::Create(create) => create.rules.resolve().map(drop),
+            NetworkAction::Create(create) => create.rules.resolve().and(create.hook().map(drop)),
             NetworkAction::Connect(connect) => connect.rules.resolve().map(drop),
             NetworkAction::Disconnect(_)
             | NetworkAction::Ls(_)
@@ -144,9 +146,41 @@ pub struct Create {
     #[arg(long)]
     pub no_sandbox: bool,
 
+    /// Write down in this file what the process does and what goes wrong, up to 1 MiB; then the older half goes.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub log_file: Option<PathBuf>,
+
+    /// Tell of each flow in --log-file; twice, of each packet.
+    #[arg(short, long, action = ArgAction::Count, requires = "log_file", help_heading = "Output")]
+    pub verbose: u8,
+
     /// What may go where, for each of its containers.
     #[command(flatten)]
     pub rules: RuleOptions,
+
+    /// Who is asked before that, for each of its containers.
+    #[command(flatten)]
+    hook: HookOptions,
+}
+
+/// Bytes of the log of a network.
+const LOG_BYTES: u64 = 1 << 20;
+
+impl Create {
+    /// The program that is asked first, if any.
+    ///
+    /// # Errors
+    /// It cannot be asked like that.
+    pub fn hook(&self) -> Result<Option<HookPlan>, ValueError> {
+        self.hook.resolve(UdpMapping::default())
+    }
+
+    /// Where a log is kept, if one is, and how much is told there.
+    #[must_use]
+    pub fn log(&self) -> Option<(LogFile, Verbosity)> {
+        let file = LogFile { path: self.log_file.clone()?, max_bytes: LOG_BYTES };
+        Some((file, super::verbosity(self.verbose, false)))
+    }
 }
 
 /// What a container asks for on a network.

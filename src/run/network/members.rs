@@ -8,6 +8,7 @@
 //! What takes its time, because a worker has to do it, is answered later: a request has a *ticket* then, and
 //! [`Members::take_reply`] tells the reply with it. What is asked of an instance ([`inquiry`]) the worker itself answers.
 
+mod hooked;
 mod inquiry;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +24,7 @@ use mio::{Interest, Registry, Token};
 use tracing::{debug, info, warn};
 
 use self::inquiry::{Reload, both};
+use super::hook::Hub;
 use crate::config::limits::NETWORK_MEMBERS;
 use crate::config::network::{
     Member, MemberStatus, NetworkConfig, NetworkReply, NetworkRequest, NetworkStatus,
@@ -98,6 +100,7 @@ pub struct Members {
     /// Those that are to be told when the last member is gone.
     waiting_for_end: Vec<u64>,
     is_ending: bool,
+    hook: Option<Hub>,
 }
 
 /// One container.
@@ -174,6 +177,7 @@ impl Members {
             faults: 0,
             waiting_for_end: Vec::new(),
             is_ending: false,
+            hook: None,
         }
     }
 
@@ -285,6 +289,9 @@ impl Members {
         let counters = port.counters();
         // Its first frame may be a question.
         let names = self.names_with(Some(&member));
+        let number = self.next_number;
+        let hook = self.hook.as_mut().map(|hook| hook.join(number)).transpose();
+        let hook = hook.map_err(|error| format!("cannot have it ask the hook: {error}"))?;
         let begin = || -> io::Result<(Worker, Postbox<Letter>)> {
             let secret = host::random_secret()?;
             let mut worker = Worker::new(Arc::new(config), tap, listeners, self.resolvers.clone(), secret)?
@@ -292,12 +299,14 @@ impl Members {
                 .with_identity(identity)
                 .with_audit(audit)
                 .with_names(names);
+            if let Some(hook) = hook {
+                worker = worker.with_hook(hook)?;
+            }
             let postbox = worker.postbox()?;
             Ok((worker, postbox))
         };
         let (worker, postbox) = begin().map_err(|error| format!("cannot watch its interface: {error}"))?;
         // Not to be given twice, even if nothing comes of this.
-        let number = self.next_number;
         self.next_number += 1;
         if let Some(process) = &process {
             let token = Token(self.first_token + usize::try_from(number).unwrap_or(usize::MAX));

@@ -277,17 +277,25 @@ pub const WORKERS: &[Allowed] = &[
 ];
 
 /// Of the process of a network, beside what several workers do.
-pub const NETWORK: &[Allowed] = &[only(
-    "ioctl",
-    libc::SYS_ioctl,
-    "a container's interface that was handed over is what it should be, with all offloads: TUNGETIFF, TUNSETVNETHDRSZ, \
-     TUNSETOFFLOAD",
-    &[
-        &[is(1, libc::TUNGETIFF as c_int)],
-        &[is(1, libc::TUNSETVNETHDRSZ as c_int)],
-        &[is(1, libc::TUNSETOFFLOAD as c_int)],
-    ],
-)];
+pub const NETWORK: &[Allowed] = &[
+    only(
+        "ioctl",
+        libc::SYS_ioctl,
+        "a container's interface that was handed over is what it should be, with all offloads: TUNGETIFF, TUNSETVNETHDRSZ, \
+         TUNSETOFFLOAD",
+        &[
+            &[is(1, libc::TUNGETIFF as c_int)],
+            &[is(1, libc::TUNSETVNETHDRSZ as c_int)],
+            &[is(1, libc::TUNSETOFFLOAD as c_int)],
+        ],
+    ),
+    only(
+        "socketpair",
+        libc::SYS_socketpair,
+        "a container's way to the network's hook: AF_UNIX, SOCK_STREAM",
+        &[&[is(0, libc::AF_UNIX), masked(1, SOCKET_TYPE, libc::SOCK_STREAM)]],
+    ),
+];
 
 /// Of the process in the container that opens sockets for us (`crate::sys::socket::inner`).
 pub const INNER: &[Allowed] = &[

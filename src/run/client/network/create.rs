@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::process::Stdio;
 
 use ipnet::IpNet;
 
 use super::super::ClientError;
 use super::place::Place;
-use crate::cli::Confinement;
 use crate::cli::native::network::Create;
+use crate::cli::{Confinement, HookPlan};
 use crate::config::Rules;
 use crate::config::address::HostNetworks;
 use crate::config::network::wish::{NetworkName, NetworkWish, Surroundings};
@@ -16,9 +17,10 @@ use crate::config::network::{NetworkConfig, NetworkRequest};
 use crate::control::Server;
 use crate::control::native::Client;
 use crate::observe::log::say;
+use crate::observe::panics;
 use crate::run::facts::host_interfaces;
 use crate::run::network::{Lifetime, serve};
-use crate::run::{Doing, RunError, UNCONFINED, policy};
+use crate::run::{Doing, RunError, UNCONFINED, hook, keep_log, policy};
 use crate::sys::daemon::{self, Announcer, Fork};
 use crate::sys::resolv_conf;
 use crate::sys::{janitor, user};
@@ -49,7 +51,13 @@ pub(super) fn create(place: &Place, asked: &Create) -> Result<u8, ClientError> {
         Begun::Here(network, announcer) => {
             // Ours is a copy: whoever started us keeps it until we are ready.
             drop(lock);
-            host(place, network, rules, confinement, Lifetime::UntilRemoved, announcer)
+            if let Some((file, verbosity)) = asked.log() {
+                keep_log(&file, verbosity)?;
+                panics::install();
+            }
+            let hook = asked.hook().map_err(|error| ClientError::Usage(error.to_string()))?;
+            let terms = Terms { rules, hook, confinement, lifetime: Lifetime::UntilRemoved };
+            host(place, network, terms, announcer)
         }
     }
 }
@@ -65,8 +73,13 @@ pub(super) fn ensure(place: &Place, name: &NetworkName) -> Result<(), ClientErro
         Begun::Failed(_) => Err(ClientError::Unusable(format!("network {name} could not be started"))),
         Begun::Here(network, announcer) => {
             drop(lock);
-            let ended =
-                host(place, network, Rules::default(), Confinement::Full, Lifetime::OfMembers, announcer);
+            let terms = Terms {
+                rules: Rules::default(),
+                hook: None,
+                confinement: Confinement::Full,
+                lifetime: Lifetime::OfMembers,
+            };
+            let ended = host(place, network, terms, announcer);
             let status = ended.unwrap_or_else(|error| {
                 say(&error.to_string());
                 1
@@ -124,15 +137,22 @@ fn plan(place: &Place, name: &NetworkName, wish: &NetworkWish) -> Result<Network
     NetworkConfig::new(name.clone(), wish, around).map_err(|error| ClientError::Unusable(error.to_string()))
 }
 
+/// How it is served.
+struct Terms {
+    rules: Rules,
+    hook: Option<HookPlan>,
+    confinement: Confinement,
+    lifetime: Lifetime,
+}
+
 /// Serves it, in the background.
 fn host(
     place: &Place,
     network: NetworkConfig,
-    rules: Rules,
-    confinement: Confinement,
-    lifetime: Lifetime,
+    terms: Terms,
     announcer: Announcer,
 ) -> Result<u8, ClientError> {
+    let Terms { rules, hook, confinement, lifetime } = terms;
     let name: NetworkName =
         network.name.parse().map_err(|_| ClientError::Broken("a network without a name".to_owned()))?;
     let path = place.socket(&name);
@@ -141,6 +161,8 @@ fn host(
     let _janitor = janitor::start(&path, filtered).doing("start a process")?;
     let mut server = server.for_user(user::own());
     server.leave_path();
-    serve(network, rules, confinement, lifetime, server, || announcer.ready())?;
+    // Nothing of whoever started us is kept, and they may wait for the end of what they read.
+    let hook = hook::start(hook.as_ref(), Stdio::null()).map_err(RunError::from)?;
+    serve(network, rules, hook, confinement, lifetime, server, || announcer.ready())?;
     Ok(0)
 }
