@@ -32,6 +32,12 @@ pub fn run(explain: &Explain) -> Result<u8, ClientError> {
             failures(&mut reach(&target)?, limit, explain.json)
         }
         (None, Some(limit)) => failures(&mut reach(&explain.target)?, limit, explain.json),
+        // As with other commands, the instance may come first.
+        (Some(id), None) if explain.target.id.as_ref().is_some_and(|url| url.contains("://")) => {
+            let target = Target { id: Some(id.clone()), ..explain.target.clone() };
+            let url = explain.target.id.as_deref().unwrap_or_default();
+            packet(&mut reach(&target)?, &read(url)?, explain)
+        }
         (Some(url), None) => {
             let destination = read(url)?;
             packet(&mut reach(&explain.target)?, &destination, explain)
