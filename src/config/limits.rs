@@ -128,9 +128,9 @@ pub const CAPTURE_OBSERVERS: usize = 8;
 /// Bytes of a capture that wait for its reader; packets beyond that are lost to it.
 pub const CAPTURE_BUFFER_BYTES: usize = 8 << 20;
 
-/// Bytes that all captures of a worker may have copied in a microsecond: two Gbit/s of a transfer are captured whole, as each of
-/// its bytes is in a capture twice. Packets beyond that are lost to them.
-pub const CAPTURE_BYTES_PER_MICROSECOND: i64 = 500;
+/// Bytes that all captures of a worker may have copied in a microsecond: more than one Gbit/s of a transfer is captured whole, though
+/// each of its bytes is in a capture twice. Packets beyond that are lost to them.
+pub const CAPTURE_BYTES_PER_MICROSECOND: i64 = 300;
 
 /// What they may save up of that.
 pub const CAPTURE_BURST_BYTES: i64 = 64 << 20;
