@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use netferry::cli::Invocation;
+use netferry::run::client::ClientError;
 use netferry::run::say;
 use netferry::{cli, run};
 
@@ -22,15 +23,19 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match invocation {
-        Invocation::Serve(plan) => run::run(*plan).map_err(|error| error.to_string()),
-        Invocation::Join(asked) => run::run_on_network(&asked).map_err(|error| error.to_string()),
-        Invocation::Ask(command) => run::client::run(&command).map_err(|error| error.to_string()),
+        Invocation::Serve(plan) => run::run(*plan).map_err(|error| (error.to_string(), ExitCode::FAILURE)),
+        Invocation::Join(asked) => run::run_on_network(&asked).map_err(told_with_status),
+        Invocation::Ask(command) => run::client::run(&command).map_err(told_with_status),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            say(&error.to_string());
-            ExitCode::FAILURE
+        Err((error, status)) => {
+            say(&error);
+            status
         }
     }
+}
+
+fn told_with_status(error: ClientError) -> (String, ExitCode) {
+    (error.to_string(), ExitCode::from(error.exit_code()))
 }

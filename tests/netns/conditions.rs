@@ -87,7 +87,7 @@ fn rates_hold_for_real_programs_and_change_while_they_run() {
         // A machine may be slow, but it is not every time.
         let free = (0..10).map(|_| instance.does(&little).1).find(|took| *took < Duration::from_millis(800));
         assert!(free.is_some(), "as slow as with a limit");
-        run(ground.netferry(&["shape", "left=1mbit"])).expect_code(1).expect_stderr("there is no \"left\"");
+        run(ground.netferry(&["shape", "left=1mbit"])).expect_code(2).expect_stderr("there is no \"left\"");
         instance.end();
     });
 }

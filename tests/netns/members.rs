@@ -132,6 +132,36 @@ fn containers_of_a_network_are_listed_watched_and_changed_one_by_one() {
         }
         assert_eq!(metrics.matches("# TYPE netferry_flows gauge").count(), 1, "{metrics}");
         assert_eq!(metrics.lines().filter(|line| *line == "# EOF").count(), 1, "{metrics}");
+        // The same over HTTP, of everybody, and of who has come since.
+        let mut page = start(ground.netferry(&["metrics", "--listen", "9100"]));
+        page.wait_for(Stream::Err, "metrics are at http://127.0.0.1:9100/metrics");
+        let fetch = || {
+            let mut curl = ground.user("curl");
+            curl.args(["-s", "-H", "Accept: application/openmetrics-text", "http://127.0.0.1:9100/metrics"]);
+            run(curl).expect_success().stdout
+        };
+        let names = |page: &str| {
+            let mut found: Vec<_> = page.lines().filter(|line| line.starts_with("netferry_uptime")).collect();
+            found.iter_mut().for_each(|line| *line = line.split('"').nth(1).unwrap_or_default());
+            found.join(" ")
+        };
+        let told = fetch();
+        assert_eq!(names(&told), "lab/db lab/web", "{told}");
+        assert!(
+            told.ends_with("# EOF\n") && told.matches("# TYPE netferry_flows gauge").count() == 1,
+            "{told}"
+        );
+        let mut other = start(ground.netferry(&["run", "--", "sh", "-c", "echo up; exec sleep 600"]));
+        other.wait_for(Stream::Out, "up");
+        let more = fetch();
+        assert_eq!(names(&more), format!("{} lab/db lab/web", other.pid()), "{more}");
+        other.signal(Signal::SIGTERM);
+        other.finish(SOON);
+        assert_eq!(names(&fetch()), "lab/db lab/web");
+        ask(ground, "metrics --listen 9100").expect_code(1).expect_stderr("9100");
+        ask(ground, "metrics --listen nowhere").expect_code(2).expect_stderr("write it as in 9100");
+        page.signal(Signal::SIGTERM);
+        page.finish(SOON);
         ask(ground, "explain tcp://203.0.113.2:7 lab/db").expect_success().expect_stdout("it leaves");
 
         // Whom is not meant.

@@ -32,7 +32,7 @@ pub fn run(capture: &Capture) -> Result<u8, ClientError> {
         true => None,
         false => Some(
             Files::create(&recording.path, recording.files, recording.max_bytes)
-                .map_err(|error| ClientError::Usage(error.to_string()))?,
+                .map_err(|error| ClientError::Unusable(error.to_string()))?,
         ),
     };
     process::block_signals(&ENDING_SIGNALS).map_err(ClientError::Output)?;

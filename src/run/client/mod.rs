@@ -133,6 +133,14 @@ pub enum ClientError {
     Output(io::Error),
 }
 
+impl ClientError {
+    /// What to exit with: 2 for a mistake on the command line.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, ClientError::Usage(_)) { 2 } else { 1 }
+    }
+}
+
 impl From<RunError> for ClientError {
     fn from(error: RunError) -> ClientError {
         ClientError::Run(Box::new(error))

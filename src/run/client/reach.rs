@@ -78,8 +78,8 @@ pub fn reach_whole(target: &Target) -> Result<Connection, ClientError> {
     }
 }
 
-/// Where nobody is named there is to be no choice.
-fn only_one() -> Result<Meant, ClientError> {
+/// Everybody there is: each instance, and each container of a network.
+pub fn everybody() -> Vec<Reached> {
     let mut all = Vec::new();
     for Found { id, path } in instance::all() {
         all.extend(Connection::open(&path).ok().map(|connection| Reached { id: Some(id), connection }));
@@ -88,6 +88,12 @@ fn only_one() -> Result<Meant, ClientError> {
         // One that is gone has none.
         all.extend(containers(&id).unwrap_or_default());
     }
+    all
+}
+
+/// Where nobody is named there is to be no choice.
+fn only_one() -> Result<Meant, ClientError> {
+    let all = everybody();
     match all.len() {
         0 => Err(ClientError::NoInstance),
         1 => Ok(Meant { all, is_network: false }),
