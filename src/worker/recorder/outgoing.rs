@@ -53,6 +53,7 @@ impl Outgoing {
         while let Some(piece) = self.pieces.front_mut() {
             if self.written < piece.len() {
                 match out.write(&piece[self.written..]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                     Ok(len) => {
                         self.written += len;
                         self.len -= len;
