@@ -273,10 +273,11 @@ impl<C: Conversation> Server<C> {
         }
         // Whoever is let in may have spoken already.
         has_more |= self.accept(now);
-        self.give_up_late(now);
         if let Some(token) = self.ready.pop_front() {
             self.serve(token, now, &mut |request| answer(ClientName(token), request));
+            self.give_up_if_late(token, now);
         }
+        self.give_up_late(now);
         has_more || self.may_accept || !self.ready.is_empty()
     }
 
@@ -361,10 +362,17 @@ impl<C: Conversation> Server<C> {
         }
     }
 
+    /// All who are late, but those whose turn is still to come: it may be us who were stopped, and they have spoken.
     fn give_up_late(&mut self, now: Instant) {
-        let is_late = |client: &C| client.deadline().is_some_and(|deadline| deadline <= now);
-        let late = self.clients.iter().filter(|(_, client)| is_late(client));
-        for token in late.map(|(token, _)| *token).collect::<Vec<_>>() {
+        let silent = self.clients.keys().filter(|token| !self.ready.contains(token));
+        for token in silent.copied().collect::<Vec<_>>() {
+            self.give_up_if_late(token, now);
+        }
+    }
+
+    fn give_up_if_late(&mut self, token: usize, now: Instant) {
+        let deadline = self.clients.get(&token).and_then(C::deadline);
+        if deadline.is_some_and(|deadline| deadline <= now) {
             self.give_up(token, Dismissal::TooSlow);
         }
     }

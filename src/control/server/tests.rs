@@ -176,6 +176,26 @@ fn slow_client_is_given_up() {
 }
 
 #[test]
+fn who_has_spoken_while_we_were_stopped_is_heard() {
+    let mut ground = Ground::new("stopped");
+    let mut client = ground.connect();
+    client.write_all(b"{").unwrap();
+    ground.settle();
+    client.write_all(b"}\n").unwrap();
+    ground.now += (API_PATIENCE * 60).into();
+    ground.settle();
+    assert_eq!(read(client), "3 bytes");
+    // Once: who has not ended its request then is late.
+    let mut slow = ground.connect();
+    slow.write_all(b"{").unwrap();
+    ground.settle();
+    slow.write_all(b" ").unwrap();
+    ground.now += (API_PATIENCE * 60).into();
+    ground.settle();
+    assert_eq!(read(slow), TOO_SLOW);
+}
+
+#[test]
 fn idle_clients_give_way_and_do_not_keep_others_out() {
     let mut ground = Ground::new("idle");
     let idle: Vec<Plain> = (0..API_CONNECTIONS * 3).map(|_| ground.connect()).collect();
