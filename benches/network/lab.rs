@@ -7,11 +7,9 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 use netferry::config::Limits;
-use netferry::config::address::GATEWAY_MAC;
 use netferry::config::limits::MAILBOX;
-use netferry::config::network::{
-    Member, NetworkConfig, NetworkIpv4, NetworkIpv6, NetworkReply, NetworkRequest,
-};
+use netferry::config::network::wish::{NetworkWish, Surroundings};
+use netferry::config::network::{Member, NetworkConfig, NetworkReply, NetworkRequest};
 use netferry::run::network::members::{Members, Outcome, Terms};
 use netferry::sys::confined::{Confined, Sandboxed, Waiver};
 use netferry::sys::host;
@@ -86,22 +84,8 @@ impl Lab {
         let descriptors = host::raise_descriptor_limit().unwrap();
         let poll = Poll::new().unwrap();
         let answers = Mailbox::open(poll.registry(), BELL, MAILBOX).unwrap();
-        let network = NetworkConfig {
-            name: "lab".into(),
-            ipv4: Some(NetworkIpv4 {
-                subnet: "172.17.0.0/16".parse().unwrap(),
-                gateway: "172.17.0.1".parse().unwrap(),
-            }),
-            ipv6: Some(NetworkIpv6 {
-                prefix: "fd00:17::/64".parse().unwrap(),
-                gateway: "fd00:17::1".parse().unwrap(),
-            }),
-            gateway_mac: GATEWAY_MAC,
-            mtu: 1_500,
-            isolated: false,
-            internal: false,
-            host_loopback: false,
-        };
+        let wish = NetworkWish { subnet6: Some("fd00:17::/64".parse().unwrap()), ..NetworkWish::default() };
+        let network = NetworkConfig::new("lab".parse().unwrap(), &wish, Surroundings::default()).unwrap();
         let confined = Confined::waived(Sandboxed::waived(Waiver::OfTest), Waiver::OfTest);
         let limits = Limits::default().within_descriptors(descriptors / 16);
         let terms = Terms {

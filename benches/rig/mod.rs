@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use etherparse::PacketBuilder;
-use netferry::config::{
-    ClosedPorts, Config, Ipv4Link, Limits, LinkConfig, OutboundAddresses, Services, Timeouts, UdpMapping,
-};
+use netferry::config::{ClosedPorts, Config, Ipv4Link, LinkConfig};
 use netferry::stack::Stack;
 use netferry::stack::boundary::{
     Action, DatagramPort, DatagramRead, DatagramSend, DatagramWrite, FlowId, FrameSink, HostEvent, HostIo,
@@ -223,34 +221,18 @@ fn checksum_offset(frame: &[u8]) -> u8 {
 }
 
 fn config() -> Config {
-    Config {
-        link: LinkConfig {
-            segment: Default::default(),
-            ipv4: Some(Ipv4Link {
-                subnet: "10.0.2.0/24".parse().expect("a subnet"),
-                gateway: Ipv4Addr::new(10, 0, 2, 2),
-                dns: None,
-                container: CONTAINER,
-            }),
-            ipv6: None,
-            mtu: 1500,
-            gateway_mac: MacAddr(GATEWAY_MAC),
-            container_mac: Some(MacAddr(CONTAINER_MAC)),
-        },
-        host_loopback: false,
-        transports: Default::default(),
-        offers: Default::default(),
-        local_clients: Default::default(),
-        services: Services::default(),
-        outbound: OutboundAddresses::default(),
-        closed_ports: ClosedPorts::Accept,
-        udp_mapping: UdpMapping::Connected,
-        publish: Vec::new(),
-        host_addresses: Vec::new(),
-        host_networks: Vec::new(),
-        rules: Default::default(),
-        audit: false,
-        limits: Limits::default(),
-        timeouts: Timeouts::default(),
-    }
+    let link = LinkConfig {
+        segment: Default::default(),
+        ipv4: Some(Ipv4Link {
+            subnet: "10.0.2.0/24".parse().expect("a subnet"),
+            gateway: Ipv4Addr::new(10, 0, 2, 2),
+            dns: None,
+            container: CONTAINER,
+        }),
+        ipv6: None,
+        mtu: 1500,
+        gateway_mac: MacAddr(GATEWAY_MAC),
+        container_mac: Some(MacAddr(CONTAINER_MAC)),
+    };
+    Config { closed_ports: ClosedPorts::Accept, ..Config::on(link) }
 }

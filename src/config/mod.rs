@@ -65,6 +65,29 @@ pub struct Config {
 }
 
 impl Config {
+    /// An instance on `link` of which nothing else is asked for.
+    #[must_use]
+    pub fn on(link: LinkConfig) -> Config {
+        Config {
+            link,
+            host_loopback: false,
+            transports: Transports::default(),
+            services: Services::default(),
+            offers: Offers::default(),
+            local_clients: LocalClients::default(),
+            outbound: OutboundAddresses::default(),
+            closed_ports: ClosedPorts::default(),
+            udp_mapping: UdpMapping::default(),
+            publish: Vec::new(),
+            host_addresses: Vec::new(),
+            host_networks: Vec::new(),
+            rules: Rules::default(),
+            audit: false,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+
     /// The same for one worker of several. The first has the published ports and all that is no connection; the others
     /// offer nothing.
     #[must_use]

@@ -246,6 +246,7 @@ fn malformed(name: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::network::wish::{NetworkWish, Surroundings};
 
     fn member() -> Member {
         let rule = PublishRule {
@@ -332,22 +333,9 @@ mod tests {
 
     #[test]
     fn who_is_on_a_network_is_read_from_what_it_tells() {
-        let config = NetworkConfig {
-            name: "lab".into(),
-            ipv4: Some(NetworkIpv4 {
-                subnet: "172.17.0.0/16".parse().unwrap(),
-                gateway: "172.17.0.1".parse().unwrap(),
-            }),
-            ipv6: Some(NetworkIpv6 {
-                prefix: "fd00:17::/64".parse().unwrap(),
-                gateway: "fd00:17::1".parse().unwrap(),
-            }),
-            gateway_mac: "02:00:00:00:00:01".parse().unwrap(),
-            mtu: 1_500,
-            isolated: true,
-            internal: false,
-            host_loopback: false,
-        };
+        let subnet6 = Some("fd00:17::/64".parse().unwrap());
+        let wish = NetworkWish { subnet6, isolated: true, ..NetworkWish::default() };
+        let config = NetworkConfig::new("lab".parse().unwrap(), &wish, Surroundings::default()).unwrap();
         let status = MemberStatus {
             member: member(),
             frames_sent: 7,

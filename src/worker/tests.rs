@@ -13,9 +13,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use super::mailbox::{Answer, Postbox, Replied};
 use super::*;
 use crate::config::limits::MAILBOX;
-use crate::config::{
-    Limits, LinkConfig, OutboundAddresses, PortProtocol, PublishRule, Services, Timeouts, UdpMapping,
-};
+use crate::config::{Limits, LinkConfig, PortProtocol, PublishRule};
 use crate::stack::boundary::{Reply, Request};
 use crate::sys::bess::BessSocket;
 use crate::sys::confined::{Sandboxed, Waiver};
@@ -35,22 +33,9 @@ struct Ground {
 /// A link with a guest on it, and little else.
 pub(super) fn config(published_ports: usize) -> Config {
     Config {
-        link: LinkConfig { container_mac: Some(MacAddr([2, 0, 0, 0, 0, 9])), ..LinkConfig::default() },
-        host_loopback: false,
-        transports: Default::default(),
-        offers: Default::default(),
-        local_clients: Default::default(),
-        services: Services::default(),
-        outbound: OutboundAddresses::default(),
         closed_ports: crate::config::ClosedPorts::Accept,
-        udp_mapping: UdpMapping::Connected,
-        publish: Vec::new(),
-        host_addresses: Vec::new(),
-        host_networks: Vec::new(),
-        rules: Default::default(),
-        audit: false,
         limits: Limits { published_ports, ..Limits::default() },
-        timeouts: Timeouts::default(),
+        ..Config::on(LinkConfig { container_mac: Some(MacAddr([2, 0, 0, 0, 0, 9])), ..LinkConfig::default() })
     }
 }
 

@@ -2,10 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netferry::config::{
-    ClosedPorts, Config, Ipv4Link, Ipv6Link, Limits, LinkConfig, OutboundAddresses, PortProtocol,
-    PublishRule, Services, Timeouts, UdpMapping,
-};
+use netferry::config::{ClosedPorts, Config, Ipv4Link, Ipv6Link, LinkConfig, PortProtocol, PublishRule};
 use netferry::wire::MacAddr;
 use netferry::wire::vnet_header::Offload;
 
@@ -91,7 +88,10 @@ pub fn seed_from_environment() -> Option<u64> {
 /// The usual instance.
 pub fn config() -> Config {
     Config {
-        link: LinkConfig {
+        closed_ports: ClosedPorts::Accept,
+        host_addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8:7::7".parse().unwrap()],
+        host_networks: vec!["192.0.2.0/24".parse().unwrap()],
+        ..Config::on(LinkConfig {
             segment: Default::default(),
             ipv4: Some(Ipv4Link {
                 subnet: "10.0.2.0/24".parse().unwrap(),
@@ -109,21 +109,6 @@ pub fn config() -> Config {
             mtu: 1500,
             gateway_mac: MacAddr(GATEWAY_MAC),
             container_mac: Some(MacAddr(CONTAINER_MAC)),
-        },
-        host_loopback: false,
-        transports: Default::default(),
-        offers: Default::default(),
-        local_clients: Default::default(),
-        services: Services::default(),
-        outbound: OutboundAddresses::default(),
-        closed_ports: ClosedPorts::Accept,
-        udp_mapping: UdpMapping::Connected,
-        publish: Vec::new(),
-        host_addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8:7::7".parse().unwrap()],
-        host_networks: vec!["192.0.2.0/24".parse().unwrap()],
-        rules: Default::default(),
-        audit: false,
-        limits: Limits::default(),
-        timeouts: Timeouts::default(),
+        })
     }
 }

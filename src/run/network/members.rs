@@ -29,9 +29,7 @@ use crate::config::limits::NETWORK_MEMBERS;
 use crate::config::network::{
     Member, MemberStatus, NetworkConfig, NetworkReply, NetworkRequest, NetworkStatus,
 };
-use crate::config::{
-    Config, DhcpPool, Limits, Offers, OutboundAddresses, PublishRule, Rules, Services, Timeouts,
-};
+use crate::config::{Config, DhcpPool, Limits, Offers, PublishRule, Rules, Services};
 use crate::control::native;
 use crate::observe::audit::AuditFile;
 use crate::stack::boundary::{ListenerId, Reply, Request};
@@ -375,22 +373,15 @@ impl Members {
         // Whoever configures itself gets what it was given.
         let dhcp = link.ipv4.map(|ipv4| DhcpPool { first: ipv4.container, last: ipv4.container });
         Config {
-            link,
             host_loopback: network.host_loopback,
-            transports: Default::default(),
             services: Services { dhcp, ..Services::default() },
             offers: Offers { hostname: Some(member.name.clone()), ..Offers::default() },
-            local_clients: Default::default(),
-            outbound: OutboundAddresses::default(),
-            closed_ports: Default::default(),
-            udp_mapping: Default::default(),
             publish: member.publish.clone(),
             host_addresses: host_addresses.clone(),
-            host_networks: Vec::new(),
             rules,
             audit: member.audited,
             limits: *limits,
-            timeouts: Timeouts::default(),
+            ..Config::on(link)
         }
     }
 

@@ -3,15 +3,13 @@
 use rstest::rstest;
 
 use super::*;
-use crate::config::{
-    AddressPair, DhcpPool, Ipv4Link, Ipv6Link, Limits, OutboundAddresses, PortProtocol, Services, Timeouts,
-    UdpMapping,
-};
+use crate::config::{AddressPair, DhcpPool, Ipv4Link, Ipv6Link, PortProtocol, Services};
 use crate::wire::MacAddr;
 
 pub(crate) fn config(host_loopback: bool) -> Config {
     Config {
-        link: LinkConfig {
+        host_loopback,
+        ..Config::on(LinkConfig {
             segment: Default::default(),
             ipv4: Some(Ipv4Link {
                 subnet: "10.0.2.0/24".parse().expect("literal"),
@@ -29,22 +27,7 @@ pub(crate) fn config(host_loopback: bool) -> Config {
             mtu: 1_500,
             gateway_mac: MacAddr([2, 0, 0, 0, 0, 2]),
             container_mac: None,
-        },
-        host_loopback,
-        transports: Default::default(),
-        offers: Default::default(),
-        local_clients: Default::default(),
-        services: Services::default(),
-        outbound: OutboundAddresses::default(),
-        closed_ports: crate::config::ClosedPorts::Accept,
-        udp_mapping: UdpMapping::Connected,
-        publish: Vec::new(),
-        host_addresses: Vec::new(),
-        host_networks: Vec::new(),
-        rules: Default::default(),
-        audit: false,
-        limits: Limits::default(),
-        timeouts: Timeouts::default(),
+        })
     }
 }
 

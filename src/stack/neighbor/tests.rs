@@ -1,15 +1,15 @@
 //! Tests of `neighbor`, sentences of its behaviour.
 
 use super::*;
+use crate::config::Config;
 use crate::stack::emit::tests::{CONTAINER_MAC, GATEWAY_MAC, Link, link_config};
-use crate::stack::service::settings::tests::config;
 use crate::wire::frame::{self, Body};
 use crate::wire::ip::write_headers;
 use rstest::rstest;
 
 /// Who we are on `link`.
 fn neighbor(link: &LinkConfig) -> Neighbor {
-    Neighbor::new(link, Advertisement::new(&config(link.clone())))
+    Neighbor::new(link, Advertisement::new(&Config::on(link.clone())))
 }
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);

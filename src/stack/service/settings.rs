@@ -56,34 +56,11 @@ impl Settings {
 #[cfg(test)]
 pub(in crate::stack) mod tests {
     use super::*;
-    use crate::config::{Limits, LinkConfig, Offers, OutboundAddresses, Services, Timeouts, UdpMapping};
     use crate::stack::emit::tests::link_config;
-
-    /// An instance on `link` that offers what is usual.
-    pub fn config(link: LinkConfig) -> Config {
-        Config {
-            link,
-            host_loopback: false,
-            transports: Default::default(),
-            offers: Offers::default(),
-            local_clients: Default::default(),
-            services: Services::default(),
-            outbound: OutboundAddresses::default(),
-            closed_ports: crate::config::ClosedPorts::Accept,
-            udp_mapping: UdpMapping::Connected,
-            publish: Vec::new(),
-            host_addresses: Vec::new(),
-            host_networks: Vec::new(),
-            rules: Default::default(),
-            audit: false,
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
-        }
-    }
 
     #[test]
     fn the_links_own_resolver_is_told_unless_others_are_named_or_it_does_not_forward() {
-        let mut config = config(link_config());
+        let mut config = Config::on(link_config());
         let (ipv4, ipv6) = (config.link.ipv4.unwrap().dns.unwrap(), config.link.ipv6.unwrap().dns.unwrap());
         let settings = Settings::of(&config);
         assert_eq!((settings.resolvers_ipv4, settings.resolvers_ipv6), (vec![ipv4], vec![ipv6]));

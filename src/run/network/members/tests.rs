@@ -9,7 +9,7 @@ use mio::{Events, Poll};
 use super::*;
 use crate::config::PortProtocol;
 use crate::config::limits::MAILBOX;
-use crate::config::network::{NetworkIpv4, NetworkIpv6};
+use crate::config::network::wish::{NetworkWish, Surroundings};
 use crate::sys::confined::{Sandboxed, Waiver};
 use crate::sys::process::watch_process;
 use crate::sys::socket::tests::in_private_network;
@@ -22,22 +22,9 @@ const FIRST: usize = 16;
 const PATIENCE: StdDuration = StdDuration::from_secs(30);
 
 fn network(isolated: bool, internal: bool) -> NetworkConfig {
-    NetworkConfig {
-        name: "lab".into(),
-        ipv4: Some(NetworkIpv4 {
-            subnet: "172.17.0.0/16".parse().unwrap(),
-            gateway: "172.17.0.1".parse().unwrap(),
-        }),
-        ipv6: Some(NetworkIpv6 {
-            prefix: "fd00:17::/64".parse().unwrap(),
-            gateway: "fd00:17::1".parse().unwrap(),
-        }),
-        gateway_mac: crate::config::address::GATEWAY_MAC,
-        mtu: 1_500,
-        isolated,
-        internal,
-        host_loopback: false,
-    }
+    let subnet6 = Some("fd00:17::/64".parse().unwrap());
+    let wish = NetworkWish { subnet6, isolated, internal, ..NetworkWish::default() };
+    NetworkConfig::new("lab".parse().unwrap(), &wish, Surroundings::default()).unwrap()
 }
 
 /// A namespace that a container might have, and a process in it.

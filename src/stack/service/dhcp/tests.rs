@@ -4,7 +4,6 @@ use super::*;
 use crate::config::{DhcpPool, LinkConfig, Offers, Services};
 use crate::stack::boundary::Duration;
 use crate::stack::emit::tests::{CONTAINER_MAC, GATEWAY_MAC, Link, link_config};
-use crate::stack::service::settings;
 use crate::wire::frame::{self, Body};
 use crate::wire::ip;
 use dhcproto::v4::{self, DhcpOption, MessageType, OptionCode};
@@ -23,7 +22,7 @@ fn at(host: u8) -> Ipv4Addr {
 fn config() -> Config {
     let dhcp = Some(DhcpPool { first: at(15), last: at(30) });
     let link = LinkConfig { mtu: 1_400, ..link_config() };
-    Config { services: Services { dhcp, ..Services::default() }, ..settings::tests::config(link) }
+    Config { services: Services { dhcp, ..Services::default() }, ..Config::on(link) }
 }
 
 fn server() -> DhcpServer {

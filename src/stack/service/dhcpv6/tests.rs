@@ -3,7 +3,6 @@
 use super::*;
 use crate::config::{Aliases, Offers, Services};
 use crate::stack::emit::tests::{ETHERNET, Link, link_config};
-use crate::stack::service::settings;
 use crate::wire::frame::{self, Body};
 use crate::wire::ip;
 use dhcproto::v6::{self, DhcpOption, MessageType, ORO, OptionCode};
@@ -14,7 +13,7 @@ const DUID: [u8; 10] = [0, 3, 0, 1, 2, 0, 0, 0, 0, 2];
 
 fn config(dns: bool) -> Config {
     let services = Services { dns, dhcpv6: true, ..Services::default() };
-    Config { services, ..settings::tests::config(link_config()) }
+    Config { services, ..Config::on(link_config()) }
 }
 
 fn information_request(options: &[DhcpOption]) -> v6::Message {

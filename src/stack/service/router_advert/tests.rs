@@ -3,11 +3,10 @@
 use super::*;
 use crate::config::{Aliases, Offers};
 use crate::stack::emit::tests::{Link, link_config};
-use crate::stack::service::settings::tests::config;
 use crate::wire::ip;
 
 fn advertisement() -> Advertisement {
-    Advertisement::new(&config(link_config()))
+    Advertisement::new(&Config::on(link_config()))
 }
 
 fn due_at(due: Instant) -> RouterAdvert {
@@ -63,7 +62,7 @@ fn only_a_64_bit_prefix_is_autonomous() {
 #[test]
 fn what_is_served_is_announced_and_nothing_else() {
     let with = |dns, dhcpv6, segment| {
-        let mut config = config(link_config());
+        let mut config = Config::on(link_config());
         config.services = Services { dns, dhcpv6, ..Services::default() };
         config.link.segment = segment;
         Advertisement::new(&config)
@@ -81,7 +80,7 @@ fn what_is_served_is_announced_and_nothing_else() {
 
 #[test]
 fn offers_are_told_instead_of_the_links_own_resolver() {
-    let mut config = config(link_config());
+    let mut config = Config::on(link_config());
     config.offers = Offers {
         resolvers: Some(vec!["2001:db8::53".parse().unwrap(), "192.0.2.53".parse().unwrap()]),
         search: vec!["example.org".into(), "not a name".into()],
