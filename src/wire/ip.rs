@@ -35,13 +35,14 @@ pub mod protocol {
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET_HEADER_LEN: usize = 14;
+/// Bytes of an IPv6 header without extensions.
+pub const IPV6_HEADER_LEN: usize = 40;
 /// Bytes of an IPv6 fragment header.
 pub const FRAGMENT_HEADER_LEN: usize = 8;
 /// How many IPv6 extension headers are walked.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 const IPV4_HEADER_LEN: usize = 20;
-const IPV6_HEADER_LEN: usize = 40;
 const IPV4_DONT_FRAGMENT: u16 = 0x4000;
 const IPV4_MORE_FRAGMENTS: u16 = 0x2000;
 const IPV4_OFFSET_MASK: u16 = 0x1fff;

@@ -14,7 +14,7 @@ use crate::stack::boundary::Instant;
 use crate::stack::drop_reason::DropReason;
 use crate::wire::arp::{self, Operation};
 use crate::wire::frame::{Body, Frame, FrameError};
-use crate::wire::ip::{Packet, protocol};
+use crate::wire::ip::{IPV6_HEADER_LEN, Packet, protocol};
 use crate::wire::{MacAddr, dhcp, dhcpv6, ndp};
 
 const ICMP_REDIRECT: u8 = 5;
@@ -157,8 +157,12 @@ fn may_have_no_source(packet: &Packet<'_>) -> bool {
     match packet.source {
         IpAddr::V4(_) => super::is_for_server(packet),
         IpAddr::V6(_) => {
-            let is_whole = packet.fragment.is_none();
-            is_whole && packet.protocol == protocol::ICMPV6 && packet.destination.is_multicast()
+            // That of a fragment stands behind its header, be it the only one of its packet.
+            let icmp_at = match packet.bytes.get(6) {
+                Some(&protocol::HOP_BY_HOP) => IPV6_HEADER_LEN,
+                _ => 6,
+            };
+            packet.bytes.get(icmp_at) == Some(&protocol::ICMPV6) && packet.destination.is_multicast()
         }
     }
 }

@@ -335,6 +335,30 @@ fn a_router_advertisement_is_not_hidden(
     assert_eq!(Net::new().judge(2, &frame, ZERO), Verdict::Drop(reason));
 }
 
+/// RFC 6980 §5; options may come before it.
+#[rstest]
+#[case::atomic_fragment(&[44, 0, 0, 0, 0, 0, 0, 1], false)]
+#[case::first_fragment(&[44, 0, 0, 1, 0, 0, 0, 1], false)]
+#[case::later_fragment(&[44, 0, 0, 8, 0, 0, 0, 1], false)]
+#[case::atomic_behind_options(&[0, 44, 5, 2, 0, 0, 1, 0, 58, 0, 0, 0, 0, 0, 0, 1], false)]
+#[case::options(&[0, 0, 5, 2, 0, 0, 1, 0], true)]
+fn who_has_no_address_yet_says_nothing_in_fragments(#[case] extension: &[u8], #[case] is_heard: bool) {
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let frame = icmp6((mac(2), ndp::multicast_mac(all)), (Ipv6Addr::UNSPECIFIED, all), vec![128; 48]);
+    let mut extension = extension.to_vec();
+    let next = if extension.len() > 8 { extension[1] } else { protocol::ICMPV6 };
+    let kind = std::mem::replace(&mut extension[0], next);
+    extension[1] = 0;
+    let mut frame = [&frame[..54], &extension, &frame[54..]].concat();
+    frame[20] = kind;
+    frame[19] += u8::try_from(extension.len()).unwrap();
+    let mut net = Net::new();
+    let verdict = net.judge(2, &frame, ZERO);
+    let is_passed_on = matches!(verdict, Verdict::Others { .. });
+    assert_eq!(is_passed_on, is_heard, "{verdict:?}");
+    assert!(is_heard || verdict == Verdict::Drop(DropReason::SpoofedSource), "{verdict:?}");
+}
+
 #[test]
 fn questions_to_the_gateways_services_are_heard_by_nobody_else() {
     let mut net = Net::new();
