@@ -225,7 +225,7 @@ fn keep_log(file: &cli::LogFile, verbosity: Verbosity) -> Result<(), RunError> {
     let opened = LogFile::create(&file.path, file.max_bytes);
     let opened = opened.map_err(|source| RunError::LogFile { path: file.path.clone(), source })?;
     // Whoever keeps a log wants to read what happened.
-    log::install_to_file(level(verbosity.max(Verbosity::Normal)), opened);
+    log::install_to_file(level(verbosity).max(LevelFilter::INFO), opened);
     Ok(())
 }
 

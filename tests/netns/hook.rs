@@ -298,7 +298,7 @@ fn the_hook_of_a_network_is_one_program_that_all_its_containers_ask() {
         let log = written("lab.log", "");
         std::fs::set_permissions(&log, PermissionsExt::from_mode(0o666)).unwrap();
         let create = format!(
-            "network create lab --subnet 172.17.0.0/16 --hook {program} --hook-timeout 60s --log-file {log} -v \
+            "network create lab --subnet 172.17.0.0/16 --hook {program} --hook-timeout 60s --log-file {log} \
              --deny 203.0.113.2:80/tcp"
         );
         ask(ground, &create.split(' ').collect::<Vec<_>>()).expect_success();
@@ -336,8 +336,11 @@ fn the_hook_of_a_network_is_one_program_that_all_its_containers_ask() {
             });
             assert_eq!(attempt(ground, container, &["tcp/203.0.113.2/80/1"]), ["silence"]);
         }
-        let told = std::fs::read_to_string(&log).unwrap();
-        assert!(told.contains("connected"), "{told}");
+        ask(ground, &["network", "disconnect", "lab", "two"]).expect_success();
         ask(ground, &["network", "rm", "--force", "lab"]).expect_success();
+        let told = std::fs::read_to_string(&log).unwrap();
+        for what in ["ready", "connected member=\"one\"", "gone member=\"two\""] {
+            assert!(told.contains(what), "{what}: {told}");
+        }
     });
 }
