@@ -17,7 +17,8 @@ Exit status: 0 if it would leave; 1 if it would not, or there is nobody to ask; 
 
 /// Tell what would happen to a packet of the container, and why, or what did happen to those that went no further.
 ///
-/// Nothing is sent but for the queries of a name that has to be resolved.
+/// Nothing is sent but for the queries of a name that has to be resolved. The instance may be named before the destination or
+/// after it.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Explain {
