@@ -21,6 +21,7 @@ use super::daemon::{close_all_but, leave_standard_streams};
 use super::descriptor::pair;
 use super::process::{self, block_signals};
 use super::seccomp::{self, Calls};
+use super::text;
 
 /// What ends a whole group of processes, at a terminal or by a service manager: it outlives the relay by a moment.
 const OUTLIVED: [Signal; 4] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTERM];
@@ -61,6 +62,8 @@ fn confine(filtered: bool) -> io::Result<Confined> {
 }
 
 fn serve(line: &OwnedFd, path: &Path, found: &FileStat, _: Confined) -> io::Result<()> {
+    // It needs next to nothing of the program.
+    text::forget_start();
     let mut nothing = [0; 1];
     // Nothing is ever sent: the line ends, or breaks.
     while recv(line.as_raw_fd(), &mut nothing, MsgFlags::empty()) == Err(Errno::EINTR) {}

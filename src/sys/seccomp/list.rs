@@ -332,6 +332,7 @@ pub const MESSENGER: &[Allowed] = &[
 
 /// Of the process that removes a file at the end (`crate::sys::janitor`).
 pub const JANITOR: &[Allowed] = &[
+    any("madvise", libc::SYS_madvise, "it gives up what it has of the program"),
     any("recvfrom", libc::SYS_recvfrom, "the end of the line to the relay"),
     any("newfstatat", libc::SYS_newfstatat, "whether the file is still the one it was"),
     any("unlinkat", libc::SYS_unlinkat, "the file goes"),
