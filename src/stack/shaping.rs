@@ -124,11 +124,7 @@ impl Shaping {
     /// How many bytes of a flow may go straight to the host: all where there is no rate; where there is, a turn's, while
     /// nobody waits for one.
     pub(super) fn up_at_once(&self, flow: FlowId, now: Instant) -> usize {
-        if !self.is_on {
-            return usize::MAX;
-        }
-        let class = self.class_of(flow);
-        if self.up.is_limited(class) { self.up.at_once(class, now) } else { usize::MAX }
+        if self.is_up_limited(flow) { self.up.at_once(self.class_of(flow), now) } else { usize::MAX }
     }
 
     /// Pays for them.

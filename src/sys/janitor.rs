@@ -1,8 +1,9 @@
 //! Removing a file at the end of a process that will not be able to, whatever its end is like.
 //!
 //! A relay that is confined sees no files, and one that is killed removes none. So a small process stays behind in the
-//! host's file system ([`start`]): it waits for the end of a line, whose other end the relay holds and nobody else, then removes the file,
-//! if it still is the same, and ends. It may call nothing else. Where both are killed the file stays, for whoever looks next.
+//! host's file system ([`start`]): it gives up what it has of the program, waits for the end of a line, whose other end the relay
+//! holds and nobody else, then removes the file, if it still is the same, and ends. It may call nothing else. Where both are killed
+//! the file stays, for whoever looks next.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
