@@ -359,8 +359,11 @@ pub(super) fn command() -> clap::Command {
 
 pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, CliError> {
     let command = help_command(&args);
-    let cli = Cli::try_parse_from(args).map_err(|error| reduce(&error, command))?;
-    let invocation = match cli.command {
+    let parsed = match parse_start(&args) {
+        Some(parsed) => parsed,
+        None => Cli::try_parse_from(args).map_err(|error| reduce(&error, command))?.command,
+    };
+    let invocation = match parsed {
         Command::Run(run) => match run.network {
             Some(_) => return run.join(command),
             None => run.resolve().map(Box::new).map(Invocation::Serve),
@@ -372,6 +375,21 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, CliError> {
         ValueError::Malformed(message) => CliError::Usage { message, command },
         ValueError::Unusable(message) => CliError::Unusable(message),
     })
+}
+
+/// What starts a network, read without the options of all other commands being made first, which takes longer than all the
+/// rest of it. None for other commands, for help, and for mistakes, which are told by the whole.
+fn parse_start(args: &[OsString]) -> Option<Command> {
+    fn parse<T: Args>(words: &[OsString]) -> Option<T> {
+        let options = T::augment_args(clap::Command::new("netferry"));
+        T::from_arg_matches(&options.try_get_matches_from(words).ok()?).ok()
+    }
+    let words = args.get(1..)?;
+    match words.first()?.to_str()? {
+        "run" => parse(words).map(Command::Run),
+        "attach" => parse(words).map(Command::Attach),
+        _ => None,
+    }
 }
 
 impl Run {
@@ -577,3 +595,6 @@ fn reduce(error: &clap::Error, command: &'static str) -> CliError {
     }
     CliError::Usage { message, command }
 }
+
+#[cfg(test)]
+mod tests;
