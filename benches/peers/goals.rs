@@ -56,5 +56,6 @@ pub const GOALS: &[Goal] = &[
     more(MOST_CONNECTIONS, "Gbit/s up beside them", Own("1 idle connections"), 0.9),
     more(MOST_CONNECTIONS, "Gbit/s down beside them", Own("1 idle connections"), 0.9),
     less("start to ready", "ms", BestPeer, 1.0),
+    less("start to ready, confined", "ms", BestPeer, 1.0),
     less("idle relay", "MiB resident", Number(6.0), 1.0),
 ];

@@ -181,11 +181,13 @@ fn start(ground: &Ground, subjects: &[Subject], figures: &mut Figures) {
     const STARTS: u32 = 15;
     eprintln!("{STARTS} starts");
     for _ in 0..STARTS {
-        for &subject in subjects {
-            if let Some(seconds) = subject.time_to_ready(ground) {
-                figures.add("start to ready", "ms", subject, seconds * 1e3);
+        for (name, confined) in [("start to ready", false), ("start to ready, confined", true)] {
+            for &subject in subjects {
+                if let Some(seconds) = subject.time_to_ready(ground, confined) {
+                    figures.add(name, "ms", subject, seconds * 1e3);
+                }
+                thread::sleep(Duration::from_millis(50));
             }
-            thread::sleep(Duration::from_millis(50));
         }
     }
 }

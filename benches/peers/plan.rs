@@ -2,7 +2,7 @@
 
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::container::{Direction, arrived, setting};
 use crate::figures::Figures;
@@ -131,7 +131,10 @@ impl Measure {
                 let client = client.replace("--time ", "--time 1");
                 let load = start(served.inside(ground, &client));
                 thread::sleep(Duration::from_millis(500));
+                let (before, began) = (served.link_bytes(), Instant::now());
                 exchange(ground, served, "ping-pong", &name, figures);
+                let gigabits = (served.link_bytes() - before) as f64 * 8.0 / 1e9;
+                figures.add(&name, "Gbit/s beside them", subject, gigabits / began.elapsed().as_secs_f64());
                 drop((load, server));
             }
         }
@@ -267,8 +270,8 @@ pub fn scale(ground: &Ground, subject: Subject, counts: &[u32], most: u32, figur
         let held = in_world(ground, &format!("hold {WORLD4}:{WORLD_PORT} {HELD_PORTS}"));
         let words = format!("exec {LOAD} open {WORLD4}:{WORLD_PORT} {count} {HELD_PORTS}");
         let opener = start(served.inside(ground, &words));
-        let deadline = std::time::Instant::now() + Duration::from_secs(40);
-        while !opener.so_far(Stream::Out).contains("ready") && std::time::Instant::now() < deadline {
+        let deadline = Instant::now() + Duration::from_secs(40);
+        while !opener.so_far(Stream::Out).contains("ready") && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(100));
         }
         let said = opener.so_far(Stream::Out);

@@ -144,8 +144,9 @@ impl Subject {
         Some(Served { subject: self, pid, relay: Some(relay), _container: container })
     }
 
-    /// How long it takes from its start to its word that it is ready, in seconds.
-    pub fn time_to_ready(self, ground: &Ground) -> Option<f64> {
+    /// How long it takes from its start to its word that it is ready, in seconds. Where it is `confined`, slirp4netns gives up
+    /// files and system calls as podman has it do; ours always does.
+    pub fn time_to_ready(self, ground: &Ground, confined: bool) -> Option<f64> {
         let program = self.program()?;
         let (container, pid) = container(ground);
         let (mut reader, writer) = io::pipe().expect("a pipe");
@@ -154,7 +155,11 @@ impl Subject {
         // The write end is descriptor 1, the one that is certainly inherited.
         match self {
             Subject::Netferry => command.args(["attach", "--ready-fd", "1", &pid, "tap0"]),
-            Subject::Slirp4netns => command.args(["--configure", "--ready-fd", "1", &pid, "tap0"]),
+            Subject::Slirp4netns => {
+                let confinement: &[&str] =
+                    if confined { &["--enable-sandbox", "--enable-seccomp"] } else { &[] };
+                command.args(confinement).args(["--configure", "--ready-fd", "1", &pid, "tap0"])
+            }
             // It goes to the background when it is ready.
             Subject::Pasta => command
                 .args(pasta_words("65520", "none", &pid).iter().filter(|word| *word != "--foreground"))
@@ -194,6 +199,22 @@ impl Served {
     /// Processor time that the relay has used, in seconds.
     pub fn processor_seconds(&self) -> f64 {
         self.relay.as_ref().map_or(0.0, |relay| processor_seconds_of(relay.pid()))
+    }
+
+    /// Bytes that the container's interface has carried, either way.
+    pub fn link_bytes(&self) -> u64 {
+        let table =
+            fs::read_to_string(format!("/proc/{}/net/dev", self.pid)).expect("the container is there");
+        let links =
+            table.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo");
+        links
+            .flat_map(|(_, counters)| {
+                let counters = counters.split_whitespace();
+                let count = |counter: &str| counter.parse::<u64>().expect("a number");
+                // Bytes received, and behind seven other counters bytes sent.
+                counters.step_by(8).map(count).collect::<Vec<_>>()
+            })
+            .sum()
     }
 
     /// Resident memory of the relay's processes, in bytes.

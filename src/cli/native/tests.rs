@@ -1,3 +1,5 @@
+//! What starts a network is read alike by itself and among all commands.
+
 use super::*;
 
 fn words(line: &str) -> Vec<OsString> {

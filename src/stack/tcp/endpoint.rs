@@ -30,6 +30,7 @@ use self::sender::Sender;
 use self::sequence::is_before;
 use super::super::boundary::{Duration, Instant};
 use super::challenge::Challenges;
+use super::turns::Exchange;
 use crate::wire::ip::{self, Ethernet};
 use crate::wire::tcp::{self, Flags, Segment};
 use crate::wire::vnet_header::Offload;
@@ -39,8 +40,9 @@ const NEAR: Duration = Duration::from_millis(2);
 /// The most that such a container may have on its way. A transfer gains nothing by more: it would wait in the link's queue,
 /// and whoever shares the link would wait behind it.
 const NEAR_WINDOW_BYTES: usize = 768 << 10;
-/// The same while somebody exchanges short messages beside it.
-const SHARED_WINDOW_BYTES: usize = 256 << 10;
+/// The same while somebody exchanges short messages beside it, which wait for all that is queued before them: one
+/// super-segment.
+const SHARED_WINDOW_BYTES: usize = 64 << 10;
 
 /// Header bytes of TCP without options.
 const TCP_HEADER_LEN: usize = tcp::MIN_HEADER_LEN;
@@ -336,15 +338,27 @@ impl Endpoint {
     fn syn_acknowledged(&mut self, acknowledgement: u32, now: Instant) {
         self.sender.syn_acknowledged(acknowledgement, now);
         self.is_near = self.sender.round_trip().is_some_and(|round_trip| round_trip <= NEAR);
-        self.share_link(false);
+        self.share_link(None);
     }
 
-    /// What the container may have on its way when it is near: less beside an exchange of short messages, which waits for
-    /// all that is in the link's queue before it.
-    pub fn share_link(&mut self, with_exchange: bool) {
-        if self.is_near {
-            self.receiver.limit_window(if with_exchange { SHARED_WINDOW_BYTES } else { NEAR_WINDOW_BYTES });
-        }
+    /// What others are to know of it if it exchanges short messages. How near the container is, each of them tells.
+    #[must_use]
+    pub fn as_exchange(&self) -> Exchange {
+        let is_near = self.sender.round_trip().is_some_and(|round_trip| round_trip <= NEAR);
+        Exchange { container: self.container.ip(), is_near }
+    }
+
+    /// What the container may have on its way when it is near: less beside an exchange of short messages. A transfer of
+    /// its own tells nothing of the way after the handshake, which a busy processor may have kept waiting; but who
+    /// exchanges messages from the same address does.
+    pub fn share_link(&mut self, beside: Option<Exchange>) {
+        let is_near_beside =
+            |with: Exchange| self.is_near || (with.is_near && with.container == self.container.ip());
+        self.receiver.limit_window(match beside {
+            Some(exchange) if is_near_beside(exchange) => SHARED_WINDOW_BYTES,
+            Some(_) | None if self.is_near => NEAR_WINDOW_BYTES,
+            Some(_) | None => usize::MAX,
+        });
     }
 
     /// Whether the rest of the segment counts.

@@ -164,7 +164,7 @@ impl Stack {
         let Some((_, Flow::Tcp(tcp))) = self.flows.get_mut(flow) else { return };
         let handshake = tcp.handshake();
         self.memory.limit(tcp);
-        tcp.endpoint.share_link(self.turns.has_exchange(now));
+        tcp.endpoint.share_link(self.turns.exchange(now));
         let mut turn = self.turns.begin(&mut self.scratch, now);
         (turn.most, turn.most_up) = (turn.most.min(allowance.down), allowance.up);
         let mut sent = Traffic::default();
@@ -175,7 +175,7 @@ impl Stack {
         let outcome = tcp.advance(flow, &link, names, now, &mut counted, &mut self.actions, &mut turn);
         let answered = tcp.take_overheard();
         let moved = Allowance { up: turn.moved_up, down: turn.moved };
-        self.turns.end(moved.down, now);
+        self.turns.end(moved.down, tcp.endpoint.as_exchange(), now);
         self.stats.tcp_retransmissions += u64::from(tcp.endpoint.health().1.saturating_sub(sent_again));
         self.memory.charge(tcp);
         let wants_upstream = tcp.queries.as_ref().is_some_and(|queries| queries.upstream == Upstream::Wanted);

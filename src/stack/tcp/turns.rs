@@ -7,6 +7,8 @@
 //! The other way, what the container sends goes to the host from the frame it came in; unless more frames wait than the
 //! link takes at once. Then small segments wait for the turn of their flow, so that one call carries many of them.
 
+use std::net::IpAddr;
+
 use crate::stack::boundary::{Duration, Instant};
 
 /// A turn while nobody is in a hurry.
@@ -35,10 +37,19 @@ pub struct Turn<'a> {
     pub scratch: &'a mut [u8],
 }
 
+/// Who exchanges short messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exchange {
+    /// The container's end.
+    pub container: IpAddr,
+    /// Nothing but a TAP lies between it and us.
+    pub is_near: bool,
+}
+
 /// Whether anybody exchanges short messages.
 #[derive(Debug, Default)]
 pub struct Turns {
-    exchange_until: Option<Instant>,
+    exchange: Option<(Exchange, Instant)>,
     /// More small frames wait on the link than a turn takes.
     pub is_crowded: bool,
 }
@@ -47,14 +58,14 @@ impl Turns {
     /// The turn of a flow that has it now.
     #[must_use]
     pub fn begin<'a>(&self, scratch: &'a mut [u8], now: Instant) -> Turn<'a> {
-        let most = if self.has_exchange(now) { SMALL_BYTES } else { LARGE_BYTES };
+        let most = if self.exchange(now).is_some() { SMALL_BYTES } else { LARGE_BYTES };
         Turn { most, moved: 0, most_up: usize::MAX, moved_up: 0, scratch }
     }
 
-    /// Whether somebody exchanges short messages now.
+    /// Who exchanges short messages now, if anybody does.
     #[must_use]
-    pub fn has_exchange(&self, now: Instant) -> bool {
-        self.exchange_until.is_some_and(|until| now < until)
+    pub fn exchange(&self, now: Instant) -> Option<Exchange> {
+        self.exchange.filter(|(_, until)| now < *until).map(|(exchange, _)| exchange)
     }
 
     /// Whether a segment with so much payload is to wait for the turn of its flow.
@@ -63,10 +74,10 @@ impl Turns {
         self.is_crowded && payload_bytes < WORTHWHILE_BYTES
     }
 
-    /// It is over.
-    pub fn end(&mut self, moved: usize, now: Instant) {
+    /// It is over, and was `whose`.
+    pub fn end(&mut self, moved: usize, whose: Exchange, now: Instant) {
         if (1..=MESSAGE_BYTES).contains(&moved) {
-            self.exchange_until = Some(now + EXCHANGE_LASTS);
+            self.exchange = Some((whose, now + EXCHANGE_LASTS));
         }
     }
 }
@@ -80,16 +91,18 @@ mod tests {
         let start = Instant::from_millis(1_000);
         let mut turns = Turns::default();
         let most = |turns: &Turns, now| turns.begin(&mut [], now).most;
+        let whose = Exchange { container: [10, 0, 2, 100].into(), is_near: true };
         for moved in [0, LARGE_BYTES, MESSAGE_BYTES + 1] {
-            turns.end(moved, start);
+            turns.end(moved, whose, start);
         }
         assert_eq!(most(&turns, start), LARGE_BYTES);
-        turns.end(1, start);
+        turns.end(1, whose, start);
         assert_eq!(most(&turns, start), SMALL_BYTES);
-        turns.end(LARGE_BYTES, start + Duration::from_millis(1));
+        let other = Exchange { is_near: false, ..whose };
+        turns.end(LARGE_BYTES, other, start + Duration::from_millis(1));
         assert_eq!(most(&turns, start + Duration::from_millis(4)), SMALL_BYTES);
-        assert!(turns.has_exchange(start + Duration::from_millis(4)));
-        assert!(!turns.has_exchange(start + EXCHANGE_LASTS));
+        assert_eq!(turns.exchange(start + Duration::from_millis(4)), Some(whose));
+        assert_eq!(turns.exchange(start + EXCHANGE_LASTS), None);
         assert_eq!(most(&turns, start + EXCHANGE_LASTS), LARGE_BYTES);
     }
 }

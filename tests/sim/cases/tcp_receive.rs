@@ -405,3 +405,58 @@ fn what_the_host_will_not_take_any_more_ends_in_rst_and_not_in_fin() {
     assert!(!world.peer(at(TARGET)).shut, "no FIN after bytes that were lost");
     world.finish();
 }
+
+/// Round trips of a transfer's handshake, of its neighbor's messages, and what it may have on its way at last.
+#[rstest::rstest]
+#[case(0, 0, 64 << 10)]
+#[case(4, 0, 64 << 10)]
+#[case(0, 4, 64 << 10)]
+#[case(4, 4, 1 << 20)]
+fn a_transfer_of_a_near_container_makes_room_for_messages_beside_it(
+    #[case] handshake: u64,
+    #[case] exchange: u64,
+    #[case] most: u32,
+) {
+    let mut world = World::usual();
+    let mut transfer = RawPeer::new(&mut world, at(TARGET));
+    let mut messages = RawPeer::new(&mut world, at("203.0.113.7:7"));
+    messages.container.set_port(5_001);
+    connect_within(&mut transfer, &mut world, ms(handshake), Target::running(listener()));
+    connect_within(&mut messages, &mut world, ms(exchange), Target::running(Script::echo(1)));
+    let window = |got: &[crate::raw::Got]| u32::from(got.last().expect("it is acknowledged").window()) << 7;
+    let (mut position, mut said) = (0, 0);
+    let mut send = |world: &mut World, transfer: &mut RawPeer| {
+        position += FULL;
+        window(&transfer.say(world, &pattern(position - FULL, FULL)))
+    };
+    // What was granted once stays so: a megabyte has to pass first.
+    let mut last = 0;
+    for number in 0..800 {
+        if number % 100 == 0 || exchange == 0 {
+            messages.say(&mut world, &pattern(said, 1));
+            said += 1;
+            world.run_for(ms(exchange));
+            assert!(messages.acknowledge(&mut world).0 <= 1);
+        }
+        last = send(&mut world, &mut transfer);
+    }
+    assert!(last.abs_diff(most) < 128, "{last} beside messages");
+    world.run_for(ms(6));
+    let alone = if handshake == 0 { 768 << 10 } else { 1 << 20 };
+    last = send(&mut world, &mut transfer);
+    assert!(last.abs_diff(alone) < 128, "{last} alone");
+    messages.put(&mut world, &messages.shape(RST | ACK));
+    transfer.reset(world);
+}
+
+/// Connects, with an acknowledgement that comes so late.
+fn connect_within(peer: &mut RawPeer, world: &mut World, late: crate::clock::Duration, host: Target) {
+    world.host.targets.insert(peer.remote, host);
+    let got = peer.ask(world, &peer.shape(SYN).acknowledging(0).options(USUAL));
+    peer.next += 1;
+    peer.expected = got[0].end();
+    world.run_for(late);
+    peer.put(world, &peer.shape(ACK));
+    world.run_for(ms(0));
+    peer.take(world);
+}
