@@ -44,6 +44,9 @@ const NEAR_WINDOW_BYTES: usize = 768 << 10;
 /// super-segment.
 const SHARED_WINDOW_BYTES: usize = 64 << 10;
 
+/// What is longer before an answer is a transfer; programs acknowledge those every 32 KiB or less often.
+const LONGEST_QUESTION_BYTES: u32 = 16 << 10;
+
 /// Header bytes of TCP without options.
 const TCP_HEADER_LEN: usize = tcp::MIN_HEADER_LEN;
 
@@ -341,11 +344,14 @@ impl Endpoint {
         self.share_link(None);
     }
 
-    /// What others are to know of it if it exchanges short messages. How near the container is, each of them tells.
+    /// What others are to know of it when it has told the container something short: that it is an exchange of messages, if
+    /// what came before was short, too, and no transfer whose program acknowledges by itself. How near the container is,
+    /// each message tells.
     #[must_use]
-    pub fn as_exchange(&self) -> Exchange {
+    pub fn as_exchange(&mut self) -> Option<Exchange> {
         let is_near = self.sender.round_trip().is_some_and(|round_trip| round_trip <= NEAR);
-        Exchange { container: self.container.ip(), is_near }
+        let exchange = Exchange { container: self.container.ip(), is_near };
+        (self.receiver.come_since_answer() <= LONGEST_QUESTION_BYTES).then_some(exchange)
     }
 
     /// What the container may have on its way when it is near: less beside an exchange of short messages. A transfer of

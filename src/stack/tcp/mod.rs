@@ -175,7 +175,7 @@ impl Stack {
         let outcome = tcp.advance(flow, &link, names, now, &mut counted, &mut self.actions, &mut turn);
         let answered = tcp.take_overheard();
         let moved = Allowance { up: turn.moved_up, down: turn.moved };
-        self.turns.end(moved.down, tcp.endpoint.as_exchange(), now);
+        self.turns.end(moved.down, now, || tcp.endpoint.as_exchange());
         self.stats.tcp_retransmissions += u64::from(tcp.endpoint.health().1.saturating_sub(sent_again));
         self.memory.charge(tcp);
         let wants_upstream = tcp.queries.as_ref().is_some_and(|queries| queries.upstream == Upstream::Wanted);

@@ -74,10 +74,12 @@ impl Turns {
         self.is_crowded && payload_bytes < WORTHWHILE_BYTES
     }
 
-    /// It is over, and was `whose`.
-    pub fn end(&mut self, moved: usize, whose: Exchange, now: Instant) {
-        if (1..=MESSAGE_BYTES).contains(&moved) {
-            self.exchange = Some((whose, now + EXCHANGE_LASTS));
+    /// It is over; `whose` tells of its flow, if a short message makes it an exchange.
+    pub fn end(&mut self, moved: usize, now: Instant, whose: impl FnOnce() -> Option<Exchange>) {
+        if (1..=MESSAGE_BYTES).contains(&moved)
+            && let Some(exchange) = whose()
+        {
+            self.exchange = Some((exchange, now + EXCHANGE_LASTS));
         }
     }
 }
@@ -93,13 +95,15 @@ mod tests {
         let most = |turns: &Turns, now| turns.begin(&mut [], now).most;
         let whose = Exchange { container: [10, 0, 2, 100].into(), is_near: true };
         for moved in [0, LARGE_BYTES, MESSAGE_BYTES + 1] {
-            turns.end(moved, whose, start);
+            turns.end(moved, start, || Some(whose));
         }
         assert_eq!(most(&turns, start), LARGE_BYTES);
-        turns.end(1, whose, start);
+        turns.end(1, start, || None);
+        assert_eq!(most(&turns, start), LARGE_BYTES, "a transfer with acknowledgements of its own");
+        turns.end(1, start, || Some(whose));
         assert_eq!(most(&turns, start), SMALL_BYTES);
         let other = Exchange { is_near: false, ..whose };
-        turns.end(LARGE_BYTES, other, start + Duration::from_millis(1));
+        turns.end(LARGE_BYTES, start + Duration::from_millis(1), || Some(other));
         assert_eq!(most(&turns, start + Duration::from_millis(4)), SMALL_BYTES);
         assert_eq!(turns.exchange(start + Duration::from_millis(4)), Some(whose));
         assert_eq!(turns.exchange(start + EXCHANGE_LASTS), None);

@@ -460,3 +460,25 @@ fn connect_within(peer: &mut RawPeer, world: &mut World, late: crate::clock::Dur
     world.run_for(ms(0));
     peer.take(world);
 }
+
+#[test]
+fn a_transfer_whose_program_acknowledges_by_itself_makes_no_room_for_its_own_messages() {
+    for (every, most) in [(8, 64 << 10), (20, 768 << 10)] {
+        let mut world = World::usual();
+        let mut peer = RawPeer::new(&mut world, at(TARGET));
+        // The host sends a byte behind every eleven kilobytes, which is an exchange, or every twenty-nine.
+        peer.connect(&mut world, USUAL, Target::running(listener()));
+        let mut last = 0;
+        for number in 0..1_000 {
+            let got = peer.say(&mut world, &pattern(number * FULL, FULL));
+            last = u32::from(got.last().expect("it is acknowledged").window()) << 7;
+            if number % every == every - 1 {
+                world.host.connection_mut(at(TARGET)).app.script.sends += 1;
+                world.run_for(ms(0));
+                assert_eq!(peer.acknowledge(&mut world).0, 1);
+            }
+        }
+        assert!(last.abs_diff(most) < 128, "{last} with a byte for each {every} segments");
+        peer.reset(world);
+    }
+}

@@ -21,6 +21,8 @@ pub struct Receiver {
     ahead_latest: u32,
     /// RCV.NXT.
     pub expected: u32,
+    /// The same when the container was last told something short.
+    answered: u32,
     /// First sequence number beyond the window that we have granted.
     granted: u32,
     /// Largest window that is granted.
@@ -41,6 +43,7 @@ impl Receiver {
             ahead: Ranges::default(),
             ahead_latest: 0,
             expected: 0,
+            answered: 0,
             granted: 0,
             largest_window: capacity,
             fin: None,
@@ -52,6 +55,7 @@ impl Receiver {
     /// The number of the first byte, and the largest payload that we ask for.
     pub fn begin(&mut self, expected: u32, segment_bytes: u16) {
         self.expected = expected;
+        self.answered = expected;
         self.granted = expected;
         self.segment_bytes = segment_bytes;
     }
@@ -59,6 +63,12 @@ impl Receiver {
     /// The container cannot shift windows, so neither do we (RFC 7323 §2.2).
     pub fn never_shift(&mut self) {
         self.shift = 0;
+    }
+
+    /// Bytes that have come since it was last asked, or since the beginning.
+    pub fn come_since_answer(&mut self) -> u32 {
+        let before = std::mem::replace(&mut self.answered, self.expected);
+        self.expected.wrapping_sub(before)
     }
 
     /// Grants no larger window from now on, whatever there is room for; what was granted stays so.
