@@ -139,11 +139,12 @@ pub fn complete_checksum(header: &[u8], frame: &mut [u8]) {
         return;
     }
     let start = usize::from(u16::from_le_bytes([header[6], header[7]]));
-    let field = start + usize::from(u16::from_le_bytes([header[8], header[9]]));
+    let offset = usize::from(u16::from_le_bytes([header[8], header[9]]));
+    let field = start + offset;
     let Some(covered) = frame.get(start..) else { return };
     let sum = !checksum::sum(covered);
-    // RFC 768: a computed zero is sent as ones; TCP has both mean the same.
-    let sum = if sum == 0 { u16::MAX } else { sum };
+    // RFC 768: a zero would mean that there is none. TCP has its field elsewhere, and sends it as it is.
+    let sum = if sum == 0 && offset == udp::CHECKSUM_OFFSET { u16::MAX } else { sum };
     if let Some(place) = frame.get_mut(field..field + 2) {
         place.copy_from_slice(&sum.to_be_bytes());
     }
@@ -303,6 +304,22 @@ mod tests {
             let mut frame = [1; 8];
             complete_checksum(&header, &mut frame);
             assert_eq!(frame, [1; 8]);
+        }
+    }
+
+    #[test]
+    fn a_checksum_of_zero_is_sent_as_ones_by_udp_alone() {
+        for (offset, expected) in [(16u16, 0), (6, u16::MAX)] {
+            // What is covered sums up to ones.
+            let mut frame = vec![0; 20];
+            frame[0] = 0xff;
+            frame[1] = 0xff;
+            let mut header = [0; VNET_HEADER_LEN];
+            header[0] = FLAG_NEEDS_CSUM;
+            header[8..10].copy_from_slice(&offset.to_le_bytes());
+            complete_checksum(&header, &mut frame);
+            let place = usize::from(offset);
+            assert_eq!(u16::from_be_bytes([frame[place], frame[place + 1]]), expected, "{offset}");
         }
     }
 }
