@@ -377,8 +377,8 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, CliError> {
     })
 }
 
-/// What starts a network, read without the options of all other commands being made first, which takes longer than all the
-/// rest of it. None for other commands, for help, and for mistakes, which are told by the whole.
+/// What starts a network, read without the options of all other commands being made first, which took a fifth of
+/// a start. None for other commands, for help, and for mistakes, which are told by the whole.
 fn parse_start(args: &[OsString]) -> Option<Command> {
     fn parse<T: Args>(words: &[OsString]) -> Option<T> {
         let options = T::augment_args(clap::Command::new("netferry"));
